@@ -1,0 +1,56 @@
+# The commands people and CI call. Everything runs in .venv, which is made on first use and then left alone.
+PYTHON ?= python3
+VENV := .venv
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help demo test lint format bench clean
+
+help:
+	@echo "make demo    set up what is needed and let A1 answer questions with the models that ship with it"
+	@echo "make test    set up what is needed and run every test"
+	@echo "make lint    ruff and pyright"
+	@echo "make format  ruff format"
+	@echo "make bench   the benchmarks (minutes; run nothing else beside them)"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip setuptools wheel
+
+# Each stamp is made again when the dependencies change, and only then.
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	@echo "setting up .venv (the first time compiles llama.cpp: some minutes)"
+	$(PIP) install --quiet -e '.[llama-cpp]'
+	@touch $@
+
+# Where pip is told of a CPU build of torch it is taken; elsewhere the next line gets the index's.
+$(VENV)/.dev: pyproject.toml $(VENV)/.runtime
+	-$(PIP) install --quiet --no-index --no-deps 'torch>=2.6' 2>/dev/null || true
+	$(PIP) install --quiet -e '.[llama-cpp,transformers,math]' --group dev
+	@touch $@
+
+demo: $(VENV)/.runtime
+	$(BIN)/python examples/00_demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m pyright
+
+format: $(VENV)/.dev
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
+
+bench: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/bench_conformal.py
+	$(BIN)/python tests/benchmarks/bench_llama_cpp.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,85 @@
+"""a1agent: asynchronous test-time scaling.
+
+A small draft model reasons in parallel chains, a large target model scores each drafted step, and conformal prediction
+decides per chain whether the target takes over, at a rejection rate that you set and that is kept.
+
+    >>> from a1agent import A1
+    >>> with A1() as a1:                                    # the pair of models that ships with a1agent
+    ...     a1.solve("What is 47 * 28 + 783?").answer
+    '2099'
+"""
+
+from a1agent.agent import A1
+from a1agent.config import Options
+from a1agent.errors import (
+    A1Error,
+    BackendClosed,
+    BackendError,
+    CalibrationError,
+    CannotRewind,
+    CannotScore,
+    ContextOverflow,
+    InvalidOption,
+    InvalidQuestion,
+    MissingExtra,
+    ModelError,
+    ModelLoadError,
+    ModelNotFound,
+    NotEnoughMemory,
+    SolveError,
+    UsageError,
+)
+from a1agent.events import (
+    ChainFinished,
+    ChainStarted,
+    Event,
+    QuestionOpened,
+    StepAccepted,
+    StepDrafted,
+    StepTakenOver,
+    StepVerified,
+    VoteClosed,
+)
+from a1agent.stats import RejectionStats
+from a1agent.types import ChainResult, Message, Question, Result, Step, Turn, Usage, Verdict
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "A1",
+    "A1Error",
+    "BackendClosed",
+    "BackendError",
+    "CalibrationError",
+    "CannotRewind",
+    "CannotScore",
+    "ChainFinished",
+    "ChainResult",
+    "ChainStarted",
+    "ContextOverflow",
+    "Event",
+    "InvalidOption",
+    "InvalidQuestion",
+    "Message",
+    "MissingExtra",
+    "ModelError",
+    "ModelLoadError",
+    "ModelNotFound",
+    "NotEnoughMemory",
+    "Options",
+    "Question",
+    "QuestionOpened",
+    "RejectionStats",
+    "Result",
+    "SolveError",
+    "Step",
+    "StepAccepted",
+    "StepDrafted",
+    "StepTakenOver",
+    "StepVerified",
+    "Turn",
+    "Usage",
+    "UsageError",
+    "Verdict",
+    "VoteClosed",
+]

@@ -1,0 +1,243 @@
+"""`A1`: a draft and a target model that reason together on questions, at a rejection rate that is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import Sequence as Messages
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from a1agent import facade
+from a1agent.backends.base import Backend, Sequence
+from a1agent.calibration import Calibrations, key_of
+from a1agent.config import Options
+from a1agent.conformal.scores import score_function
+from a1agent.engine.chain import Call
+from a1agent.engine.equivalence import Equivalence
+from a1agent.engine.loop import Outcome, reason
+from a1agent.engine.vote import Tally
+from a1agent.errors import SolveError
+from a1agent.events import Event, QuestionOpened, VoteClosed
+from a1agent.models import Loaded, Model, Pair
+from a1agent.notices import Once
+from a1agent.prompts import asks_for_box, split_thinking
+from a1agent.stats import RejectionStats, StatsFold
+from a1agent.types import Message, Question, Result
+
+__all__ = ["A1"]
+
+Askable = str | Question | Messages[Message | Mapping[str, Any]]
+Emit = Callable[[Event], None]
+
+
+class A1:
+    """Two models that reason together: the draft writes in parallel chains, the target takes over a share of its steps.
+
+    `draft` and `target` are model addresses or backends; without arguments the embedded pair runs. `calibration` is
+    where calibration is kept: `"default"` (the user's data folder), a path, or None (memory only). Every other keyword
+    is a field of `Options`; the same keywords given to a call override them there.
+
+    One instance answers many questions at once, from any thread or event loop. Close it, or use it as a context
+    manager, to free the models.
+
+    Raises `InvalidOption` for unknown or impossible options, `CannotScore` for a target that cannot score,
+    `ModelNotFound` for models that are not there.
+    """
+
+    def __init__(
+        self,
+        draft: Model = "embedded:draft",
+        target: Model = "embedded:target",
+        *,
+        calibration: Path | str | Literal["default"] | None = "default",
+        **options: Any,
+    ) -> None:
+        self.options = Options.of(**options)
+        self.pair = Pair(draft, target)
+        self._calibrations = Calibrations(calibration)
+        self._equivalence = Equivalence()
+        self._notices = Once()
+        self._keys = _Keys()
+
+    def solve(self, question: Askable, **options: Any) -> Result:
+        """Answers a question; works inside a running event loop (a notebook) too.
+
+        Raises `InvalidQuestion`, `InvalidOption`, `ContextOverflow`, and `SolveError` when every chain failed.
+        """
+        return facade.run(self.asolve(question, **options))
+
+    async def asolve(self, question: Askable, **options: Any) -> Result:
+        """As `solve`, in an event loop. Cancelling it frees all it holds before it returns."""
+        return await self._answer(Question.of(question), self.options.replace(**options), _ignore)
+
+    async def astream(self, question: Askable, **options: Any) -> AsyncGenerator[Event, None]:
+        """The call's events as they happen; the last is `VoteClosed` with the result. Closing it cancels the call."""
+        asked, chosen = Question.of(question), self.options.replace(**options)
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        task = asyncio.create_task(self._answer(asked, chosen, queue.put_nowait))
+        task.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+            yield VoteClosed(result=await task)
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+    async def load(self) -> None:
+        """Loads both models now instead of with the first question. Raises `ModelError`, `MissingExtra`."""
+        await self.pair.load()
+
+    async def _answer(self, question: Question, options: Options, emit: Emit) -> Result:
+        loaded = await self.pair.load()
+        options = loaded.settle(options)
+        started = time.perf_counter()
+        fold = StatsFold(options.rejection_rate, options.calibrator, options.coverage)
+
+        def record(event: Event) -> None:
+            fold.add(event)
+            emit(event)
+
+        with self._keys.key(question, options.seed) as (key, seed):
+            call = await self._call(question, options, loaded, key, seed, record)
+            outcome = await self._reason(call, question, loaded)
+        stats = fold.stats(time.perf_counter() - started)
+        _check_failures(outcome, stats)
+        remarks = await self._notices.of_call(loaded, self.pair.embedded, question, stats)
+        return _result(outcome, stats, fold, remarks)
+
+    async def _call(
+        self, question: Question, options: Options, loaded: Loaded, key: str, seed: int, emit: Emit
+    ) -> Call:
+        stored = key_of(options, question, loaded.draft.info, loaded.target.info)
+        calibrator = await asyncio.to_thread(self._calibrations.calibrator, stored, options)
+        loop_time = asyncio.get_running_loop().time()
+        return Call(
+            key=key,
+            options=options,
+            seed=seed,
+            boxed=asks_for_box(question),
+            draft=loaded.draft.info,
+            target=loaded.target.info,
+            calibrator=calibrator,
+            score=score_function(options.score),
+            emit=emit,
+            deadline=None if options.timeout_s is None else loop_time + options.timeout_s,
+        )
+
+    async def _reason(self, call: Call, question: Question, loaded: Loaded) -> Outcome:
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                async with asyncio.timeout_at(call.deadline):
+                    draft, target = await _open(loaded, question, stack)
+                call.emit(
+                    QuestionOpened(
+                        draft_prompt_tokens=draft.prompt_tokens,
+                        target_prompt_tokens=target.prompt_tokens,
+                        draft_work=draft.prompt_work,
+                        target_work=target.prompt_work,
+                    )
+                )
+                return await reason(
+                    call, draft, target, Tally(self._equivalence, histories=call.options.vote == "temporal")
+                )
+        except TimeoutError:
+            raise SolveError(
+                f"the time limit of {call.options.timeout_s} s passed before the prompt was read", "raise timeout_s"
+            ) from None
+        finally:
+            call.calibrator.close_question(call.key)
+
+    async def aclose(self) -> None:
+        """Frees the models that nobody else uses, and writes the calibration."""
+        await self._equivalence.aclose()
+        await asyncio.to_thread(self._calibrations.close)
+        await self.pair.aclose()
+
+    def close(self) -> None:
+        """As `aclose`."""
+        facade.run(self.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class _Keys:
+    """Names for calls: the same for the same question and seed, yet no two open calls share one."""
+
+    def __init__(self) -> None:
+        self._open: set[str] = set()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def key(self, question: Question, seed: int | None) -> Iterator[tuple[str, int]]:
+        """(name, seed) of a call while it is open."""
+        seed = secrets.randbits(32) if seed is None else seed
+        digest = hashlib.blake2b(repr((seed, question)).encode(), digest_size=8).hexdigest()
+        with self._lock:
+            copy = next(n for n in range(len(self._open) + 1) if f"{digest}.{n}" not in self._open)
+            name = f"{digest}.{copy}"
+            self._open.add(name)
+        try:
+            yield name, seed
+        finally:
+            with self._lock:
+                self._open.discard(name)
+
+
+def _ignore(event: Event) -> None:
+    pass
+
+
+async def _open(loaded: Loaded, question: Question, stack: contextlib.AsyncExitStack) -> tuple[Sequence, Sequence]:
+    async def one(backend: Backend) -> Sequence:
+        sequence = await backend.open(question)
+        stack.push_async_callback(sequence.close)
+        return sequence
+
+    draft, target = await asyncio.gather(one(loaded.draft), one(loaded.target))
+    return draft, target
+
+
+def _check_failures(outcome: Outcome, stats: RejectionStats) -> None:
+    if outcome.causes and not any(chain.finished for chain in outcome.chains):
+        first = outcome.causes[0]
+        raise SolveError(f"all {len(outcome.causes)} chains failed", str(first), outcome.causes, stats) from first
+
+
+def _result(outcome: Outcome, stats: RejectionStats, fold: StatsFold, remarks: list[str]) -> Result:
+    winner = next((c for c in outcome.chains if c.index == outcome.vote.winner), None)
+    thinking, message = split_thinking(winner.text) if winner else (None, "")
+    return Result(
+        answer=outcome.vote.answer,
+        text=message,
+        reasoning=thinking if thinking is not None else message,
+        confidence=outcome.vote.confidence,
+        complete=not outcome.timed_out,
+        chains=tuple(outcome.chains),
+        winner=outcome.vote.winner,
+        stats=stats,
+        usage=fold.usage(),
+        notices=tuple(remarks),
+    )

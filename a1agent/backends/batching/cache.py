@@ -1,0 +1,208 @@
+"""Which lane of the KV cache holds which ids: shared prefixes, cells in use, and what is kept after a sequence closed.
+
+The mirror of the model's cache is exact: every decoded token has a numbered cell with a count of the lanes that share
+it, so the scheduler knows before a forward whether it fits.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from a1agent.backends.batching.runner import Runner
+
+__all__ = ["Cache", "Ids", "Lane", "common_prefix", "new_ids"]
+
+Ids = array  # of C ints: four bytes a token, sliced by memcpy, compared by numpy
+
+
+def new_ids(ids: Iterable[int] = ()) -> array[int]:
+    """Ids as the batching code keeps them."""
+    return array("i", ids)
+
+
+def common_prefix(a: array[int], b: array[int]) -> int:
+    """How many leading ids two texts share."""
+    n = min(len(a), len(b))
+    if n == 0 or a[0] != b[0]:
+        return 0
+    same = np.frombuffer(a, np.intc, n) == np.frombuffer(b, np.intc, n)
+    return n if same.all() else int(same.argmin())
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """A sequence id of the model: the ids decoded there, their cells, and whether a sequence owns it (`live`)."""
+
+    index: int
+    ids: array[int] = field(default_factory=new_ids)
+    cells: array[int] = field(default_factory=new_ids)
+    live: bool = True
+    prompt: int = 0
+    used: int = 0
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+
+class Cache:
+    """Lanes and cells. `keep`: most cells that closed sequences may go on holding for prompts to come."""
+
+    def __init__(self, runner: Runner, keep: int) -> None:
+        self._runner = runner
+        self._keep = keep
+        self._shares = np.zeros(runner.cells, np.int32)
+        self._free_cells = list(range(runner.cells))
+        self._free_lanes = list(range(runner.lanes - 1, -1, -1))
+        self._lanes: list[Lane] = []
+        self._clock = 0
+
+    @property
+    def free(self) -> int:
+        """Cells that hold nothing."""
+        return len(self._free_cells)
+
+    @property
+    def used(self) -> int:
+        """Cells that hold a token, those kept for later prompts included."""
+        return len(self._shares) - len(self._free_cells)
+
+    def touch(self, lane: Lane) -> None:
+        """Marks a lane as used now."""
+        self._clock += 1
+        lane.used = self._clock
+
+    def attach(self, ids: array[int], limit: int, prompt: int) -> Lane | None:
+        """A lane that holds as much of `ids[:limit]` as any lane does; None when every lane is taken.
+
+        A closed sequence whose ids all fit is taken over; otherwise the shared prefix is copied (cells are not).
+        """
+        source, length = self._longest(ids, limit)
+        if source is not None and not source.live and len(source) == length:
+            source.live, source.prompt = True, prompt
+            self.touch(source)
+            return source
+        if source is not None:
+            self.touch(source)
+        return self.copy(source, length, prompt)
+
+    def copy(self, source: Lane | None, length: int, prompt: int) -> Lane | None:
+        """A new lane that shares the first `length` cells of `source`; None when every lane is taken."""
+        lane = self._vacant(source)
+        if lane is None:
+            return None
+        lane.prompt = prompt
+        if source is not None and lane is not source and length:
+            self._runner.copy(source.index, lane.index, length)
+            lane.ids, lane.cells = source.ids[:length], source.cells[:length]
+            self._shares[np.frombuffer(lane.cells, np.intc)] += 1
+        elif lane is source:
+            self.trim(lane, length)
+        self.touch(lane)
+        return lane
+
+    def extend(self, lane: Lane, ids: array[int]) -> None:
+        """Notes that `ids` were decoded at the end of a lane."""
+        for _ in ids:
+            cell = self._free_cells.pop()
+            lane.cells.append(cell)
+            self._shares[cell] = 1
+        lane.ids.extend(ids)
+
+    def trim(self, lane: Lane, length: int) -> None:
+        """Cuts a lane to `length` tokens. A model that cannot rewind loses the lane's content instead."""
+        if length >= len(lane):
+            return
+        if not self._runner.can_rewind:
+            length = 0
+        self._runner.remove(lane.index, length)
+        cells = np.frombuffer(lane.cells[length:], np.intc)
+        self._shares[cells] -= 1
+        self._free_cells.extend(cells[self._shares[cells] == 0].tolist())
+        del lane.cells[length:], lane.ids[length:]
+
+    def drop(self, lane: Lane) -> None:
+        """Empties a lane and gives its number back."""
+        self.trim(lane, 0)
+        self._lanes.remove(lane)
+        self._free_lanes.append(lane.index)
+
+    def retire(self, lane: Lane) -> None:
+        """Keeps what a closed sequence decoded for prompts to come, within the bound."""
+        lane.live = False
+        self.touch(lane)
+        if self._redundant(lane):
+            self.drop(lane)
+        self._shrink_to_bound()
+
+    def reclaim(self, cells: int) -> None:
+        """Drops closed sequences, least recently used first, until `cells` are free or none is left."""
+        while self.free < cells and (oldest := self._oldest_closed()) is not None:
+            self._wither(oldest)
+
+    def forget(self) -> bool:
+        """Drops the least recently used closed sequence; False when there is none."""
+        oldest = self._oldest_closed()
+        if oldest is not None:
+            self.drop(oldest)
+        return oldest is not None
+
+    def _vacant(self, source: Lane | None) -> Lane | None:
+        if not self._free_lanes:
+            oldest = self._oldest_closed(spare=source)
+            if oldest is None and source is not None and not source.live:
+                source.live = True
+                return source
+            if oldest is None:
+                return None
+            self.drop(oldest)
+        lane = Lane(self._free_lanes.pop())
+        self._lanes.append(lane)
+        return lane
+
+    def _longest(self, ids: array[int], limit: int) -> tuple[Lane | None, int]:
+        best, length = None, 0
+        for lane in self._lanes:
+            shared = min(common_prefix(lane.ids, ids), limit)
+            if not self._usable(lane, shared):
+                continue
+            if shared > length or (shared == length > 0 and not lane.live and len(lane) == shared):
+                best, length = lane, shared
+        return best, length
+
+    def _usable(self, lane: Lane, length: int) -> bool:
+        if length != len(lane) and not self._runner.can_rewind:
+            return False
+        return length == 0 or self._runner.holds(lane.index, length)
+
+    def _redundant(self, lane: Lane) -> bool:
+        return any(
+            other is not lane and len(other) >= len(lane) and common_prefix(other.ids, lane.ids) == len(lane)
+            for other in self._lanes
+        )
+
+    def _oldest_closed(self, spare: Lane | None = None) -> Lane | None:
+        closed = [lane for lane in self._lanes if not lane.live and lane is not spare]
+        return min(closed, key=lambda lane: lane.used, default=None)
+
+    def _wither(self, lane: Lane) -> None:
+        """The leaf of a closed sequence goes before its prompt does: the next turn starts with the prompt."""
+        if len(lane) > lane.prompt > 0 and self._runner.can_rewind:
+            self.trim(lane, lane.prompt)
+            if not self._redundant(lane):
+                return
+        self.drop(lane)
+
+    def _shrink_to_bound(self) -> None:
+        while self._kept_cells() > self._keep and (oldest := self._oldest_closed()) is not None:
+            self._wither(oldest)
+
+    def _kept_cells(self) -> int:
+        in_use = np.zeros(len(self._shares), np.bool_)
+        for lane in self._lanes:
+            if lane.live:
+                in_use[np.frombuffer(lane.cells, np.intc)] = True
+        return self.used - int(in_use.sum())

@@ -1,0 +1,183 @@
+"""What runs in the next forward: one token of every generating sequence, then chunks of pending prefill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from a1agent.backends.batching.cache import Cache, Lane, common_prefix
+from a1agent.backends.batching.runner import Rows, Runner
+from a1agent.backends.batching.tasks import Holder, Task
+
+__all__ = ["Plan", "Scheduler", "Share"]
+
+
+@dataclass(slots=True)
+class Share:
+    """The rows of one task in a forward: positions `start:stop`, logits wanted from `wanted` on."""
+
+    task: Task
+    start: int
+    stop: int
+    wanted: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """One forward."""
+
+    rows: Rows = field(default_factory=Rows)
+    shares: list[Share] = field(default_factory=list[Share])
+    outputs: int = 0
+
+
+class Scheduler:
+    """Holds the running tasks and says who decodes what next. Knows cells and lanes, never the model.
+
+    When cells run out, closed sequences go first; then the youngest sequences lose their cells (their ids stay, and are
+    prefilled again later), so the oldest always advances. A sequence without a lane waits while others run.
+    """
+
+    def __init__(self, runner: Runner, cache: Cache) -> None:
+        self._runner = runner
+        self._cache = cache
+        self._holders: set[Holder] = set()
+        self.tasks: list[Task] = []
+
+    def add(self, task: Task) -> None:
+        """Starts a task; its lane is cut back to the ids that it shares with the task and that need no logits."""
+        holder = task.holder
+        holder.task = task
+        self._holders.add(holder)
+        self.tasks.append(task)
+        if holder.lane is not None:
+            self._cache.trim(holder.lane, min(common_prefix(holder.lane.ids, task.ids), task.wanted))
+            self._cache.touch(holder.lane)
+            if not self._runner.holds(holder.lane.index, len(holder.lane)):
+                self._cache.trim(holder.lane, 0)
+
+    def remove(self, task: Task, length: int) -> None:
+        """Ends a task; its lane keeps the first `length` ids, and the last id of the sequence stays pending."""
+        self.tasks.remove(task)
+        task.holder.task = None
+        if task.holder.lane is not None:
+            self._cache.trim(task.holder.lane, max(0, length - 1))
+
+    def release(self, holder: Holder) -> None:
+        """Forgets a closed sequence; what it decoded is kept for prompts to come."""
+        self._holders.discard(holder)
+        if holder.lane is not None:
+            self._cache.retire(holder.lane)
+            holder.lane = None
+
+    def fork(self, parent: Holder, child: Holder, length: int) -> None:
+        """Shares the parent's lane with a child of `length` ids; without a free lane the child attaches later."""
+        self._holders.add(child)
+        if parent.lane is not None:
+            child.lane = self._cache.copy(parent.lane, min(len(parent.lane), length - 1), child.prompt)
+
+    def evict(self, holder: Holder) -> None:
+        """Takes a sequence's lane away; its ids are decoded again when it is used next."""
+        if holder.lane is not None:
+            self._cache.drop(holder.lane)
+            holder.lane = None
+
+    def schedule(self) -> Plan:
+        """The next forward; empty only when there are no tasks."""
+        plan = Plan()
+        if not self.tasks:
+            return plan
+        ready = [task for task in self.tasks if task.holder.lane is not None and task.remaining() == 1]
+        for task in ready:
+            self._admit(task, plan)
+        early = set(ready)
+        for task in [task for task in self.tasks if task not in early]:
+            self._admit(task, plan)
+        if not plan.shares:
+            self._force(plan)
+        if plan.outputs >= self._runner.outputs or len(plan.rows) >= self._runner.batch:
+            self._rotate(plan)
+        return plan
+
+    def squeeze(self) -> bool:
+        """After the model refused a forward for want of cells: a closed sequence goes, else the youngest. False: none."""
+        if self._cache.forget():
+            return True
+        with_lane = [holder for holder in self._holders if holder.lane is not None]
+        if len(with_lane) > 1:
+            self.evict(max(with_lane, key=lambda holder: holder.age))
+        return len(with_lane) > 1
+
+    def _admit(self, task: Task, plan: Plan) -> None:
+        """Adds as many rows of a task as tokens, logits, lanes and cells allow."""
+        lane = task.holder.lane if task.holder.lane is not None else self._attach(task, plan)
+        if lane is None:
+            return
+        start = len(lane)
+        stop = min(task.goal, start + self._runner.batch - len(plan.rows))
+        stop = min(stop, max(task.wanted, start) + self._runner.outputs - plan.outputs)
+        stop = start + self._room(task, plan, stop - start)
+        if stop > start:
+            self._add(plan, Share(task, start, stop, max(start, min(task.wanted, stop))))
+
+    def _add(self, plan: Plan, share: Share) -> None:
+        lane = share.task.holder.lane
+        assert lane is not None
+        rows, count = plan.rows, share.stop - share.start
+        rows.tokens.extend(share.task.ids[share.start : share.stop])
+        rows.positions.extend(range(share.start, share.stop))
+        rows.lanes.extend([lane.index] * count)
+        rows.wanted.extend([0] * (share.wanted - share.start))
+        rows.wanted.extend([1] * (share.stop - share.wanted))
+        plan.shares.append(share)
+        plan.outputs += share.stop - share.wanted
+
+    def _attach(self, task: Task, plan: Plan) -> Lane | None:
+        if len(plan.rows) >= self._runner.batch:
+            return None
+        holder = task.holder
+        lane = self._cache.attach(task.ids, task.wanted, holder.prompt)
+        if lane is None:
+            return None
+        needed = len(plan.rows) + task.goal - len(lane)
+        self._cache.reclaim(needed)
+        if plan.shares and self._cache.free < needed:
+            self._cache.retire(lane)  # it would not fit beside those that run: it waits
+            return None
+        holder.lane = lane
+        if not task.decoded:
+            task.cached = len(lane)
+        return lane
+
+    def _room(self, task: Task, plan: Plan, rows: int) -> int:
+        """How many of `rows` fit, after younger sequences that are not in the plan made way."""
+        needed = len(plan.rows) + rows
+        if self._cache.free >= needed:
+            return rows
+        self._cache.reclaim(needed)
+        planned = {share.task.holder for share in plan.shares}
+        self._evict_until(needed, [h for h in self._holders if h.age > task.holder.age and h not in planned])
+        return max(0, min(rows, self._cache.free - len(plan.rows)))
+
+    def _evict_until(self, needed: int, victims: list[Holder]) -> None:
+        """Evicts the youngest first, idle ones before running ones."""
+        for holder in sorted(victims, key=lambda h: (h.task is not None, -h.age)):
+            if self._cache.free >= needed:
+                return
+            self.evict(holder)
+            self._cache.reclaim(needed)
+
+    def _force(self, plan: Plan) -> None:
+        """Nothing fits beside the idle sequences: the oldest task gets what it needs from all others."""
+        task = min(self.tasks, key=lambda t: t.holder.age)
+        others = [holder for holder in self._holders if holder is not task.holder]
+        for holder in sorted(others, key=lambda h: (h.task is not None, -h.age)):
+            self._admit(task, plan)
+            if plan.shares:
+                return
+            self.evict(holder)
+        self._admit(task, plan)
+
+    def _rotate(self, plan: Plan) -> None:
+        """Who was served goes behind who was not, so that a full forward starves nobody."""
+        served = {share.task for share in plan.shares}
+        self.tasks.sort(key=lambda task: task in served)

@@ -1,0 +1,263 @@
+"""The thread that runs the models of one device, and the engine that batches the calls of one model.
+
+Models that share a processor take turns, a forward each, in one thread: there is never a second thread pool that spins
+while it waits. Coroutines hand work over through a queue and get results through their event loop.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from a1agent.backends.base import Counters
+from a1agent.backends.batching.cache import Cache
+from a1agent.backends.batching.runner import NoCells, Runner
+from a1agent.backends.batching.scheduler import Plan, Scheduler
+from a1agent.backends.batching.tasks import Generate, Holder, Task
+from a1agent.errors import A1Error, BackendClosed, BackendError
+
+__all__ = ["Engine"]
+
+_log = logging.getLogger(__name__)
+_Command = Callable[[], None]
+
+
+class _Device:
+    """A thread that steps every engine of a device that has work, in turn."""
+
+    def __init__(self, name: str) -> None:
+        self._commands: SimpleQueue[_Command | None] = SimpleQueue()
+        self._engines: list[Engine] = []
+        self._thread = threading.Thread(target=self._run, name=f"a1agent-{name}", daemon=True)
+        self._thread.start()
+
+    def post(self, command: _Command) -> None:
+        """Runs `command` on the thread, after those posted before. Never blocks."""
+        self._commands.put(command)
+
+    def attach(self, engine: Engine) -> None:
+        """Steps an engine from now on."""
+        self.post(lambda: self._engines.append(engine))
+
+    def detach(self, engine: Engine) -> None:
+        """Steps an engine no more; called on the thread."""
+        if engine in self._engines:
+            self._engines.remove(engine)
+
+    def stop(self) -> None:
+        """Ends the thread after the present forward: the interpreter is about to exit."""
+        self._commands.put(None)
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while self._obey():
+            for engine in list(self._engines):
+                if engine.busy:
+                    engine.step()
+
+    def _obey(self) -> bool:
+        """Runs the commands that came in; waits for one when no engine has work. False ends the thread."""
+        idle = not any(engine.busy for engine in self._engines)
+        while idle or not self._commands.empty():
+            command = self._commands.get()
+            if command is None:
+                return False
+            command()
+            idle = False
+        return True
+
+
+_devices: dict[str, _Device] = {}
+_devices_lock = threading.Lock()
+
+
+def _device(name: str) -> _Device:
+    with _devices_lock:
+        if name not in _devices:
+            _devices[name] = _Device(name)
+            atexit.register(_devices[name].stop)
+        return _devices[name]
+
+
+class Engine:
+    """Batches the calls on one model. `keep`: most cells that closed sequences may go on holding.
+
+    Methods named here may be called from any thread and return at once; what they ask for happens on the device's
+    thread, in order.
+    """
+
+    def __init__(self, runner: Runner, keep: int) -> None:
+        self.closed = False
+        self._runner = runner
+        self._cache = Cache(runner, keep)
+        self._scheduler = Scheduler(runner, self._cache)
+        self._decoded = 0
+        self._forwards = 0
+        self._alive = 0
+        self._device = _device(runner.device)
+        self._device.attach(self)
+
+    @property
+    def counters(self) -> Counters:
+        """What was done so far; `cells_used` includes what is kept of closed sequences."""
+        return Counters(
+            decoded_tokens=self._decoded,
+            forwards=self._forwards,
+            sequences_alive=self._alive,
+            cells_used=0 if self.closed else self._cache.used,
+        )
+
+    def opened(self) -> None:
+        """Counts a sequence."""
+        self._alive += 1
+
+    def start(self, task: Task) -> None:
+        """Runs a call."""
+        self._device.post(lambda: self._start(task))
+
+    def cancel(self, task: Task) -> None:
+        """Ends a call whose coroutine was cancelled, and brings the lane back to where it was."""
+        self._device.post(lambda: self._end(task, task.base))
+
+    def trim(self, holder: Holder, length: int) -> None:
+        """Frees what a sequence decoded beyond its first `length` ids."""
+        self._device.post(lambda: self._trim(holder, length))
+
+    def fork(self, parent: Holder, child: Holder, length: int) -> None:
+        """Shares the parent's prefix with a new sequence of `length` ids."""
+        self.opened()
+        self._device.post(lambda: self._fork(parent, child, length))
+
+    def release(self, holder: Holder) -> None:
+        """Closes a sequence."""
+        self._alive -= 1
+        self._device.post(lambda: self._release(holder))
+
+    def settle(self, then: Callable[[], None]) -> None:
+        """Calls `then` on the device's thread once everything asked for so far was done."""
+        self._device.post(then)
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Ends running calls with `BackendClosed`, frees the model, and calls `then`."""
+        self.closed = True
+        self._device.post(lambda: self._close(then))
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to run."""
+        return bool(self._scheduler.tasks)
+
+    def step(self) -> None:
+        """One forward: schedule, run, publish. A failure ends the calls that were in it, never the thread."""
+        plan = self._scheduler.schedule()
+        try:
+            self._publish(plan, self._run(plan))
+        except NoCells as error:
+            if not self._scheduler.squeeze():
+                self._fail(plan, error)
+        except Exception as error:
+            _log.debug("a forward failed", exc_info=True)
+            self._fail(plan, error)
+
+    def _run(self, plan: Plan) -> float:
+        began = time.perf_counter()
+        self._runner.forward(plan.rows)
+        took = time.perf_counter() - began
+        self._forwards += 1
+        self._decoded += len(plan.rows)
+        for share in plan.shares:
+            lane, count = share.task.holder.lane, share.stop - share.start
+            assert lane is not None
+            self._cache.extend(lane, share.task.ids[share.start : share.stop])
+            share.task.decoded += count
+            share.task.forward_s += took
+            share.task.compute_s += took * count / len(plan.rows)
+        return took
+
+    def _publish(self, plan: Plan, _took: float) -> None:
+        tokens, logprobs = self._read(plan)
+        at = 0
+        for share in plan.shares:
+            count = share.stop - share.wanted
+            if count:
+                share.task.accept(tokens[at : at + count], logprobs[at : at + count])
+                at += count
+            if share.task.done:
+                self._finish(share.task)
+
+    def _read(self, plan: Plan) -> tuple[list[int], list[float]]:
+        """The token of each wanted row (given or sampled) and its log-probability."""
+        targets: list[int | None] = []
+        picks: list[tuple[int, object]] = []
+        for share in plan.shares:
+            if share.stop > share.wanted:
+                wanted = share.task.targets(share.wanted, share.stop)
+                picks.extend((len(targets) + i, share.task.sampler) for i, t in enumerate(wanted) if t is None)
+                targets.extend(wanted)
+        if not targets:
+            return [], []
+        for (row, _), token in zip(picks, self._runner.sample(picks), strict=True):
+            targets[row] = token
+        tokens = [0 if target is None else target for target in targets]
+        return tokens, self._runner.log_probabilities(tokens)
+
+    def _start(self, task: Task) -> None:
+        if self.closed or task.holder.closed:
+            task.resolve(BackendClosed("the backend was closed", "open it again"))
+            return
+        if isinstance(task, Generate):
+            task.sampler = self._runner.sampler(task.sampling)
+        self._scheduler.add(task)
+        if task.done:
+            self._finish(task)
+
+    def _finish(self, task: Task) -> None:
+        self._scheduler.remove(task, len(task.ids))
+        task.resolve(task.result())
+
+    def _end(self, task: Task, length: int) -> None:
+        if task in self._scheduler.tasks:
+            self._scheduler.remove(task, length)
+        elif not self.closed:
+            self._trim(task.holder, length)
+
+    def _fail(self, plan: Plan, error: Exception) -> None:
+        """What the cache holds is unknown after a failed forward: its lanes are decoded again when used next."""
+        failure = error if isinstance(error, A1Error) else BackendError(f"the model failed: {error!r}", "see the log")
+        for share in plan.shares:
+            self._scheduler.evict(share.task.holder)
+            if share.task in self._scheduler.tasks:
+                self._scheduler.remove(share.task, share.task.base)
+                share.task.resolve(failure)
+
+    def _trim(self, holder: Holder, length: int) -> None:
+        if holder.lane is not None and holder.task is None:
+            self._cache.trim(holder.lane, max(0, length - 1))
+
+    def _fork(self, parent: Holder, child: Holder, length: int) -> None:
+        if not self.closed and not child.closed:
+            self._scheduler.fork(parent, child, length)
+
+    def _release(self, holder: Holder) -> None:
+        holder.closed = True
+        if self.closed:
+            return
+        if holder.task is not None:
+            task = holder.task
+            self._scheduler.remove(task, task.base)
+            task.resolve(BackendClosed("the sequence was closed while a call ran on it", "await the call first"))
+        self._scheduler.release(holder)
+
+    def _close(self, then: Callable[[], None]) -> None:
+        for task in list(self._scheduler.tasks):
+            task.resolve(BackendClosed("the backend was closed while a call ran on it", "open it again"))
+        self._scheduler.tasks.clear()
+        self._device.detach(self)
+        self._runner.free()
+        then()
+
+

@@ -1,0 +1,154 @@
+"""GGUF models in process, through llama-cpp-python's low-level functions.
+
+    llama-cpp:model.gguf?n_ctx=8192        a file
+    llama-cpp:ORG/REPO:FILE.gguf           a file of the model hub, through its client's cache
+
+`n_ctx` bounds one sequence, `kv_tokens` all of them together. A prompt that chains share counts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+from a1agent.backends._llama_api import llama_api, log_lines
+from a1agent.backends.base import ModelInfo
+from a1agent.backends.batching.sequence import BatchedBackend, BatchedSequence
+from a1agent.backends.batching.worker import Engine
+from a1agent.backends.gguf_info import GGUFInfo, read_gguf
+from a1agent.backends.llama_options import (
+    OPTIONS,
+    LlamaOptions,
+    cells_of,
+    context_of,
+    memory_of,
+    outputs_of,
+    physical_cores,
+)
+from a1agent.errors import MissingExtra, ModelLoadError, ModelNotFound
+from a1agent.types import Question
+
+__all__ = ["OPTIONS", "LlamaCppBackend", "estimate_memory", "load"]
+
+_HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+):(.+\.gguf)")
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+
+
+class LlamaCppBackend(BatchedBackend):
+    """A GGUF model whose sequences share one KV cache and one worker."""
+
+    def __init__(self, engine: Engine, info: ModelInfo, vocabulary: Any, template: Any) -> None:
+        super().__init__(engine, info, vocabulary)
+        self._vocabulary = vocabulary
+        self._template = template
+
+    async def open(self, question: Question) -> BatchedSequence:
+        """A sequence that holds the prompt of `question`, through the model's chat template.
+
+        Raises `ContextOverflow` when the prompt does not fit, `UsageError` when the template cannot take it.
+        """
+        return await self.open_ids(await asyncio.to_thread(self.encode, question))
+
+    def encode(self, question: Question) -> list[int]:
+        """The prompt of a question in token ids."""
+        return self._vocabulary.tokenize_pieces(self._template.pieces(question))
+
+
+def load(path: str, **options: Any) -> LlamaCppBackend:
+    """A backend for a GGUF file or hub name; takes as long as reading the file does. `OPTIONS` lists the options.
+
+    Raises `InvalidOption`, `MissingExtra`, `ModelNotFound`, `ModelLoadError`.
+    """
+    checked = LlamaOptions.of(options)
+    file = _locate(path)
+    header = read_gguf(file)
+    api = llama_api(checked.verbose)
+    model = _load_model(api, header, checked)
+    try:
+        return _assemble(api, model, header, checked)
+    except BaseException:
+        api.llama_model_free(model)
+        raise
+
+
+def estimate_memory(path: str, **options: Any) -> int:
+    """Bytes that the model would take (weights, KV cache, buffers), read from the file's header without loading it."""
+    checked = LlamaOptions.of(options)
+    return memory_of(read_gguf(_locate(path)), checked)
+
+
+def _load_model(api: Any, header: GGUFInfo, options: LlamaOptions) -> Any:
+    params = api.llama_model_default_params()
+    params.n_gpu_layers = options.n_gpu_layers
+    model = api.llama_model_load_from_file(str(header.path).encode(), params)
+    if not model:
+        reason = log_lines() or "llama.cpp gave no reason"
+        raise ModelLoadError(f"{header.path.name} does not load: {reason}", "the file may be cut short, or too new")
+    if not api.llama_model_has_decoder(model) or api.llama_model_has_encoder(model):
+        api.llama_model_free(model)
+        raise ModelLoadError(f"{header.path.name} is not a decoder-only model", "choose a model that generates text")
+    return model
+
+
+def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> LlamaCppBackend:
+    # Imported here: importing a1agent must not cost the import of a template engine.
+    from a1agent.backends.chat_template import ChatTemplate
+    from a1agent.backends.llama_runner import LlamaRunner
+    from a1agent.backends.llama_vocab import LlamaVocabulary
+
+    vocabulary = LlamaVocabulary(api, model, header.tokenizer_fingerprint())
+    name = str(header.metadata.get("general.name") or header.path.stem)
+    source: bytes | None = api.llama_model_chat_template(model, None)
+    template = ChatTemplate(
+        source.decode() if source else None, vocabulary.control, vocabulary.template_variables, name
+    )
+    threaded = _with_threads(options)
+    runner = LlamaRunner(
+        api, model, vocabulary, threaded, cells_of(header, options), outputs_of(vocabulary.size, options)
+    )
+    context = min(context_of(header, options), runner.cells)
+    info = ModelInfo(
+        name=name,
+        fingerprint=header.fingerprint(),
+        tokenizer_fingerprint=vocabulary.fingerprint,
+        context_length=context,
+        can_rewind=runner.can_rewind,
+        max_sequences=runner.lanes,
+        parameters=int(api.llama_model_n_params(model)),
+    )
+    keep = context if options.keep_tokens < 0 else options.keep_tokens
+    return LlamaCppBackend(Engine(runner, keep), info, vocabulary, template)
+
+
+def _with_threads(options: LlamaOptions) -> LlamaOptions:
+    from dataclasses import replace
+
+    return options if options.n_threads else replace(options, n_threads=physical_cores())
+
+
+def _locate(path: str) -> Path:
+    """The file of a path or hub name. Raises `ModelNotFound`, `MissingExtra`."""
+    file = Path(path).expanduser()
+    name = _HUB_NAME.fullmatch(path)
+    if file.exists() or name is None:
+        return file
+    return _from_hub(name[1], name[2])
+
+
+def _from_hub(repository: str, file: str) -> Path:
+    try:
+        hub: Any = importlib.import_module("huggingface_hub")
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"the hub name {repository}:{file}", "transformers") from error
+    parts = [file]
+    if (match := _PART.search(file)) is not None:
+        stem = file[: match.start()]
+        parts = [f"{stem}-{i:05}-of-{match[1]}.gguf" for i in range(1, int(match[1]) + 1)]
+    try:
+        return Path([hub.hf_hub_download(repository, part) for part in parts][0])
+    except Exception as error:
+        what = f"the hub gave no file {file!r} of {repository!r}: {error}"
+        raise ModelNotFound(what, "check the name; without a network the file must be in the hub's cache") from error

@@ -1,0 +1,187 @@
+"""Options of llama.cpp models, and how much memory a model takes with them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from a1agent.backends.gguf_info import GGUFInfo
+from a1agent.backends.memory import available_memory
+from a1agent.errors import InvalidOption, nearest
+
+__all__ = ["KV_TYPES", "OPTIONS", "LlamaOptions", "cells_of", "context_of", "memory_of", "outputs_of", "physical_cores"]
+
+KV_TYPES: dict[str, tuple[int, float]] = {  # number in ggml, bytes per value
+    "f32": (0, 4.0),
+    "f16": (1, 2.0),
+    "bf16": (30, 2.0),
+    "q8_0": (8, 34 / 32),
+    "q5_1": (7, 24 / 32),
+    "q5_0": (6, 22 / 32),
+    "q4_1": (3, 20 / 32),
+    "q4_0": (2, 18 / 32),
+}
+
+OPTIONS: dict[str, tuple[type, str]] = {
+    "n_ctx": (int, "most tokens of one sequence; 0: 8192 or what the model was trained with, if less"),
+    "kv_tokens": (int, "tokens of all sequences together in the KV cache; 0: four full sequences, at least 16384"),
+    "keep_tokens": (int, "most tokens of closed sequences that stay cached for later prompts; -1: one full sequence"),
+    "n_threads": (int, "threads; 0: one a physical core"),
+    "n_batch": (int, "most tokens of one forward"),
+    "n_gpu_layers": (int, "layers on the GPU; -1: all, 0: none"),
+    "flash_attn": (str, "flash attention: auto, on or off"),
+    "type_k": (str, f"type of cached keys: {', '.join(KV_TYPES)}"),
+    "type_v": (str, f"type of cached values: {', '.join(KV_TYPES)}; other than f16 and f32 need flash attention"),
+    "max_sequences": (int, "most sequences in the cache at once; more wait in line"),
+    "verbose": (bool, "show llama.cpp's log"),
+}
+
+_DEFAULT_CONTEXT = 8192
+_LEAST_CELLS = 16384
+_LOGIT_BYTES = 64 << 20
+_LIMITS = {
+    "n_ctx": (0, 2**24),
+    "kv_tokens": (0, 2**26),
+    "keep_tokens": (-1, 2**26),
+    "n_threads": (0, 512),
+    "n_batch": (1, 8192),
+    "n_gpu_layers": (-1, 2**15),
+    "max_sequences": (1, 256),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaOptions:
+    """How to load a GGUF file; `OPTIONS` says what each means."""
+
+    n_ctx: int = 0
+    kv_tokens: int = 0
+    keep_tokens: int = -1
+    n_threads: int = 0
+    n_batch: int = 512
+    n_gpu_layers: int = 0
+    flash_attn: str = "auto"
+    type_k: str = "f16"
+    type_v: str = "f16"
+    max_sequences: int = 256
+    verbose: bool = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> LlamaOptions:
+        """Checked options. Raises `InvalidOption` for an unknown name (naming the nearest) or a value out of range."""
+        for name in options:
+            if name not in OPTIONS:
+                raise InvalidOption(f"unknown option {name!r} of a llama.cpp model", nearest(name, OPTIONS))
+        checked = cls(**options)
+        for field in fields(cls):
+            _check(field.name, getattr(checked, field.name))
+        if checked.flash_attn == "off" and checked.type_v not in ("f16", "f32", "bf16"):
+            raise InvalidOption(f"type_v={checked.type_v!r} needs flash attention", "use flash_attn=auto")
+        return checked
+
+
+def _check(name: str, value: Any) -> None:
+    kind = OPTIONS[name][0]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise InvalidOption(f"{name}={value!r} is no {kind.__name__}", OPTIONS[name][1])
+    if name in _LIMITS and not _LIMITS[name][0] <= value <= _LIMITS[name][1]:
+        low, high = _LIMITS[name]
+        raise InvalidOption(f"{name}={value} is out of range", f"use {low} to {high}: {OPTIONS[name][1]}")
+    known = {"type_k": KV_TYPES, "type_v": KV_TYPES, "flash_attn": ("auto", "on", "off")}.get(name)
+    if known is not None and value not in known:
+        raise InvalidOption(f"unknown {name}={value!r}", nearest(str(value), known))
+
+
+def context_of(info: GGUFInfo, options: LlamaOptions) -> int:
+    """Most tokens of one sequence."""
+    trained = int(info.get("context_length", 0)) or _DEFAULT_CONTEXT
+    return min(options.n_ctx or _DEFAULT_CONTEXT, trained)
+
+
+def cells_of(info: GGUFInfo, options: LlamaOptions) -> int:
+    """Tokens that the KV cache holds: as asked, else room for four full sequences and for 64 short ones.
+
+    The default takes at most a quarter of the free memory, but always holds one full sequence.
+    """
+    context = context_of(info, options)
+    wanted = options.kv_tokens or max(4 * context, _LEAST_CELLS)
+    free = available_memory()
+    if not options.kv_tokens and free is not None:
+        wanted = min(wanted, int(free / 4 / max(1.0, _cell_bytes(info, options))))
+    return -(-max(wanted, context) // 256) * 256
+
+
+def outputs_of(vocabulary: int, options: LlamaOptions) -> int:
+    """Most rows of logits of one forward: 64 MiB of them, at least 64 rows."""
+    return min(options.n_batch, max(64, _LOGIT_BYTES // (4 * max(1, vocabulary))))
+
+
+def memory_of(info: GGUFInfo, options: LlamaOptions) -> int:
+    """Bytes that a model takes once loaded: weights, KV cache, and the buffers of a forward; from the header alone."""
+    cells = cells_of(info, options)
+    vocabulary = len(info.metadata.get("tokenizer.ggml.tokens") or ())
+    width = int(info.get("embedding_length", 0))
+    inner = _largest(info.get("feed_forward_length", 0))
+    heads = _largest(info.get("attention.head_count", 0))
+    logits = 2 * outputs_of(vocabulary, options) * vocabulary * 4
+    rows = options.n_batch * (6 * width + 3 * inner) * 4
+    mask = options.n_batch * cells * (6 if options.flash_attn != "off" else 4 * (1 + heads))
+    return int(info.size + cells * _cell_bytes(info, options) + logits + rows + mask)
+
+
+def _cell_bytes(info: GGUFInfo, options: LlamaOptions) -> float:
+    """Bytes of one token in the KV cache, over all layers."""
+    layers = int(info.get("block_count", 0))
+    heads = max(1, _largest(info.get("attention.head_count", 1)))
+    kv_heads = info.get("attention.head_count_kv", heads)
+    per_layer = list(kv_heads) if isinstance(kv_heads, list) else [int(kv_heads)] * layers
+    width = int(info.get("embedding_length", 0)) // heads
+    keys = int(info.get("attention.key_length", width)) * KV_TYPES[options.type_k][1]
+    values = int(info.get("attention.value_length", width)) * KV_TYPES[options.type_v][1]
+    return sum(per_layer) * (keys + values)
+
+
+def _largest(value: Any) -> int:
+    """Some architectures give a number for each layer."""
+    return max(value, default=0) if isinstance(value, list) else int(value)
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, two threads of one core counted once."""
+    affinity: Any = getattr(os, "sched_getaffinity", None)
+    allowed: set[int] | None = affinity(0) if affinity else None
+    logical = len(allowed) if allowed is not None else os.cpu_count() or 1
+    if sys.platform == "linux":
+        found = _linux_cores(allowed or set())
+    elif sys.platform == "darwin":
+        found = _macos_cores()
+    else:
+        found = (logical + 1) // 2
+    return max(1, min(found or logical, logical))
+
+
+def _linux_cores(allowed: set[int]) -> int:
+    cores: set[str] = set()
+    for processor in allowed:
+        path = Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
+        try:
+            cores.add(path.read_text(encoding="ascii").strip())
+        except OSError:
+            return 0
+    return len(cores)
+
+
+def _macos_cores() -> int:
+    """The fast cores only: a slow one would hold the others up at every barrier."""
+    command = ["/usr/sbin/sysctl", "-n", "hw.perflevel0.physicalcpu"]
+    try:
+        text = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return int(text) if re.fullmatch(r"\s*\d+\s*", text) else 0

@@ -1,0 +1,192 @@
+"""Runs a GGUF model through llama.cpp's C functions: one `llama_decode` a forward, logits read in place by numpy."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from a1agent.backends._llama_api import log_lines
+from a1agent.backends.base import Sampling
+from a1agent.backends.batching.runner import END, NoCells, Rows
+from a1agent.backends.llama_options import KV_TYPES, LlamaOptions
+from a1agent.backends.llama_vocab import LlamaVocabulary
+from a1agent.errors import BackendError, ModelLoadError
+
+__all__ = ["LlamaRunner"]
+
+_BLOCK = 1 << 18  # logits that are worked on at once: what stays in the processor's cache
+_FLASH = {"auto": -1, "off": 0, "on": 1}
+
+
+class LlamaRunner:
+    """A model and its context. `cells`: tokens of the KV cache, shared by `lanes` sequences."""
+
+    def __init__(
+        self, api: Any, model: Any, vocabulary: LlamaVocabulary, options: LlamaOptions, cells: int, outputs: int
+    ) -> None:
+        self._api = api
+        self._model = model
+        self._vocab_size = vocabulary.size
+        self._end_ids = np.fromiter(sorted(vocabulary.end_ids), np.intp)
+        self.can_rewind = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
+        self.lanes = options.max_sequences if self.can_rewind else min(options.max_sequences, 64)
+        self.device = "gpu" if options.n_gpu_layers and api.llama_supports_gpu_offload() else "cpu"
+        self.batch = min(options.n_batch, cells)
+        self.outputs = min(outputs, self.batch)
+        self._context = self._make_context(options, cells)
+        self.cells = int(api.llama_n_ctx(self._context))
+        self._memory = api.llama_get_memory(self._context)
+        self._window = int(api.llama_model_n_swa(model))
+        self._fill_batch_struct()
+        self._logits: npt.NDArray[np.float32] = np.empty((0, self._vocab_size), np.float32)
+        self._output_rows: list[int] = []
+        self._scratch = np.empty(max(_BLOCK, self._vocab_size), np.float32)
+
+    def forward(self, rows: Rows) -> None:
+        """Runs the model. Raises `NoCells` when the cache is full, `BackendError` when the model fails."""
+        count = len(rows)
+        self._tokens[:count] = rows.tokens
+        self._positions[:count] = rows.positions
+        self._lane_ids[:count] = rows.lanes
+        self._wanted[:count] = rows.wanted
+        self._batch.n_tokens = count
+        status = self._api.llama_decode(self._context, self._batch)
+        if status == 1:
+            raise NoCells("the KV cache is full")
+        if status != 0:
+            raise BackendError(f"llama_decode failed with {status} {log_lines()}".strip(), "see verbose=true")
+        self._output_rows = [row for row, wanted in enumerate(rows.wanted) if wanted]
+        if self._output_rows:
+            self._view_logits(len(self._output_rows))
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Makes lane `target` share the first `length` cells of lane `source`."""
+        stop = length if self.can_rewind else -1
+        self._api.llama_memory_seq_cp(self._memory, source, target, 0, stop)
+
+    def remove(self, lane: int, start: int) -> None:
+        """Drops the cells of a lane from position `start` on."""
+        self._api.llama_memory_seq_rm(self._memory, lane, start, -1)
+
+    def holds(self, lane: int, length: int) -> bool:
+        """Models with sliding windows let go of what left the window, which a rewound lane may need again."""
+        if not self._window or not length:
+            return True
+        first = int(self._api.llama_memory_seq_pos_min(self._memory, lane))
+        return 0 <= first <= max(0, length - self._window)
+
+    def sampler(self, sampling: Sampling) -> Any:
+        """A chain of llama.cpp's samplers with its own seed; None is greedy."""
+        return None if sampling.temperature <= 0 else _Sampler(self._api, sampling)
+
+    def sample(self, picks: list[tuple[int, Any]]) -> list[int]:
+        """One token for each pair of a wanted row's index and a sampler."""
+        draw, context, rows = self._api.llama_sampler_sample, self._context, self._output_rows
+        return [
+            int(self._logits[output].argmax()) if sampler is None else draw(sampler.chain, context, rows[output])
+            for output, sampler in picks
+        ]
+
+    def log_probabilities(self, targets: list[int]) -> list[float]:
+        """Log-probability of one target for each wanted row, in order; `END` is any token that ends the turn."""
+        result = np.empty(len(targets), np.float32)
+        step = max(1, _BLOCK // self._vocab_size)
+        ids = np.asarray(targets, np.intp)
+        for start in range(0, len(targets), step):
+            logits = self._logits[start : start + step]
+            chosen = ids[start : start + step]
+            total = _log_sum_exp(logits, self._scratch)
+            result[start : start + step] = logits[np.arange(len(chosen)), chosen] - total
+            for row in np.flatnonzero(chosen == END):
+                result[start + row] = self._end_logit(logits[row]) - total[row]
+        return cast("list[float]", result.tolist())
+
+    def free(self) -> None:
+        """Frees the context and the model."""
+        self._logits = np.empty((0, self._vocab_size), np.float32)
+        self._api.llama_free(self._context)
+        self._api.llama_model_free(self._model)
+
+    def _end_logit(self, row: npt.NDArray[np.float32]) -> float:
+        return float(np.logaddexp.reduce(row[self._end_ids])) if len(self._end_ids) else -np.inf
+
+    def _make_context(self, options: LlamaOptions, cells: int) -> Any:
+        params = self._api.llama_context_default_params()
+        params.n_ctx = cells
+        params.n_batch = params.n_ubatch = self.batch
+        # A unified cache takes 256 sequence ids whatever n_seq_max says, and each counted here reserves a row of logits.
+        params.n_seq_max = 1 if self.can_rewind else self.lanes
+        params.n_outputs_max = max(self.outputs, params.n_seq_max)
+        params.n_threads = params.n_threads_batch = options.n_threads
+        params.flash_attn_type = _FLASH[options.flash_attn]
+        params.type_k, params.type_v = KV_TYPES[options.type_k][0], KV_TYPES[options.type_v][0]
+        params.kv_unified = params.swa_full = params.no_perf = True
+        context = self._api.llama_init_from_model(self._model, params)
+        if not context:
+            hint = "lower n_ctx or kv_tokens, or leave type_k, type_v and flash_attn at their defaults"
+            raise ModelLoadError(f"llama.cpp refused the context: {log_lines() or 'not enough memory?'}", hint)
+        return context
+
+    def _fill_batch_struct(self) -> None:
+        """One batch for the model's whole life; a forward writes into its arrays through numpy."""
+        n = self.batch
+        self._tokens, self._positions, self._lane_ids = (np.zeros(n, np.int32) for _ in range(3))
+        self._wanted = np.zeros(n, np.int8)
+        self._counts = np.ones(n, np.int32)
+        item = self._lane_ids.itemsize
+        self._lane_pointers = (self._lane_ids.ctypes.data + np.arange(n) * item).astype(np.uintp)
+        self._batch = self._api.llama_batch(
+            0,
+            _pointer(self._tokens, ctypes.c_int32),
+            None,
+            _pointer(self._positions, ctypes.c_int32),
+            _pointer(self._counts, ctypes.c_int32),
+            _pointer(self._lane_pointers, ctypes.POINTER(ctypes.c_int32)),
+            _pointer(self._wanted, ctypes.c_int8),
+        )
+
+    def _view_logits(self, count: int) -> None:
+        pointer = self._api.llama_get_logits(self._context)
+        self._logits = np.ctypeslib.as_array(pointer, (count, self._vocab_size))
+
+
+class _Sampler:
+    """A llama.cpp sampler chain, freed with this object."""
+
+    def __init__(self, api: Any, sampling: Sampling) -> None:
+        self._free = api.llama_sampler_free
+        self.chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+        for link in _links(api, sampling):
+            api.llama_sampler_chain_add(self.chain, link)
+
+    def __del__(self) -> None:
+        self._free(self.chain)
+
+
+def _links(api: Any, sampling: Sampling) -> list[Any]:
+    links: list[Any] = []
+    if sampling.top_k > 0:
+        links.append(api.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.top_p < 1:
+        links.append(api.llama_sampler_init_top_p(sampling.top_p, 1))
+    if sampling.min_p > 0:
+        links.append(api.llama_sampler_init_min_p(sampling.min_p, 1))
+    links.append(api.llama_sampler_init_temp(sampling.temperature))
+    links.append(api.llama_sampler_init_dist(sampling.seed % 0xFFFFFFFF))  # the largest would mean "any seed"
+    return links
+
+
+def _log_sum_exp(logits: npt.NDArray[np.float32], scratch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Of each row, in place of a buffer that is used again: [rows, vocabulary] -> [rows]."""
+    work = scratch[: logits.size].reshape(logits.shape)
+    top = logits.max(axis=1)
+    np.subtract(logits, top[:, None], out=work)
+    np.exp(work, out=work)
+    return np.log(work.sum(axis=1)) + top
+
+
+def _pointer(values: npt.NDArray[Any], kind: Any) -> Any:
+    return ctypes.cast(values.ctypes.data, ctypes.POINTER(kind))

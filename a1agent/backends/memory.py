@@ -1,0 +1,66 @@
+"""How much memory this machine has left, without a package for it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+__all__ = ["available_memory"]
+
+
+def available_memory() -> int | None:
+    """Bytes that a new model may take, within the limits of a container; None where the system does not tell."""
+    limits = [limit for limit in (_system(), _container()) if limit is not None]
+    return min(limits, default=None)
+
+
+def _system() -> int | None:
+    if sys.platform == "win32":
+        return _windows()
+    meminfo = _read(Path("/proc/meminfo"))
+    for line in (meminfo or "").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    names: dict[str, int] = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names:  # macOS: what is free changes by the second; take all
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _container() -> int | None:
+    """What the control group leaves (Linux)."""
+    group = Path("/sys/fs/cgroup")
+    limit, used = _read(group / "memory.max"), _read(group / "memory.current")
+    if limit is None or used is None or not limit.strip().isdigit():
+        return None
+    return max(0, int(limit) - int(used))
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+class _MemoryStatus(ctypes.Structure):
+    _fields_ = (
+        ("length", ctypes.c_ulong),
+        ("load", ctypes.c_ulong),
+        ("total", ctypes.c_ulonglong),
+        ("available", ctypes.c_ulonglong),
+        ("page_total", ctypes.c_ulonglong),
+        ("page_available", ctypes.c_ulonglong),
+        ("virtual_total", ctypes.c_ulonglong),
+        ("virtual_available", ctypes.c_ulonglong),
+        ("extended", ctypes.c_ulonglong),
+    )
+
+
+def _windows() -> int | None:
+    status = _MemoryStatus()
+    status.length = ctypes.sizeof(status)
+    kernel = getattr(ctypes, "windll").kernel32  # noqa: B009  only there on Windows
+    return int(status.available) if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else None

@@ -1,0 +1,175 @@
+"""Model addresses: `SCHEME:PATH?option=value`, parsed, checked, loaded, and shared between users of the same model."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+from urllib.parse import parse_qsl
+
+from a1agent.backends.base import Backend
+from a1agent.errors import InvalidOption, ModelNotFound, NotEnoughMemory, nearest
+
+__all__ = ["SCHEMES", "Address", "Pool", "Scheme", "check_memory", "parse_address"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """A kind of model address: the module that loads it, and whether its models can score, where that is known."""
+
+    name: str
+    module: str
+    example: str
+    summary: str
+    can_score: bool = True
+
+
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme(
+            name="embedded",
+            module="a1agent.backends.llama_cpp",
+            example="embedded:draft",
+            summary="the pair that ships with a1agent, in llama.cpp",
+        ),
+        Scheme(
+            name="llama-cpp",
+            module="a1agent.backends.llama_cpp",
+            example="llama-cpp:model.gguf?n_ctx=8192&n_gpu_layers=-1",
+            summary="a GGUF file in process, through llama-cpp-python",
+        ),
+        Scheme(
+            name="scripted",
+            module="a1agent.backends.scripted",
+            example="scripted:sums?accuracy=0.8",
+            summary="a deterministic double, for tests",
+        ),
+    )
+}
+
+_EMBEDDED = ("draft", "target")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed model address; `options` are values of the scheme's option types."""
+
+    scheme: str
+    path: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        query = "&".join(f"{key}={value}" for key, value in self.options)
+        return f"{self.scheme}:{self.path}" + (f"?{query}" if query else "")
+
+    def load(self) -> Backend:
+        """The model, loaded; may take long. Raises `ModelError`, `MissingExtra`."""
+        return _module(self.scheme).load(self.file, **dict(self.options))
+
+    @property
+    def file(self) -> str:
+        """The path as the loader takes it."""
+        if self.scheme != "embedded":
+            return self.path
+        from a1agent import embedded
+
+        return str(embedded.path("draft" if self.path == "draft" else "target"))
+
+    def memory(self) -> int:
+        """Bytes it would take, as far as that can be told before loading; 0 when unknown."""
+        estimate: Callable[..., int] | None = getattr(_module(self.scheme), "estimate_memory", None)
+        return estimate(self.file, **dict(self.options)) if estimate else 0
+
+
+def _module(scheme: str) -> ModuleType:
+    return importlib.import_module(SCHEMES[scheme].module)
+
+
+def parse_address(text: str) -> Address:
+    """The address in `text`. Raises `InvalidOption` for an unknown scheme or option, naming the nearest known one."""
+    scheme, colon, rest = text.partition(":")
+    if not colon or scheme not in SCHEMES:
+        if text.endswith(".gguf"):
+            raise InvalidOption(f"{text!r} has no scheme", f"write llama-cpp:{text}")
+        raise InvalidOption(f"unknown model address {text!r}", nearest(scheme, [f"{name}" for name in SCHEMES]))
+    path, _, query = rest.partition("?")
+    if not path:
+        raise InvalidOption(f"the address {text!r} names no model", f"for example {SCHEMES[scheme].example}")
+    if scheme == "embedded" and path not in _EMBEDDED:
+        raise ModelNotFound(f"there is no embedded model {path!r}", nearest(path, _EMBEDDED))
+    return Address(scheme, path, _options(scheme, query, text))
+
+
+def _options(scheme: str, query: str, text: str) -> tuple[tuple[str, Any], ...]:
+    known: dict[str, tuple[type, str]] = _module(scheme).OPTIONS
+    values: dict[str, Any] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in known:
+            raise InvalidOption(f"unknown option {key!r} in {text!r}", nearest(key, known))
+        values[key] = _convert(key, value, known[key][0])
+    return tuple(sorted(values.items()))
+
+
+def _convert(key: str, value: str, kind: type) -> Any:
+    if kind is bool:
+        if value.lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+            return value.lower() in ("1", "true", "yes", "on")
+        raise InvalidOption(f"{key}={value!r} is no truth value", "use true or false")
+    try:
+        return kind(value)
+    except ValueError:
+        raise InvalidOption(f"{key}={value!r} is no {kind.__name__}", f"use a {kind.__name__}") from None
+
+
+def check_memory(addresses: list[Address], available: int | None) -> None:
+    """Raises `NotEnoughMemory` when the models and their caches do not fit together; `available` in bytes."""
+    needs = {str(address): address.memory() for address in addresses}
+    if available is None or sum(needs.values()) <= available:
+        return
+    parts = " + ".join(f"{need / 2**30:.1f} GiB for {name}" for name, need in needs.items())
+    raise NotEnoughMemory(
+        f"the models and their caches need {parts}, this machine has {available / 2**30:.1f} GiB free",
+        "lower n_ctx or kv_tokens, quantize the cache (type_k=q8_0&type_v=q8_0), or use smaller models",
+    )
+
+
+@dataclass(slots=True)
+class _Entry:
+    backend: Backend
+    users: int
+
+
+class Pool:
+    """Loaded models by address, so that users of the same model share it. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Address, _Entry] = {}
+        self._lock = threading.Lock()
+
+    def acquire(self, address: Address) -> Backend:
+        """The model of an address, loaded once. Raises what loading raises, and keeps nothing then."""
+        with self._lock:
+            entry = self._entries.get(address)
+            if entry is None:
+                entry = self._entries[address] = _Entry(address.load(), 0)
+            entry.users += 1
+            return entry.backend
+
+    def release(self, address: Address) -> Backend | None:
+        """Gives a model back; returns it when nobody uses it any more, for the caller to close."""
+        with self._lock:
+            entry = self._entries[address]
+            entry.users -= 1
+            if entry.users:
+                return None
+            del self._entries[address]
+            return entry.backend
+
+    def loaded(self, address: Address) -> bool:
+        """Whether the model of an address is loaded already."""
+        with self._lock:
+            return address in self._entries

@@ -1,0 +1,105 @@
+"""Which calibration a call uses: one calibrator per model pair, score, step length and prompt, kept across runs."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Literal
+
+from a1agent.backends.base import ModelInfo
+from a1agent.config import Options
+from a1agent.conformal.calibrators import Calibrator, make_calibrator
+from a1agent.conformal.store import CalibrationKey, CalibrationStore
+from a1agent.embedded import shipped
+from a1agent.errors import CalibrationError
+from a1agent.types import Question
+
+__all__ = ["Calibrations", "key_of"]
+
+_MOST_CALIBRATORS = 64
+"""Calibrators kept in memory; the least recently used goes first, its scores are in the store."""
+
+
+def key_of(options: Options, question: Question, draft: ModelInfo, target: ModelInfo) -> CalibrationKey:
+    """What scores must share to be comparable: both models, the score, the step length and the kind of prompt."""
+    frame = [m.content for m in question.messages if m.role == "system"]
+    tools = [str(tool) for tool in question.tools]
+    digest = hashlib.blake2b(repr((frame, tools, options.takeover, options.temperature)).encode(), digest_size=8)
+    return CalibrationKey(
+        draft=draft.fingerprint,
+        target=target.fingerprint,
+        score=options.score,
+        step_tokens=options.step_tokens,
+        min_step_tokens=options.min_step_tokens or 0,
+        prompt=digest.hexdigest(),
+    )
+
+
+class Calibrations:
+    """The calibrators of an agent. `where`: `"default"` (the user's data folder), a path, or None (memory only)."""
+
+    def __init__(self, where: Path | str | Literal["default"] | None = "default") -> None:
+        self.where = where
+        self._store: CalibrationStore | None = None
+        self._calibrators: OrderedDict[tuple[CalibrationKey, str, str, int], Calibrator] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def calibrator(self, key: CalibrationKey, options: Options) -> Calibrator:
+        """The calibrator of a key, made on first use from what is stored. Reads the disk: call it in a thread.
+
+        Raises `CalibrationError` when a static calibration is asked of a given file that holds none of this pair.
+        """
+        identity = (key, options.calibrator, options.coverage, options.seed or 0)
+        with self._lock:
+            known = self._calibrators.get(identity)
+            if known is not None:
+                self._calibrators.move_to_end(identity)
+                return known
+            made = self._make(key, options)
+            self._calibrators[identity] = made
+            while len(self._calibrators) > _MOST_CALIBRATORS:
+                self._calibrators.popitem(last=False)
+            return made
+
+    def _make(self, key: CalibrationKey, options: Options) -> Calibrator:
+        store = self._open()
+        stored = store.load(key) if store else []
+        initial = shipped.calibration(key)
+        if options.calibrator == "static" and store and not (stored or initial):
+            self._check_static(store)
+        return make_calibrator(
+            options.calibrator,
+            rejection_rate=options.rejection_rate,
+            coverage=options.coverage,
+            seed=options.seed or 0,
+            initial=[*initial, *stored],
+            on_score=None if store is None else lambda turn, score: store.append(key, turn, score),
+        )
+
+    def _open(self) -> CalibrationStore | None:
+        if self.where is None:
+            return None
+        if self._store is None:
+            self._store = CalibrationStore(None if self.where == "default" else Path(self.where))
+        return self._store
+
+    def _check_static(self, store: CalibrationStore) -> None:
+        if self.where != "default" and store.summary():
+            raise CalibrationError(
+                f"the calibration in {self.where} is of other models, score, step length or prompt",
+                'calibrate this pair first, or use calibrator="adaptive", which needs no calibration',
+            )
+
+    def flush(self) -> None:
+        """Writes what is still in memory."""
+        if self._store is not None:
+            self._store.flush()
+
+    def close(self) -> None:
+        """Writes what is still in memory and closes the store."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+        self._calibrators.clear()

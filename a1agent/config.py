@@ -1,0 +1,142 @@
+"""The options of a call: frozen, keyword-only; an unknown or impossible value is an error that says what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from a1agent.errors import InvalidOption, nearest
+
+__all__ = ["CalibratorName", "Coverage", "EarlyStop", "Options", "ScoreName", "TakeoverMode", "VoteMethod", "help_of"]
+
+Coverage = Literal["marginal", "conditional"]
+CalibratorName = Literal["static", "online", "adaptive"]
+TakeoverMode = Literal["rewrite", "continue"]
+VoteMethod = Literal["auto", "majority", "weighted", "shortest", "temporal", "best"]
+EarlyStop = Literal["exact", "beta", "off"]
+ScoreName = Literal["mean_nll", "worst_nll"]
+AnswerKind = Literal["auto", "boxed", "choice", "json", "text"]
+
+
+def _option(default: Any, text: str) -> Any:  # any type: each field names its own
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a question is reasoned about. `replace` gives changed copies; every value is checked.
+
+    Raises `InvalidOption` (a `ValueError`) for values out of range.
+    """
+
+    chains: int = _option(8, "parallel attempts at the question (N)")
+    turns: int = _option(15, "rounds a chain may take before it must state its answer")
+    rejection_rate: float = _option(0.3, "share of verified steps that the target takes over, 0 to 1; it is kept")
+    coverage: Coverage = _option(
+        "marginal", "marginal: the rate holds over all steps; conditional: within each question (a cap per question)"
+    )
+    calibrator: CalibratorName = _option("adaptive", "adaptive keeps the rate; online grows; static is a fixed set")
+    takeover: TakeoverMode = _option(
+        "rewrite",
+        "rewrite: the target replaces a rejected step (right for most models); "
+        "continue: it writes after it (the paper's way, for targets that correct themselves, as thinking models do)",
+    )
+    vote: VoteMethod = _option("auto", "how answers are voted; auto: majority, or best when no chain states an answer")
+    answer: AnswerKind = _option("auto", "what counts as an answer in a chain's text")
+    step_tokens: int = _option(512, "most tokens of a drafted step")
+    min_step_tokens: int | None = _option(
+        None, "a blank line ends a step once it has this many tokens (default: 0 for the embedded pair, otherwise 256)"
+    )
+    takeover_tokens: int | None = _option(None, "most tokens the target writes in a takeover (default: step_tokens)")
+    answer_tokens: int = _option(64, "most tokens for the answer of a chain that ran out of turns or tokens")
+    max_tokens: int | None = _option(None, "most tokens of a chain (default: what the models' context holds)")
+    timeout_s: float | None = _option(None, "seconds until the best answer so far is returned (default: no limit)")
+    early_stop: EarlyStop = _option(
+        "exact", "cancel chains once the majority exact: cannot change; beta: will not, at stop_probability; off: never"
+    )
+    stop_probability: float = _option(0.95, "for early_stop=beta: how sure it must be that the majority stays")
+    score: ScoreName = _option("mean_nll", "what makes a step strange: mean_nll, or worst_nll over its worst tokens")
+    temperature: float = _option(0.8, "of both models' sampling; 0 is greedy")
+    top_k: int = _option(0, "sample among this many likeliest tokens; 0: all")
+    top_p: float = _option(1.0, "sample among the likeliest tokens that hold this probability together")
+    min_p: float = _option(0.0, "sample among tokens at least this likely, relative to the likeliest")
+    stop: tuple[str, ...] = _option((), "texts that end a chain's message")
+    seed: int | None = _option(None, "makes a call repeatable (default: a fresh one)")
+
+    def __post_init__(self) -> None:
+        for check in (self._check_counts, self._check_shares, self._check_choices):
+            check()
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+
+    @classmethod
+    def of(cls, **values: Any) -> Options:
+        """Options from keyword values. Raises `InvalidOption` for an unknown key, naming the nearest known one."""
+        return cls().replace(**values)
+
+    def replace(self, **values: Any) -> Options:
+        """A copy with some values changed. Raises `InvalidOption`."""
+        known = {f.name for f in dataclasses.fields(self)}
+        for key in values:
+            if key not in known:
+                raise InvalidOption(f"unknown option {key!r}", nearest(key, known))
+        return dataclasses.replace(self, **values)
+
+    def _check_counts(self) -> None:
+        for name in ("chains", "turns", "step_tokens", "answer_tokens"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("takeover_tokens", "max_tokens"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        for name in ("min_step_tokens", "top_k", "seed"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 0)
+
+    def _check_shares(self) -> None:
+        for name in ("rejection_rate", "top_p", "min_p", "stop_probability"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value <= 1:
+                raise InvalidOption(f"{name} is {value!r}", "it is a share between 0 and 1")
+        if self.top_p == 0:
+            raise InvalidOption("top_p is 0", "no token is left then; use a share above 0, or temperature=0 for greedy")
+        if not _is_number(self.temperature) or self.temperature < 0:
+            raise InvalidOption(f"temperature is {self.temperature!r}", "use 0 (greedy) or more")
+        if self.timeout_s is not None and (not _is_number(self.timeout_s) or self.timeout_s <= 0):
+            raise InvalidOption(f"timeout_s is {self.timeout_s!r}", "use a number of seconds above 0, or None")
+
+    def _check_choices(self) -> None:
+        choices = {
+            "coverage": Coverage,
+            "calibrator": CalibratorName,
+            "takeover": TakeoverMode,
+            "vote": VoteMethod,
+            "early_stop": EarlyStop,
+            "score": ScoreName,
+            "answer": AnswerKind,
+        }
+        for name, choice in choices.items():
+            value, known = getattr(self, name), get_args(choice)
+            if value not in known:
+                raise InvalidOption(f"{name} is {value!r}", nearest(str(value), known))
+        if self.coverage == "conditional" and self.calibrator != "adaptive":
+            raise InvalidOption(
+                f"coverage is conditional and the calibrator {self.calibrator}",
+                "only the adaptive calibrator has a level per question",
+            )
+
+
+def help_of(name: str) -> str:
+    """The help text of an option."""
+    return next(f.metadata["help"] for f in dataclasses.fields(Options) if f.name == name)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _at_least(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidOption(f"{name} is {value!r}", "it is a whole number")
+    if value < least:
+        raise InvalidOption(f"{name} is {value}", f"use {least} or more")

@@ -1,0 +1,155 @@
+"""Calibrators: from the score of a step to the decision whether the target takes over.
+
+| name | compared with | level |
+|---|---|---|
+| `static` | a fixed set | the rejection rate |
+| `online` | the newest scores of the stream | the rejection rate |
+| `adaptive` | the newest scores of the same turn bucket | predicted, and corrected by feedback |
+
+The guarantee of `adaptive` is on the overall rate of takeover (`rate_gap_bound`), not on answers being right; rates
+per turn and per question are empirical.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from threading import Lock
+from typing import Protocol
+
+from a1agent.conformal.adaptive import AdaptiveRule
+from a1agent.conformal.feedback import rate_gap_bound
+from a1agent.conformal.pvalue import p_value
+from a1agent.conformal.values import (
+    Calibrator,
+    Coverage,
+    Decision,
+    Observed,
+    check_rate,
+    hashed_uniform,
+    turn_bucket,
+    unknown_name,
+)
+from a1agent.conformal.window import ScoreWindow
+
+__all__ = [
+    "CALIBRATORS",
+    "DEFAULT_WINDOW",
+    "Calibrator",
+    "Coverage",
+    "Decision",
+    "Observed",
+    "make_calibrator",
+    "rate_gap_bound",
+    "turn_bucket",
+]
+
+DEFAULT_WINDOW = 10_000  # resolves p-values to 1e-4, and follows a slow change of models or prompts
+
+CALIBRATORS = ("static", "online", "adaptive")
+
+OnScore = Callable[[int, float], None]
+
+
+def make_calibrator(
+    name: str,
+    *,
+    rejection_rate: float,
+    coverage: Coverage = "marginal",
+    seed: int = 0,
+    initial: Iterable[tuple[int, float]] = (),
+    window: int = DEFAULT_WINDOW,
+    on_score: OnScore | None = None,
+) -> Calibrator:
+    """A calibrator by name (see the module's table).
+
+    `initial`: (turn, score) pairs to start from, oldest first; those that are not finite are left out. `window`:
+    scores kept per group, the newest (`static` keeps all of `initial`). `on_score(turn, score)` is called after each
+    decision that stored a score, outside the lock. Raises ValueError for an unknown name or coverage, for conditional
+    coverage with a calibrator that does not adapt, for a rate outside [0, 1] and for a window under 1.
+    """
+    if name not in CALIBRATORS:
+        raise unknown_name("calibrator", name, CALIBRATORS)
+    if coverage not in ("marginal", "conditional"):
+        raise unknown_name("coverage", coverage, ("marginal", "conditional"))
+    if coverage == "conditional" and name != "adaptive":
+        raise ValueError(f"coverage 'conditional' needs the calibrator 'adaptive': {name!r} has no level per question")
+    if window < 1:
+        raise ValueError(f"window must be at least 1, not {window}")
+    rule = _rule(name, coverage, window, [(turn, score) for turn, score in initial if math.isfinite(score)])
+    return _Calibrator(name, check_rate(rejection_rate), coverage, seed, rule, on_score)
+
+
+def _rule(name: str, coverage: Coverage, window: int, initial: list[tuple[int, float]]) -> "_Rule":
+    if name == "adaptive":
+        return AdaptiveRule(coverage, window, initial)
+    scores = [score for _, score in initial]
+    if name == "online":
+        return _FixedLevelRule(ScoreWindow(window, scores), grows=True)
+    return _FixedLevelRule(ScoreWindow(max(1, len(scores)), scores), grows=False)
+
+
+class _Rule(Protocol):
+    """What a calibrator does under its lock."""
+
+    def decide(self, step: Observed, rate: float, u: float) -> Decision: ...
+    def close_question(self, question: str) -> None: ...
+    def __len__(self) -> int: ...
+
+
+class _FixedLevelRule:
+    """One set of scores for all turns and the asked rate as the level: `static`, or `online` where it grows."""
+
+    def __init__(self, scores: ScoreWindow, *, grows: bool) -> None:
+        self._scores = scores
+        self._grows = grows
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+    def decide(self, step: Observed, rate: float, u: float) -> Decision:
+        size = len(self._scores)
+        if not math.isfinite(step.score):
+            return Decision(p_value=math.nan, level=rate, rejected=True, calibration_size=size, forced=True)
+        above, equal = self._scores.ranks(step.score)
+        p = p_value(above, equal, size, u)
+        if self._grows:
+            self._scores.add(step.score)
+        return Decision(p_value=p, level=rate, rejected=p <= rate, calibration_size=size, forced=False)
+
+    def close_question(self, question: str) -> None:
+        """Nothing is kept by question."""
+
+
+class _Calibrator:
+    """A rule behind a lock: a decision and what is learned from it are one act."""
+
+    def __init__(
+        self, name: str, rejection_rate: float, coverage: Coverage, seed: int, rule: _Rule, on_score: OnScore | None
+    ) -> None:
+        self.name = name
+        self.rejection_rate = rejection_rate
+        self.coverage: Coverage = coverage
+        self._seed = seed
+        self._rule = rule
+        self._on_score = on_score if name != "static" else None
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._rule)
+
+    def __repr__(self) -> str:
+        return f"<{self.name} calibrator: rejection_rate={self.rejection_rate}, {self.coverage}, {len(self)} scores>"
+
+    def decide(self, step: Observed, rejection_rate: float | None = None) -> Decision:
+        rate = self.rejection_rate if rejection_rate is None else check_rate(rejection_rate)
+        turn_bucket(step.turn)  # refuses a bad turn before anything is learned from the step
+        u = hashed_uniform(self._seed, step)
+        with self._lock:
+            decision = self._rule.decide(step, rate, u)
+        if self._on_score is not None and math.isfinite(step.score):
+            self._on_score(step.turn, step.score)
+        return decision
+
+    def close_question(self, question: str) -> None:
+        with self._lock:
+            self._rule.close_question(question)

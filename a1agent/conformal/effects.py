@@ -1,0 +1,124 @@
+"""Predicting the right level: how strange is this question, and what is under way now?
+
+All of this lives on the scale z = probit(p). There z is standard normal over the stream, as p is uniform, whatever
+the models, the score and its tails are; so one set of constants serves every stream. `z = effect + rest` splits it
+into a part that the steps of a question share and one that they do not (a random-effects model), and the share of
+variance between questions, the intraclass correlation, is learned from the stream. Where questions do not differ it
+tends to 0, and nothing is predicted.
+"""
+
+import math
+from collections import OrderedDict
+from statistics import NormalDist
+
+__all__ = ["QuestionEffects", "probit", "probit_inverse"]
+
+_NORMAL = NormalDist()
+_EDGE = 1e-4  # keeps z within 3.7: beyond that a p-value says more about the size of the set than about the step
+
+PRIOR_SHARE = 0.1  # intraclass correlation before any data, worth PRIOR_STEPS products
+PRIOR_STEPS = 20.0
+MAX_SHARE = 0.9
+SHARE_FORGETTING = 1 / 2000  # a step's weight in the intraclass correlation decays over thousands of steps,
+STEP_FORGETTING = 1 / 100  # in its question's effect over a hundred (later turns resemble each other more)
+TRAFFIC_FORGETTING = 1 / 64  # and in what is under way over dozens
+MAX_OPEN = 4096  # questions never closed are forgotten after this many others
+
+
+def probit(p: float) -> float:
+    """Quantile of the standard normal, with p kept off 0 and 1."""
+    return _NORMAL.inv_cdf(min(max(p, _EDGE), 1.0 - _EDGE))
+
+
+def probit_inverse(z: float) -> float:
+    """Distribution function of the standard normal."""
+    return 0.5 * math.erfc(-z * math.sqrt(0.5))
+
+
+class _Question:
+    """Discounted sums over the steps of one open question, and its share of what is under way."""
+
+    __slots__ = ("count", "effect", "seen_at", "total", "traffic")
+
+    def __init__(self, now: int) -> None:
+        self.count = self.total = 0.0
+        self.effect = 0.0
+        self.traffic = 0.0  # discounted number of its steps in the stream, as of `seen_at`
+        self.seen_at = now
+
+
+class QuestionEffects:
+    """Posterior effects of the open questions; every call is O(1). Not locked: its owner is."""
+
+    def __init__(self) -> None:
+        self._questions: OrderedDict[str, _Question] = OrderedDict()
+        self._products = PRIOR_SHARE * PRIOR_STEPS
+        self._weights = PRIOR_STEPS
+        self._share = PRIOR_SHARE
+        self._now = 0
+        self._traffic_effect = self._traffic = 0.0
+
+    @property
+    def share(self) -> float:
+        """Share of the variance of z that lies between questions (intraclass correlation), in [0, MAX_SHARE]."""
+        return self._share
+
+    def arrive(self, question: str) -> None:
+        """A step of `question` is about to be decided: it counts as under way."""
+        entry = self._questions.get(question)
+        if entry is None:
+            entry = self._questions[question] = _Question(self._now)
+            if len(self._questions) > MAX_OPEN:
+                self.close(next(iter(self._questions)))
+        self._questions.move_to_end(question)
+        self._now += 1
+        keep = 1.0 - TRAFFIC_FORGETTING
+        self._age_traffic(entry)
+        self._traffic_effect = self._traffic_effect * keep + entry.effect
+        self._traffic = self._traffic * keep + 1.0
+        entry.traffic += 1.0
+
+    def of_question(self, question: str) -> tuple[float, float]:
+        """Mean of the question's effect and spread (standard deviation) of its next z, predicted from its steps so far.
+
+        Conjugate normal model with variances `share` between questions and `1 - share` within.
+        """
+        entry, share = self._questions[question], self._share
+        precision = entry.count * share + 1.0 - share
+        return share * entry.total / precision, math.sqrt((1.0 - share) * (1.0 + share / precision))
+
+    def of_traffic(self) -> float:
+        """Mean effect of the questions under way, weighted by how many of the latest steps were theirs."""
+        return self._traffic_effect / self._traffic
+
+    def learn(self, question: str, z: float) -> None:
+        """The step of `question` that arrived last turned out to be `z`."""
+        entry = self._questions[question]
+        if entry.count > 0.0:
+            # The product of two steps of one question has the mean `share`; a mean over more of them is less noisy.
+            weight = entry.count / (entry.count + 4.0)
+            keep = 1.0 - SHARE_FORGETTING
+            self._products = self._products * keep + weight * z * entry.total / entry.count
+            self._weights = self._weights * keep + weight
+            self._share = min(max(self._products / self._weights, 0.0), MAX_SHARE)
+        keep = 1.0 - STEP_FORGETTING
+        entry.count = entry.count * keep + 1.0
+        entry.total = entry.total * keep + z
+        effect = self._share * entry.total / (entry.count * self._share + 1.0 - self._share)
+        self._traffic_effect += entry.traffic * (effect - entry.effect)
+        entry.effect = effect
+
+    def close(self, question: str) -> None:
+        """Forget the question; it is no longer under way. Unknown ones are ignored."""
+        entry = self._questions.pop(question, None)
+        if entry is None:
+            return
+        self._age_traffic(entry)
+        self._traffic_effect -= entry.traffic * entry.effect
+        self._traffic = max(self._traffic - entry.traffic, 0.0)
+        if not self._questions:  # sums start afresh, so that rounding never adds up
+            self._traffic_effect = self._traffic = 0.0
+
+    def _age_traffic(self, entry: _Question) -> None:
+        entry.traffic *= (1.0 - TRAFFIC_FORGETTING) ** (self._now - entry.seen_at)
+        entry.seen_at = self._now

@@ -1,0 +1,102 @@
+"""Correcting the level by what was decided: the terms of feedback, and the bound on the rate that they keep."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+__all__ = ["GLOBAL_GAIN", "QUESTION_GAIN", "TURN_GAIN", "GlobalTerm", "Terms", "rate_gap_bound"]
+
+GLOBAL_GAIN = 0.025
+TURN_GAIN = 0.01
+QUESTION_GAIN = 0.04
+
+
+K = TypeVar("K", bound=Hashable)
+
+
+class GlobalTerm:
+    """The feedback term over all steps, which has the last word: it keeps the overall rate, whatever happens.
+
+    After a step that was asked for the rate r_t and decided x_t (1 rejected, 0 accepted) the term moves by
+    g * (r_t - x_t), g = `gain`, as in adaptive conformal inference (Gibbs & Candès 2021, arXiv 2106.00170). Above 1 it
+    forces a rejection and below -1 an acceptance.
+
+    Claim. For any scores, in any order, from any number of threads (`last_word` and `move` of a step run under one
+    lock), for every T >= 1
+
+        | sum of x_t - sum of r_t | <= (1 + g) / g        hence  | overall rate - asked rate | <= (1 + g) / (g T).
+
+    Proof. The term starts at 0, and |g * (r - x)| <= g as r and x lie in [0, 1]. Suppose |term| <= 1 + g before a
+    step. If |term| <= 1, then |term| <= 1 + g after it. If term > 1, the step is rejected (x = 1) and the term moves
+    by g * (r - 1), which lies in [-g, 0]: it stays in [1 - g, 1 + g], and g <= 1. If term < -1, it is accepted and the
+    mirror image holds. So |term| <= 1 + g throughout. The term is g times the sum of (r_t - x_t); divide by g. QED.
+    Where r is exactly 0 or 1 nothing is forced: deciding x = r moves the term by 0, and that keeps the claim as well.
+
+    Other feedback terms and every prediction only choose x where |term| <= 1, which the proof leaves free.
+
+    A score that is not finite must be a takeover (x = 1) whatever the term says. It is charged like any rejection, and
+    the proof covers it, unless an acceptance was due (term < -1): then the term moves no lower than -1 - g. With k such
+    steps the lower bound is untouched, and the sum exceeds its upper bound by less than k:
+    sum of x_t - sum of r_t <= (1 + g) / g + k. Over the other steps alone the claim holds as it stands, up to the part
+    of a step that the floor left uncharged. Charging them in full would only look better: once the model recovers,
+    the debt would have to be paid by accepting that many steps unseen.
+    """
+
+    __slots__ = ("_gain", "_value")
+
+    def __init__(self, gain: float = GLOBAL_GAIN) -> None:
+        self._gain = gain
+        self._value = 0.0
+
+    @property
+    def value(self) -> float:
+        return self._value
+
+    def last_word(self, rejected: bool, asked_rate: float) -> bool:
+        """What becomes of a step with a finite score that the level would reject or accept."""
+        if asked_rate in (0.0, 1.0):
+            return asked_rate == 1.0
+        if abs(self._value) > 1.0:
+            return self._value > 0.0
+        return rejected
+
+    def move(self, rejected: bool, asked_rate: float) -> None:
+        """Take in the decision; the floor is reached by takeovers of non-finite scores only (see above)."""
+        floor = -1.0 - self._gain
+        value = self._value + self._gain * (asked_rate - rejected)
+        self._value = value if value > floor else floor
+
+
+def rate_gap_bound(steps: int, gain: float = GLOBAL_GAIN) -> float:
+    """Largest possible |overall rate - asked rate| after `steps` decisions with finite scores."""
+    return math.inf if steps < 1 else (1.0 + gain) / (gain * steps)
+
+
+class Terms(Generic[K]):
+    """Feedback terms by key, each moving like the global one but without its guarantee; kept within [-1, 1].
+
+    At most `capacity` keys are kept, those used last.
+    """
+
+    __slots__ = ("_capacity", "_gain", "_values")
+
+    def __init__(self, gain: float, capacity: int) -> None:
+        self._gain = gain
+        self._capacity = capacity
+        self._values: OrderedDict[K, float] = OrderedDict()
+
+    def __getitem__(self, key: K) -> float:
+        return self._values.get(key, 0.0)
+
+    def move(self, key: K, rejected: bool, asked_rate: float) -> None:
+        value = self._values.get(key, 0.0) + self._gain * (asked_rate - rejected)
+        if not -1.0 <= value <= 1.0:
+            value = math.copysign(1.0, value)  # a term of 1 outweighs everything already
+        self._values[key] = value
+        self._values.move_to_end(key)
+        if len(self._values) > self._capacity:
+            self._values.popitem(last=False)
+
+    def close(self, key: K) -> None:
+        self._values.pop(key, None)

@@ -1,0 +1,34 @@
+# pyright: reportUnknownMemberType=false
+"""Plots of a replay. Needs matplotlib, which only this module imports."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError("Plotting needs matplotlib: pip install 'a1agent[bench]'") from error
+
+__all__ = ["draw_rates"]
+
+
+def draw_rates(
+    path: str | Path,
+    *,
+    asked_rate: float,
+    windows: Sequence[float],
+    turns: Sequence[tuple[int, float]],
+    questions: Sequence[float],
+) -> None:
+    """Three panels: rejection rate over windows in time, by turn, and of questions from lowest to highest."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")  # no pyplot: nothing global, no display needed
+    over_time, by_turn, by_question = figure.subplots(1, 3, sharey=True)
+    over_time.plot(windows, linewidth=0.8)
+    over_time.set(xlabel="window of 200 steps, by its first step", ylabel="rejection rate")
+    by_turn.bar([turn for turn, _ in turns], [rate for _, rate in turns])
+    by_turn.set(xlabel="turn")
+    by_question.plot(sorted(questions), drawstyle="steps-mid")
+    by_question.set(xlabel="questions, from lowest rate to highest", ylim=(0, 1))
+    for panel in (over_time, by_turn, by_question):
+        panel.axhline(asked_rate, color="black", linestyle="--", linewidth=0.8)
+    figure.savefig(path, dpi=150)

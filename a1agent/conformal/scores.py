@@ -1,0 +1,61 @@
+"""From the target's token log-probabilities to one score of a step: larger is stranger, in nats per token."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from a1agent.conformal.values import unknown_name
+
+__all__ = ["SCORES", "ScoreFunction", "mean_nll", "score_function", "worst_nll", "worst_share_nll"]
+
+ScoreFunction = Callable[[Sequence[float]], float]
+
+WORST_SHARE = 0.2
+
+
+def mean_nll(logprobs: Sequence[float]) -> float:
+    """Mean negative log-likelihood per token; its exp is the step's perplexity.
+
+    `logprobs`: natural logs, one per token. An empty step gives nan and a value that is not finite carries over,
+    so that a calibrator turns both into a takeover.
+    """
+    if len(logprobs) == 0:
+        return math.nan
+    return -_sum(logprobs) / len(logprobs)
+
+
+def worst_share_nll(logprobs: Sequence[float], share: float) -> float:
+    """Mean negative log-likelihood of the least likely `share` of the tokens, at least one of them.
+
+    Sees one wrong digit that the mean over a long step dilutes. `share` in (0, 1], otherwise ValueError; 1 is
+    `mean_nll`. Empty and non-finite steps as there.
+    """
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"share must lie in (0, 1], not {share}")
+    if not all(math.isfinite(logprob) for logprob in logprobs):
+        return mean_nll(logprobs)  # sorting is undefined with nan, and an infinite one would be among the worst
+    kept = math.ceil(share * len(logprobs) - 1e-9)  # 0.1 * 30 is 3.0000000000000004: still three tokens
+    return mean_nll(sorted(logprobs)[: max(1, kept)])
+
+
+def worst_nll(logprobs: Sequence[float]) -> float:
+    """`worst_share_nll` of the worst 20 % of the tokens."""
+    return worst_share_nll(logprobs, WORST_SHARE)
+
+
+SCORES: Mapping[str, ScoreFunction] = MappingProxyType({"mean_nll": mean_nll, "worst_nll": worst_nll})
+
+
+def score_function(name: str) -> ScoreFunction:
+    """The score of that name in `SCORES`; raises ValueError that names the nearest."""
+    try:
+        return SCORES[name]
+    except KeyError:
+        raise unknown_name("score", name, SCORES) from None
+
+
+def _sum(logprobs: Sequence[float]) -> float:
+    try:
+        return math.fsum(logprobs)
+    except (ValueError, OverflowError):  # inf with -inf, or beyond the range of a float
+        return math.nan

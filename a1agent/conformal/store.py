@@ -1,0 +1,147 @@
+"""Calibration kept across runs, in one SQLite file that concurrent processes share."""
+
+import math
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+from a1agent.conformal.store_file import CalibrationKey, CalibrationWarning, Row, StoreEntry, StoreFile, StorePeriod
+from a1agent.conformal.values import turn_bucket
+
+__all__ = [
+    "CalibrationKey",
+    "CalibrationStore",
+    "CalibrationWarning",
+    "StoreEntry",
+    "StorePeriod",
+    "default_store_path",
+]
+
+WINDOW = 10_000  # scores kept per key and turn bucket, the newest
+FLUSH_S = 1.0  # a score reaches the disk at most this much later,
+FLUSH_SCORES = 1000  # or as soon as this many wait
+TIMEOUT_S = 5.0  # how long another process may hold the file
+
+
+def default_store_path() -> Path:
+    """Where calibration is kept unless told otherwise: the platform's data folder of this user."""
+    return user_data_path("a1agent", appauthor=False) / "calibration.sqlite3"
+
+
+class CalibrationStore:
+    """Scores by `CalibrationKey`, the newest `window` of each turn bucket.
+
+    `append` only buffers, in O(1): a background thread writes what has gathered, within about a second; `flush` and
+    `close` write at once, and an interpreter that exits closes what is open. A process that is killed loses what it
+    had not yet written and nothing else. `load`, `flush`, `close` and `summary` touch the disk: call them in a thread
+    where an event loop runs. All methods may be called from any thread; open a store after a fork, not before.
+
+    A damaged file, and one that another process keeps locked for `timeout_s` seconds, is moved aside (renamed with the
+    reason and the time, beside the path) and a fresh one begun; where that fails, on a read-only folder say, the
+    scores of this process stay in memory. Either is told by one `CalibrationWarning`. `path` None is
+    `default_store_path()`.
+    """
+
+    def __init__(self, path: Path | None = None, *, window: int = WINDOW, timeout_s: float = TIMEOUT_S) -> None:
+        if window < 1:
+            raise ValueError(f"window must be at least 1, not {window}")
+        self._writer = _Writer(StoreFile(path or default_store_path(), window, timeout_s))
+        # Runs at interpreter exit too; the thread refers to the writer only, so that a store can be collected.
+        self._finalizer = weakref.finalize(self, self._writer.close)
+
+    @property
+    def path(self) -> Path | None:
+        """The file in use; None once scores are kept in memory only."""
+        return self._writer.file.path
+
+    def __enter__(self) -> "CalibrationStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def load(self, key: CalibrationKey, limit_per_bucket: int = WINDOW) -> list[tuple[int, float]]:
+        """(turn, score) of the newest scores of each turn bucket, oldest first."""
+        self._writer.flush()
+        return self._writer.file.read(key, limit_per_bucket)
+
+    def append(self, key: CalibrationKey, turn: int, score: float) -> None:
+        """Keep a score; raises ValueError if it is not finite, or for a negative turn, or once the store is closed."""
+        if not math.isfinite(score):
+            raise ValueError(f"only finite scores are kept, not {score}")
+        self._writer.add(Row(key=key, bucket=turn_bucket(turn), turn=turn, score=score, at=time.time()))
+
+    def flush(self) -> None:
+        """Write everything appended so far."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write everything and close the file; closing twice is harmless."""
+        self._finalizer()
+
+    def summary(self) -> list[StoreEntry]:
+        """What is stored under each key, the one used last first."""
+        self._writer.flush()
+        return self._writer.file.summary()
+
+
+@dataclass(slots=True)
+class _Pending:
+    rows: list[Row]
+    closed: bool = False
+
+
+class _Writer:
+    """The buffer, and the thread that empties it; started by the first score."""
+
+    def __init__(self, file: StoreFile) -> None:
+        self.file = file
+        self._pending = _Pending([])
+        self._changed = threading.Condition()
+        self._flushing = threading.Lock()  # rows reach the file in the order in which they came
+        self._thread: threading.Thread | None = None
+
+    def add(self, row: Row) -> None:
+        with self._changed:
+            if self._pending.closed:
+                raise ValueError("the calibration store is closed")
+            self._pending.rows.append(row)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="a1agent-calibration", daemon=True)
+                self._thread.start()
+            if len(self._pending.rows) in (1, FLUSH_SCORES):
+                self._changed.notify()
+
+    def flush(self) -> None:
+        with self._flushing:
+            with self._changed:
+                rows, self._pending.rows = self._pending.rows, []
+            if rows:
+                self.file.write(rows)
+
+    def close(self) -> None:
+        with self._changed:
+            self._pending.closed = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        self.flush()
+        self.file.close()
+
+    def _run(self) -> None:
+        while self._gather():
+            self.flush()
+
+    def _gather(self) -> bool:
+        """Wait for a first score, then a moment for others; False once the store closes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending.rows or self._pending.closed)
+            self._changed.wait_for(
+                lambda: len(self._pending.rows) >= FLUSH_SCORES or self._pending.closed, timeout=FLUSH_S
+            )
+            return not self._pending.closed

@@ -1,0 +1,1 @@
+"""The data path, one file per verb, in the order data takes."""

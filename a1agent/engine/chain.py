@@ -1,0 +1,122 @@
+"""What the verbs of the data path work on: the call, which all its chains share, and one chain's state."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from a1agent.backends.base import Generated, ModelInfo, Sampling, Sequence, Stop
+from a1agent.config import Options
+from a1agent.conformal.calibrators import Calibrator
+from a1agent.conformal.scores import ScoreFunction
+from a1agent.engine.extract import Answer, extract_answer
+from a1agent.events import Event
+from a1agent.prompts import BLANK_LINE, final_message
+from a1agent.types import Author, ChainEnd, ChainResult, Step, Turn
+
+__all__ = ["Call", "Chain", "seed_of"]
+
+_SLACK_TOKENS = 32
+"""Room kept in the context beside the answer: the words that ask for it, and steps that other tokenizers cut finer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One question being answered: all that its chains share. `deadline`: in the event loop's seconds."""
+
+    key: str
+    options: Options
+    seed: int
+    boxed: bool
+    draft: ModelInfo
+    target: ModelInfo
+    calibrator: Calibrator
+    score: ScoreFunction
+    emit: Callable[[Event], None]
+    deadline: float | None = None
+
+    def sampling(self, chain: int, turn: int, author: Author) -> Sampling:
+        """How the step of this chain and turn is drawn: its seed does not depend on who arrives first."""
+        o = self.options
+        seed = seed_of(self.seed, self.key, chain, turn, author)
+        return Sampling(temperature=o.temperature, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p, seed=seed)
+
+    def stop(self) -> Stop:
+        """Where a step ends."""
+        return Stop(boundary=BLANK_LINE, min_tokens=self.options.min_step_tokens or 0, strings=self.options.stop)
+
+
+@dataclass(slots=True, kw_only=True)
+class Chain:
+    """One attempt while it grows. `room` tells how many tokens it may still write before it must state its answer."""
+
+    index: int
+    draft: Sequence
+    target: Sequence
+    text: str = ""
+    turns: list[Turn] = field(default_factory=list[Turn])
+    scores: list[float] = field(default_factory=list[float])
+    history: list[tuple[int, Answer]] = field(default_factory=list[tuple[int, Answer]])
+    tokens: int = 0
+    ended: bool = False
+    end: ChainEnd = "turns"
+    answer: Answer | None = None
+
+    def room(self, call: Call) -> int:
+        """Tokens left in both contexts and under `max_tokens`, less what stating the answer takes."""
+        left = min(
+            call.draft.context_length - self.draft.length,
+            call.target.context_length - self.target.length,
+        )
+        left -= call.options.answer_tokens + _SLACK_TOKENS
+        if call.options.max_tokens is not None:
+            left = min(left, call.options.max_tokens - self.tokens)
+        return left
+
+    def grow(self, generated: Generated, author: Author) -> Step:
+        """Adds what a model wrote to the text, and returns it as a step."""
+        step = step_of(generated, author)
+        self.text += step.text
+        self.tokens += step.tokens
+        # The end of the turn and a stop string of the caller both end the message.
+        self.ended = generated.finish == "end" or generated.stop_string is not None
+        return step
+
+    def states_answer(self, call: Call) -> bool:
+        """Whether the message already states the boxed answer it was asked for."""
+        if not call.boxed:
+            return False
+        return extract_answer(final_message(self.text), "boxed") is not None
+
+    def close(self, call: Call, end: ChainEnd) -> None:
+        """Reads the answer the chain ended with."""
+        self.end = end
+        message = final_message(self.text)
+        self.answer = extract_answer(message, call.options.answer)
+
+    def result(self, error: str | None = None) -> ChainResult:
+        """The chain as a frozen value."""
+        finite = [score for score in self.scores if math.isfinite(score)]
+        return ChainResult(
+            index=self.index,
+            text=self.text,
+            answer=self.answer.text if self.answer else None,
+            turns=tuple(self.turns),
+            end=self.end,
+            error=error,
+            token_count=self.tokens,
+            mean_score=sum(finite) / len(finite) if finite else float("nan"),
+        )
+
+
+def step_of(generated: Generated, author: Author) -> Step:
+    """A generated text as a step of its author."""
+    return Step(text=generated.step.text, author=author, tokens=len(generated.logprobs))
+
+
+def seed_of(seed: int, *parts: object) -> int:
+    """A 32-bit seed hashed from a call's seed and what it is for."""
+    digest = hashlib.blake2b(repr((seed, *parts)).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little")

@@ -1,0 +1,39 @@
+"""Decide: conformal calibration turns the score into accept or reject, without a look at sibling chains."""
+
+from __future__ import annotations
+
+from a1agent.backends.base import Generated, TokenScores
+from a1agent.conformal.calibrators import Observed
+from a1agent.conformal.scores import mean_nll
+from a1agent.engine.chain import Call, Chain
+from a1agent.events import StepVerified
+from a1agent.types import Verdict
+
+__all__ = ["decide"]
+
+
+def decide(call: Call, chain: Chain, turn: int, drafted: Generated, score: float, scored: TokenScores) -> Verdict:
+    """The verdict on a scored step; one atomic act that also feeds the calibrator."""
+    decision = call.calibrator.decide(
+        Observed(
+            score=score,
+            question=call.key,
+            chain=chain.index,
+            turn=turn,
+            draft_score=mean_nll(drafted.logprobs) if drafted.logprobs else None,
+        ),
+        call.options.rejection_rate,
+    )
+    verdict = Verdict(
+        score=score,
+        p_value=decision.p_value,
+        level=decision.level,
+        rejected=decision.rejected,
+        calibration_size=decision.calibration_size,
+        forced=decision.forced,
+    )
+    chain.scores.append(score)
+    call.emit(
+        StepVerified(chain=chain.index, turn=turn, verdict=verdict, scored_tokens=len(scored.ids), work=scored.work)
+    )
+    return verdict

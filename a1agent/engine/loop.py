@@ -1,0 +1,176 @@
+"""The data path of A1: open chains -> draft -> verify -> decide -> take over -> vote. No chain waits for another."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from a1agent.backends.base import Sequence, StepText
+from a1agent.engine import earlystop
+from a1agent.engine.chain import Call, Chain, step_of
+from a1agent.engine.decide import decide
+from a1agent.engine.draft import draft
+from a1agent.engine.extract import extract_answer
+from a1agent.engine.takeover import Marks, take_over
+from a1agent.engine.verify import verify
+from a1agent.engine.vote import Candidate, Tally, Vote
+from a1agent.events import ChainFinished, ChainStarted, StepAccepted
+from a1agent.prompts import answer_cue, final_message
+from a1agent.types import ChainEnd, ChainResult, Turn
+
+__all__ = ["Outcome", "reason"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How the chains of a call ended, and how they voted."""
+
+    chains: list[ChainResult]
+    vote: Vote
+    timed_out: bool
+    causes: list[BaseException]
+
+
+async def reason(call: Call, draft_root: Sequence, target_root: Sequence, tally: Tally) -> Outcome:
+    """Runs all chains of a call to their ends, an early majority, or the time limit, and votes.
+
+    Cancelling it closes every chain's sequences before it returns.
+    """
+    run = _Run(call=call, tally=tally)
+    try:
+        for index in range(call.options.chains):
+            chain = Chain(index=index, draft=draft_root.fork(), target=target_root.fork())
+            run.start(chain)
+        await run.watch()
+    finally:
+        await run.stop()
+    vote = tally.vote(call.options.vote, started=call.options.chains)
+    return Outcome(sorted(run.results, key=lambda r: r.index), vote, run.timed_out, run.causes)
+
+
+@dataclass(slots=True)
+class _Run:
+    """The chains in flight."""
+
+    call: Call
+    tally: Tally
+    tasks: dict[asyncio.Task[None], Chain] = field(default_factory=dict[asyncio.Task[None], Chain])
+    results: list[ChainResult] = field(default_factory=list[ChainResult])
+    causes: list[BaseException] = field(default_factory=list[BaseException])
+    timed_out: bool = False
+
+    def start(self, chain: Chain) -> None:
+        self.call.emit(ChainStarted(chain=chain.index))
+        self.tasks[asyncio.create_task(grow(self.call, chain), name=f"a1 chain {chain.index}")] = chain
+
+    async def watch(self) -> None:
+        """Takes chains in as they finish, until all have, the majority stands, or time is up."""
+        deadline, clock = self.call.deadline, asyncio.get_running_loop().time
+        while self.tasks and not self._decided():
+            left = None if deadline is None else max(0.0, deadline - clock())
+            done, _ = await asyncio.wait(self.tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                self.timed_out = True
+                return
+            for task in sorted(done, key=lambda t: self.tasks[t].index):
+                await self._finish(task)
+
+    async def _finish(self, task: asyncio.Task[None]) -> None:
+        chain = self.tasks.pop(task)
+        error = task.exception()
+        if error is not None:
+            chain.end = "failed"
+            self.causes.append(error)
+        await self._settle(chain, str(error) if error is not None else None)
+
+    async def _settle(self, chain: Chain, error: str | None = None) -> None:
+        await asyncio.gather(chain.draft.close(), chain.target.close())
+        result = chain.result(error)
+        self.results.append(result)
+        self.call.emit(ChainFinished(chain=chain.index, result=result))
+        if result.finished:
+            await self.tally.add(
+                Candidate(
+                    chain=chain.index,
+                    answer=chain.answer,
+                    tokens=chain.tokens,
+                    score=result.mean_score,
+                    history=tuple(chain.history),
+                )
+            )
+
+    def _decided(self) -> bool:
+        options = self.call.options
+        if options.early_stop == "off" or options.vote not in ("auto", "majority"):
+            return False
+        counts, remaining = self.tally.counts(), len(self.tasks)
+        if earlystop.decided(counts, remaining):
+            return True
+        return options.early_stop == "beta" and earlystop.beta_decided(counts, remaining, options.stop_probability)
+
+    async def stop(self) -> None:
+        """Ends what still runs: `cancelled` once the majority stands, `timeout` with the answer so far at the limit."""
+        tasks = dict(self.tasks)
+        self.tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        end: ChainEnd = "timeout" if self.timed_out else "cancelled"
+        for chain in tasks.values():
+            if self.timed_out:
+                chain.close(self.call, end)
+            chain.end = end
+            await self._settle(chain)
+
+
+async def grow(call: Call, chain: Chain) -> None:
+    """Turn by turn until the chain states an answer, ends its message, or runs out; then it is made to state one."""
+    end: ChainEnd = "turns"
+    for turn in range(call.options.turns):
+        room = chain.room(call)
+        if room < 1:
+            end = "tokens"
+            break
+        await take_turn(call, chain, turn, room)
+        if chain.ended or chain.states_answer(call):
+            chain.close(call, "ended" if chain.ended else "answered")
+            return
+        if call.options.vote == "temporal":
+            _remember(call, chain, turn)
+    await state_answer(call, chain)
+    chain.close(call, end)
+
+
+async def take_turn(call: Call, chain: Chain, turn: int, room: int, most: int | None = None) -> None:
+    """One round: the draft writes, the target scores, the calibrator decides, the step stays or is taken over."""
+    options = call.options
+    marks = Marks(draft=chain.draft.mark(), target=chain.target.mark())
+    drafted = await draft(call, chain, turn, min(most or options.step_tokens, room))
+    score, scored = await verify(call, chain, drafted)
+    verdict = decide(call, chain, turn, drafted, score, scored)
+    step, taken = step_of(drafted, "draft"), None
+    if verdict.rejected:
+        limit = most or options.takeover_tokens or options.step_tokens
+        taken = await take_over(call, chain, turn, drafted, marks, min(limit, room))
+    else:
+        chain.grow(drafted, "draft")
+        call.emit(StepAccepted(chain=chain.index, turn=turn, step=step))
+    chain.turns.append(Turn(index=turn, drafted=step, verdict=verdict, taken_over=taken))
+
+
+async def state_answer(call: Call, chain: Chain) -> None:
+    """Makes a chain that ran out of turns or tokens close its thinking and state its answer.
+
+    The statement is a step like any other: drafted, scored, and taken over where it is strange.
+    """
+    cue = answer_cue(chain.text, call.boxed)
+    if cue:
+        await asyncio.gather(chain.draft.append(StepText(text=cue)), chain.target.append(StepText(text=cue)))
+        chain.text += cue
+    await take_turn(call, chain, len(chain.turns), call.options.answer_tokens, call.options.answer_tokens)
+
+
+def _remember(call: Call, chain: Chain, turn: int) -> None:
+    answer = extract_answer(final_message(chain.text), call.options.answer)
+    if answer is not None:
+        chain.history.append((turn, answer))

@@ -1,0 +1,371 @@
+"""math-verify in a worker process that can be killed: it may hang, fill memory, and uses SIGALRM when left to itself.
+
+The worker is this file run as a program: one JSON request a line on stdin, one JSON reply a line on stdout. It loads
+nothing of a1agent, sees no environment variable that could hold a key, and ends when stdin closes, when a deadline
+passes (enforced on both sides), or when it outgrows its memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import importlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import IO, Any
+
+__all__ = ["MathWorker", "refusal"]
+
+MAX_CHARS = 1000
+"""Longest answer that is judged."""
+MAX_EXPONENT = 1000
+MAX_FACTORIAL = 1000
+_MEMORY_BYTES = 1 << 30
+_START_S = 60.0
+"""Importing sympy takes a second on an idle machine, and much longer on a loaded one."""
+_GRACE_S = 1.0
+_LIBRARY_VARIABLES = (
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONUSERBASE",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+)
+_SYSTEM_VARIABLES = (
+    "PATH",
+    "SYSTEMROOT",
+    "SYSTEMDRIVE",
+    "WINDIR",
+    "TEMP",
+    "TMP",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+)
+_KEPT_VARIABLES = {*_LIBRARY_VARIABLES, *_SYSTEM_VARIABLES, "HOME", "USERPROFILE", "APPDATA"}
+
+
+class MathWorker:
+    """Judges by math-verify whether two answers are equal, one pair at a time, in a process that starts when needed.
+
+    Bound to no event loop: calls may come from several loops, in turn or at once. `deadline_s` is for one pair, in
+    seconds from when its turn comes; a pair that takes longer, or more than `memory_bytes` (where the system can limit
+    it), costs the process, and the next pair starts a new one.
+    """
+
+    def __init__(self, *, deadline_s: float = 3.0, memory_bytes: int = _MEMORY_BYTES) -> None:
+        self._deadline_s = deadline_s
+        self._memory_bytes = memory_bytes
+        self._line: _Line | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """The worker process, None while there is none."""
+        line = self._line
+        return line.process.pid if line is not None and line.process is not None else None
+
+    async def equal(self, a: str, b: str) -> bool | None:
+        """Whether two answers (LaTeX or plain) are equal in either direction.
+
+        None: not judged, because math-verify is not installed, or failed, or must not see such an answer (`refusal`).
+        """
+        if refusal(a) is not None or refusal(b) is not None:
+            return None
+        with self._lock:
+            if self._line is None:
+                self._line = _Line(self._deadline_s, self._memory_bytes)
+            line = self._line
+        if not line.usable:
+            return None
+        try:
+            future = line.thread.submit(line.ask, json.dumps([a, b]))
+        except RuntimeError:  # closed since
+            return None
+        return await asyncio.wrap_future(future)
+
+    async def aclose(self) -> None:
+        """Ends the process, in the middle of a pair if need be (which is then not judged). A later pair starts anew."""
+        with self._lock:
+            line, self._line = self._line, None
+        if line is not None:
+            await line.aclose()
+
+
+class _Line:
+    """The process and the one thread that waits for it, which makes pairs queue and works under any event loop."""
+
+    def __init__(self, deadline_s: float, memory_bytes: int) -> None:
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="a1-math")
+        self.process: _Process | None = None
+        self.usable = True
+        self._deadline_s = deadline_s
+        self._arguments = (str(deadline_s + _GRACE_S), str(memory_bytes))
+        self._closing = False
+
+    def ask(self, request: str) -> bool | None:
+        process = self.process or self._start()
+        if process is None:
+            return None
+        reply = process.ask(request, self._deadline_s)
+        if reply is None:
+            self._drop()
+            return None
+        return reply.get("equal")
+
+    async def aclose(self) -> None:
+        self._closing = True
+        self.thread.shutdown(wait=False, cancel_futures=True)
+        if self.process is not None:
+            self.process.kill()
+        waiter = ThreadPoolExecutor(1)
+        try:
+            await asyncio.wrap_future(waiter.submit(self._finish))
+        finally:
+            waiter.shutdown(wait=False)
+
+    def _finish(self) -> None:
+        self.thread.shutdown(wait=True)
+        self._drop()
+
+    def _start(self) -> _Process | None:
+        # A frozen program would start itself.
+        if not self.usable or not sys.executable or getattr(sys, "frozen", False) or not _is_installed():
+            self.usable = False
+            return None
+        try:
+            self.process = process = _Process(self._arguments)
+        except OSError:
+            self.usable = False
+            return None
+        if self._closing:  # set before the process could be seen there
+            process.kill()
+        greeting = process.ask(None, _START_S)
+        if greeting is None or not greeting.get("ready"):
+            # A worker that cannot start, tried anew for each pair, would cost every vote its start-up time.
+            self.usable = False
+            self._drop()
+            return None
+        return process
+
+    def _drop(self) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            process.close()
+
+
+def _is_installed() -> bool:
+    return importlib.util.find_spec("math_verify") is not None
+
+
+class _Process:
+    """The worker seen from outside: blocking, used by one thread; only `kill` may be called from others."""
+
+    def __init__(self, arguments: tuple[str, ...]) -> None:
+        environment = {name: value for name, value in os.environ.items() if name.upper() in _KEPT_VARIABLES}
+        # By path and with -P: neither a1agent nor the current folder has to be importable there.
+        self._popen = subprocess.Popen(
+            [sys.executable, "-P", __file__, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        self.pid = self._popen.pid
+        self.kill = self._popen.kill
+        self.close = weakref.finalize(self, _reap, self._popen)
+
+    def ask(self, request: str | None, deadline_s: float) -> dict[str, bool | None] | None:
+        """Sends a line, if any, and reads one. None: the process died, the deadline killed it, or it spoke no JSON."""
+        assert self._popen.stdin is not None and self._popen.stdout is not None
+        timer = threading.Timer(deadline_s, self.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            if request is not None:
+                self._popen.stdin.write(request.encode() + b"\n")
+                self._popen.stdin.flush()
+            return json.loads(self._popen.stdout.readline())
+        except (OSError, ValueError):
+            return None
+        finally:
+            timer.cancel()
+
+
+def _reap(popen: subprocess.Popen[bytes]) -> None:
+    popen.kill()
+    for pipe in (popen.stdin, popen.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # flushing to a process that is gone
+                pipe.close()
+    popen.wait()
+
+
+# --- what is never judged ---
+
+_NUMERIC = re.compile(r"(?:\\(?:frac|cdot|times|left|right)(?![A-Za-z])|[^A-Za-z\\])*")
+_SMALL = re.compile(r"[+-]?(?:\d{1,4}(?:\.\d+)?|\.\d+|\d{1,4}/\d{1,4}|\\frac\{\d{1,4}\}\{\d{1,4}\})")
+_LONG_DIGITS = re.compile(r"\d{5,}")
+_FACTORIAL = re.compile(r"(\d+)!|[)\]}]!")
+_EXPONENT_NOTATION = re.compile(r"\d[eE][+-]?\d{4,}")
+_CLOSING = {"{": "}", "(": ")"}
+
+
+def refusal(text: str) -> str | None:
+    """Why an answer must not reach sympy, which evaluates numeric powers exactly: 9^{9^9} has 370 million digits.
+
+    None when it may. Refused are numeric exponents other than plain numbers and fractions up to `MAX_EXPONENT`
+    (towers, products), large factorials, exponents of 4 digits in scientific notation, and texts over `MAX_CHARS`.
+    """
+    if len(text) > MAX_CHARS:
+        return "too long"
+    compact = re.sub(r"\s|\\left(?![A-Za-z])|\\right(?![A-Za-z])", "", text).replace("**", "^")
+    if any(_is_giant(_exponent_at(compact, at.end())) for at in re.finditer(r"\^", compact)):
+        return "giant exponent"
+    if _EXPONENT_NOTATION.search(compact):
+        return "giant exponent"
+    for factorial in _FACTORIAL.finditer(compact):
+        digits = factorial[1]
+        if len(digits) > 4 or int(digits) > MAX_FACTORIAL if digits else "^" in compact or _LONG_DIGITS.search(compact):
+            return "giant factorial"
+    return None
+
+
+def _exponent_at(compact: str, start: int) -> str:
+    """The exponent that begins here: a group, or up to the next operator that binds less."""
+    opener = compact[start : start + 1]
+    if opener not in _CLOSING:
+        token = re.compile(r"[+-]?(?:\\[A-Za-z]+|[0-9.]+|[A-Za-z])?(?:\{[^{}]*\}){0,2}(?:\^.*)?").match(compact, start)
+        return token[0] if token else ""
+    level = 0
+    for at in range(start, len(compact)):
+        level += (compact[at] == opener) - (compact[at] == _CLOSING[opener])
+        if level == 0:
+            tail = compact[at + 1 : at + 2]
+            return compact[start + 1 : at] + (compact[at + 1 :] if tail == "^" else "")
+    return compact[start + 1 :]
+
+
+def _is_giant(exponent: str) -> bool:
+    if _SMALL.fullmatch(exponent):
+        return max(int(digits) for digits in re.findall(r"\d+", "0" + exponent.split(".")[0])) > MAX_EXPONENT
+    if _NUMERIC.fullmatch(exponent):
+        return any(character.isdigit() for character in exponent)
+    return _LONG_DIGITS.search(exponent) is not None
+
+
+# --- the worker itself ---
+
+
+def main(arguments: list[str]) -> None:
+    """Serves requests until stdin ends. Arguments: seconds a pair may take, bytes of memory."""
+    deadline_s, memory_bytes = float(arguments[0]), int(arguments[1])
+    _limit_memory(memory_bytes)
+    _ignore_interrupts()
+    out = _take_stdout()
+    requests: SimpleQueue[str] = SimpleQueue()
+    threading.Thread(target=_read, args=(requests,), daemon=True).start()
+    judge = _load_judge()
+    _say(out, {"ready": judge is not None})
+    while judge is not None:
+        a, b = json.loads(requests.get())
+        _say(out, {"equal": _within(deadline_s, judge, a, b)})
+
+
+def _read(requests: SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        requests.put(line)
+    os._exit(0)  # the parent is gone or has closed us: whatever the main thread does, nobody waits for it
+
+
+def _within(deadline_s: float, judge: Callable[[str, str], bool], a: str, b: str) -> bool | None:
+    # Its watchdog needs no interpreter lock: it ends even a giant integer power whose parent died.
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(deadline_s, exit=True, file=nowhere)
+        try:
+            return judge(a, b)
+        except MemoryError:
+            os._exit(1)  # what was allocated may never be given back
+        except Exception:  # sympy raises nearly anything on what it cannot read
+            return None
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _load_judge() -> Callable[[str, str], bool] | None:
+    try:
+        import logging
+        from functools import lru_cache
+
+        library = importlib.import_module("math_verify")
+    except ImportError:
+        return None
+    logging.disable(logging.CRITICAL)
+    # Expressions only within $...$: outside, it compares whatever number it finds first.
+    config = [library.LatexExtractionConfig()]
+
+    @lru_cache(maxsize=256)
+    def parse(text: str) -> Any:
+        return library.parse(
+            _as_latex(text), extraction_config=config, fallback_mode="no_fallback", parsing_timeout=None
+        )
+
+    def judge(a: str, b: str) -> bool:
+        left, right = parse(a), parse(b)
+        if not left or not right:
+            return False
+        # It takes one side for the reference, so each side has to be it once.
+        return any(library.verify(x, y, timeout_seconds=None) for x, y in ((left, right), (right, left)))
+
+    return judge
+
+
+def _as_latex(text: str) -> str:
+    inner = text.replace("\\(", "").replace("\\)", "").replace("\\[", "").replace("\\]", "")
+    return "$" + inner.replace("\\$", "").replace("$", "").strip() + "$"
+
+
+def _limit_memory(memory_bytes: int) -> None:
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such module, macOS not every limit
+        import resource
+
+        for limit, value in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CORE, 0)):
+            hard = resource.getrlimit(limit)[1]
+            resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def _ignore_interrupts() -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes us
+
+
+def _take_stdout() -> IO[str]:
+    """The pipe to the parent; what libraries print goes nowhere."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return out
+
+
+def _say(out: IO[str], reply: dict[str, bool | None]) -> None:
+    out.write(json.dumps(reply) + "\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

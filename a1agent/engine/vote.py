@@ -1,0 +1,215 @@
+"""Groups the chains' answers by equivalence as they arrive, and votes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from a1agent.config import VoteMethod
+from a1agent.engine.equivalence import Equivalence, canonical_key
+from a1agent.engine.extract import Answer
+
+__all__ = ["Candidate", "Group", "Tally", "Vote"]
+
+_DECAY = 0.5
+"""What an answer that a chain held is worth one turn earlier, for the temporal vote."""
+_UNJUDGED_KINDS = frozenset({"text", "json"})
+"""Kinds that are compared by key only: prose and data are not algebra."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A finished chain as the vote sees it.
+
+    `score`: mean negative log-likelihood of its steps under the target (nats per token, lower is better; NaN when none
+    was scored). `history`: the answers it held after earlier turns, oldest first.
+    """
+
+    chain: int
+    answer: Answer | None
+    tokens: int
+    score: float
+    history: tuple[tuple[int, Answer], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Chains that gave equal answers, best score first, and the first one's answer; `weight` is by the method."""
+
+    answer: str
+    chains: tuple[int, ...]
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """The outcome. `winner` is the chain to return whole, `groups` go from first to last.
+
+    `confidence`: chains that agree with the winner, as a share of the started ones. `winner` is None when no chain
+    states an answer, unless the method is `best`.
+    """
+
+    winner: int | None
+    answer: str | None
+    confidence: float
+    groups: tuple[Group, ...]
+
+
+class Tally:
+    """Collects candidates in any order; the vote does not depend on the order.
+
+    Groups are connected components of equivalence: an answer that equals two groups makes them one. `histories` also
+    compares earlier answers by algebra, not only by key, as the temporal vote needs.
+    """
+
+    def __init__(self, equivalence: Equivalence | None = None, *, histories: bool = False) -> None:
+        self._equivalence = equivalence or Equivalence()
+        self._histories = histories
+        self._candidates: list[Candidate] = []
+        self._spellings: dict[str, Answer] = {}  # the first answer seen under each key
+        self._group_of: dict[str, int] = {}  # from key
+
+    async def add(self, candidate: Candidate) -> None:
+        """Takes a chain in. Several may be added at once; one that is cancelled while it waits does not vote."""
+        if candidate.answer is not None:
+            await self._place(candidate.answer)
+        for _, answer in candidate.history if self._histories else ():
+            await self._place(answer)
+        self._candidates.append(candidate)
+
+    def counts(self) -> list[int]:
+        """Chains per answer, most first."""
+        return sorted((len(chains) for chains in self._members().values()), reverse=True)
+
+    def leader(self) -> Group | None:
+        """The group that has the majority so far; None when no chain has stated an answer."""
+        return next(iter(self._ranked("majority", self._members())), None)
+
+    def vote(self, method: VoteMethod, started: int) -> Vote:
+        """The outcome over the candidates added so far, of `started` chains.
+
+        The answer of highest weight wins; ties go to the lower mean score, then to the lowest chain. Weights:
+
+        - `majority`: its chains.
+        - `weighted`: the sum of exp(best score - score) over its chains, the likelihood per token under the target
+          relative to the best chain of all. A chain without a score counts as one of mean score.
+        - `shortest`: chains / ln(their mean tokens), Shortest Majority Vote (Zeng et al. 2025, arXiv 2502.12215, which
+          divides by the log of the mean length); means below e count as e.
+        - `temporal`: each chain spreads one vote over the answers it held, each turn earlier half as much. After the
+          temporal vote over diffusion steps (Wang et al. 2025, arXiv 2508.09138), with chains for samples. Only an
+          answer that some chain ends with can win.
+        - `best`: the best chain's likelihood, relative to the best of all, which wins even without an answer.
+        - `auto`: `majority`, or `best` when no chain states an answer.
+        """
+        members = self._members()
+        if method == "auto":
+            method = "majority" if members else "best"
+        groups = self._ranked(method, members)
+        if method == "best":
+            winner = min(self._candidates, key=_rank, default=None)
+        else:
+            winner = next((c for c in self._candidates if groups and c.chain == groups[0].chains[0]), None)
+        if winner is None:
+            return Vote(None, None, 0.0, groups)
+        agreeing = next((len(group.chains) for group in groups if winner.chain in group.chains), 1)
+        answer = winner.answer.text if winner.answer is not None else None
+        return Vote(winner.chain, answer, agreeing / max(started, agreeing), groups)
+
+    async def _place(self, answer: Answer) -> None:
+        """Finds the answer's group: compares it with each key of every group that it has not been found to equal."""
+        key = canonical_key(answer.text)
+        compared: set[str] = set()
+        equal: set[str] = set()
+        while key not in self._group_of and (other := self._next(compared, equal)) is not None:
+            compared.add(other)
+            if await self._equal(answer, self._spellings[other]):
+                equal.add(other)
+        # No await from the last look at the groups to here, so nothing was added unseen.
+        if key not in self._group_of:
+            self._spellings[key] = answer
+            self._group_of[key] = len(self._group_of)
+            self._merge({self._group_of[k] for k in (key, *equal)})
+
+    def _next(self, compared: set[str], equal: set[str]) -> str | None:
+        done = {self._group_of[key] for key in equal}
+        return next((k for k, group in self._group_of.items() if k not in compared and group not in done), None)
+
+    async def _equal(self, answer: Answer, other: Answer) -> bool:
+        if answer.kind in _UNJUDGED_KINDS or other.kind in _UNJUDGED_KINDS:
+            return False  # their keys differ
+        return await self._equivalence.same(answer.text, other.text)
+
+    def _merge(self, groups: set[int]) -> None:
+        first = min(groups)
+        for key, group in self._group_of.items():
+            if group in groups:
+                self._group_of[key] = first
+
+    def _group(self, answer: Answer) -> int | None:
+        return self._group_of.get(canonical_key(answer.text))
+
+    def _members(self) -> dict[int, list[Candidate]]:
+        """The chains of each answer, best first."""
+        members: dict[int, list[Candidate]] = {}
+        for candidate in sorted(self._candidates, key=_rank):
+            if candidate.answer is not None:
+                members.setdefault(self._group_of[canonical_key(candidate.answer.text)], []).append(candidate)
+        return members
+
+    def _ranked(self, method: VoteMethod, members: dict[int, list[Candidate]]) -> tuple[Group, ...]:
+        weights = self._weights(method, members)
+
+        def order(group: int) -> tuple[float, float, int]:
+            return -weights[group], _mean_score(members[group]), min(c.chain for c in members[group])
+
+        return tuple(_as_group(members[group], weights[group]) for group in sorted(members, key=order))
+
+    def _weights(self, method: VoteMethod, members: dict[int, list[Candidate]]) -> dict[int, float]:
+        if method == "temporal":
+            return self._held(members)
+        if method in ("weighted", "best"):
+            likelihood = _likelihoods(self._candidates)
+            add_up = math.fsum if method == "weighted" else max  # fsum: the order of arrival leaves no trace
+            return {group: add_up(likelihood[c.chain] for c in chains) for group, chains in members.items()}
+        weigh = _brevity if method == "shortest" else len
+        return {group: float(weigh(chains)) for group, chains in members.items()}
+
+    def _held(self, members: dict[int, list[Candidate]]) -> dict[int, float]:
+        votes: dict[int, list[float]] = {group: [] for group in members}
+        for candidate in self._candidates:
+            last = max((turn for turn, _ in candidate.history), default=0) + 1
+            final = ((last, candidate.answer),) if candidate.answer is not None else ()
+            shares = [(self._group(answer), _DECAY ** (last - turn)) for turn, answer in (*candidate.history, *final)]
+            whole = math.fsum(share for _, share in shares)
+            for group, share in shares:
+                if group is not None and group in votes:
+                    votes[group].append(share / whole)
+        return {group: math.fsum(shares) for group, shares in votes.items()}
+
+
+def _rank(candidate: Candidate) -> tuple[float, int]:
+    return (math.inf if math.isnan(candidate.score) else candidate.score), candidate.chain
+
+
+def _mean_score(chains: Sequence[Candidate]) -> float:
+    known = [c.score for c in chains if math.isfinite(c.score)]
+    return math.fsum(known) / len(known) if known else math.inf
+
+
+def _likelihoods(candidates: Sequence[Candidate]) -> dict[int, float]:
+    """Of each chain, per token, the best one's being 1; all 1 when nothing was scored."""
+    known = [c.score for c in candidates if math.isfinite(c.score)]
+    if not known:
+        return {c.chain: 1.0 for c in candidates}
+    best, mean = min(known), math.fsum(known) / len(known)
+    return {c.chain: math.exp(best - (mean if math.isnan(c.score) else max(c.score, best))) for c in candidates}
+
+
+def _brevity(chains: Sequence[Candidate]) -> float:
+    return len(chains) / math.log(max(math.e, sum(c.tokens for c in chains) / len(chains)))
+
+
+def _as_group(chains: Sequence[Candidate], weight: float) -> Group:
+    best = chains[0].answer
+    return Group(answer=best.text if best is not None else "", chains=tuple(c.chain for c in chains), weight=weight)

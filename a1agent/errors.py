@@ -1,0 +1,145 @@
+"""What can go wrong. Every message says what happened, then what to do.
+
+A1Error
+├── UsageError                 a mistake in how a1agent was called
+│   ├── InvalidOption          an option is unknown or out of range (also a ValueError)
+│   ├── InvalidQuestion        a question is empty or malformed (also a ValueError)
+│   └── MissingExtra           an optional package is not installed (also an ImportError)
+├── ModelError                 a model cannot do what was asked
+│   ├── ModelNotFound          no such file, name or address
+│   ├── ModelLoadError         it is there and does not load
+│   ├── NotEnoughMemory        it would not fit this machine
+│   ├── CannotScore            it cannot serve as target
+│   ├── CannotRewind           it cannot take a step back
+│   └── ContextOverflow        a text is longer than its context
+├── BackendError               a backend failed while it ran
+│   └── BackendClosed          it was closed
+├── CalibrationError           a calibration or its store cannot be used
+└── SolveError                 every chain failed; carries the causes and partial statistics
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from a1agent.stats import RejectionStats
+
+__all__ = [
+    "A1Error",
+    "BackendClosed",
+    "BackendError",
+    "CalibrationError",
+    "CannotRewind",
+    "CannotScore",
+    "ContextOverflow",
+    "InvalidOption",
+    "InvalidQuestion",
+    "MissingExtra",
+    "ModelError",
+    "ModelLoadError",
+    "ModelNotFound",
+    "NotEnoughMemory",
+    "SolveError",
+    "UsageError",
+    "nearest",
+]
+
+
+class A1Error(Exception):
+    """Base of all errors of a1agent: `what` happened and the `hint` on what to do about it."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what, hint)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.hint}" if self.hint else self.what
+
+
+class UsageError(A1Error):
+    """A mistake in how a1agent was called."""
+
+
+class InvalidOption(UsageError, ValueError):
+    """An option is unknown or out of range."""
+
+
+class InvalidQuestion(UsageError, ValueError):
+    """A question is empty or malformed."""
+
+
+class MissingExtra(UsageError, ImportError):
+    """An optional package is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        UsageError.__init__(self, f"{feature} needs packages that are not installed", f"pip install 'a1agent[{extra}]'")
+        self.feature = feature
+        self.extra = extra
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        return MissingExtra, (self.feature, self.extra)
+
+
+class ModelError(A1Error):
+    """A model cannot do what was asked."""
+
+
+class ModelNotFound(ModelError):
+    """No such file, name or address."""
+
+
+class ModelLoadError(ModelError):
+    """The model is there and does not load."""
+
+
+class NotEnoughMemory(ModelError):
+    """The models and their caches would not fit this machine."""
+
+
+class CannotScore(ModelError):
+    """The model cannot score a given text, so it cannot serve as target."""
+
+
+class CannotRewind(ModelError):
+    """The model cannot take a step back (recurrent and hybrid models)."""
+
+
+class ContextOverflow(ModelError):
+    """A text is longer than the model's context."""
+
+
+class BackendError(A1Error):
+    """A backend failed while it ran."""
+
+
+class BackendClosed(BackendError):
+    """The backend was closed."""
+
+
+class CalibrationError(A1Error):
+    """A calibration or its store cannot be used."""
+
+
+class SolveError(A1Error):
+    """Every chain failed. `causes` holds one exception a chain, `stats` what was counted until then."""
+
+    def __init__(
+        self, what: str, hint: str = "", causes: Sequence[BaseException] = (), stats: RejectionStats | None = None
+    ) -> None:
+        super().__init__(what, hint)
+        self.causes = tuple(causes)
+        self.stats = stats
+
+    def __reduce__(self) -> tuple[type[SolveError], tuple[str, str, tuple[BaseException, ...], RejectionStats | None]]:
+        return SolveError, (self.what, self.hint, self.causes, self.stats)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the known word nearest to `word`, or all of them when none is near."""
+    options = sorted(known)
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(options)}"

@@ -1,0 +1,112 @@
+"""What happens in a call, as it happens. Statistics are folded from these and from nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from a1agent.backends.base import Work
+from a1agent.config import TakeoverMode
+from a1agent.types import ChainResult, Step, Verdict
+
+if TYPE_CHECKING:
+    from a1agent.types import Result
+
+__all__ = [
+    "ChainFinished",
+    "ChainStarted",
+    "Event",
+    "QuestionOpened",
+    "StepAccepted",
+    "StepDrafted",
+    "StepTakenOver",
+    "StepVerified",
+    "VoteClosed",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionOpened:
+    """Both models hold the prompt."""
+
+    draft_prompt_tokens: int
+    target_prompt_tokens: int
+    draft_work: Work
+    target_work: Work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainStarted:
+    """A chain begins."""
+
+    chain: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDrafted:
+    """The draft wrote a step. `trimmed_tokens` were sampled and rewound before anyone saw them."""
+
+    chain: int
+    turn: int
+    step: Step
+    trimmed_tokens: int = 0
+    work: Work = field(default_factory=Work)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepVerified:
+    """The target scored a step and the calibrator decided."""
+
+    chain: int
+    turn: int
+    verdict: Verdict
+    scored_tokens: int
+    work: Work = field(default_factory=Work)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepAccepted:
+    """The drafted step stays."""
+
+    chain: int
+    turn: int
+    step: Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTakenOver:
+    """The target wrote `step`: instead of the drafted one (`rewrite`) or after it (`continue`)."""
+
+    chain: int
+    turn: int
+    step: Step
+    takeover: TakeoverMode
+    trimmed_tokens: int = 0
+    work: Work = field(default_factory=Work)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainFinished:
+    """A chain came to an end, was cancelled, or failed; `result.end` says which."""
+
+    chain: int
+    result: ChainResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteClosed:
+    """The last event of a call: its result, statistics included."""
+
+    result: Result
+
+
+Event = (
+    QuestionOpened
+    | ChainStarted
+    | StepDrafted
+    | StepVerified
+    | StepAccepted
+    | StepTakenOver
+    | ChainFinished
+    | VoteClosed
+)

@@ -1,0 +1,130 @@
+"""The pair of models of an agent: checked at construction, loaded with the first question, shared between agents."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass
+
+from a1agent.backends.base import Backend
+from a1agent.backends.memory import available_memory
+from a1agent.backends.registry import SCHEMES, Address, Pool, check_memory, parse_address
+from a1agent.config import Options
+from a1agent.errors import BackendClosed, CannotRewind, CannotScore
+
+__all__ = ["Loaded", "Model", "Pair"]
+
+Model = str | Backend
+
+_POOL = Pool()
+_STEP_FLOOR = 256
+"""Tokens before a blank line ends a step, for models whose paragraphs are short against their reasoning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Both models, loaded."""
+
+    draft: Backend
+    target: Backend
+    short_steps: bool
+
+    def settle(self, options: Options) -> Options:
+        """The options with what depends on the models filled in.
+
+        Raises `CannotRewind` when steps are to be rewritten and a model cannot take one back.
+        """
+        if options.takeover == "rewrite":
+            for backend in (self.draft, self.target):
+                if not backend.info.can_rewind:
+                    raise CannotRewind(
+                        f"{backend.info.name} cannot take a step back (a recurrent or hybrid model)",
+                        'use takeover="continue", or another model',
+                    )
+        if options.min_step_tokens is not None:
+            return options
+        return options.replace(min_step_tokens=0 if self.short_steps else min(_STEP_FLOOR, options.step_tokens))
+
+
+class Pair:
+    """Draft and target, by address or as backends that the caller owns."""
+
+    def __init__(self, draft: Model, target: Model) -> None:
+        self._given = {"draft": _address(draft), "target": _address(target)}
+        self._held: list[Address] = []
+        self._loaded: Loaded | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        _check_target(self._given["target"])
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the target is the embedded one."""
+        target = self._given["target"]
+        return isinstance(target, Address) and target.scheme == "embedded"
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Names of draft and target, loaded or not."""
+        draft, target = (str(m) if isinstance(m, Address) else m.info.name for m in self._given.values())
+        return draft, target
+
+    async def load(self) -> Loaded:
+        """Both models; loads them in a thread the first time. Raises `ModelError`, `MissingExtra`, `BackendClosed`."""
+        if self._loaded is not None and not self._closed:
+            return self._loaded
+        return await asyncio.to_thread(self._load)
+
+    def _load(self) -> Loaded:
+        with self._lock:
+            if self._closed:
+                raise BackendClosed("this A1 was closed", "make a new one")
+            if self._loaded is None:
+                self._loaded = self._acquire()
+            return self._loaded
+
+    def _acquire(self) -> Loaded:
+        new = {m for m in self._given.values() if isinstance(m, Address) and not _POOL.loaded(m)}
+        check_memory(sorted(new, key=str), available_memory())
+        backends: list[Backend] = []
+        try:
+            for model in self._given.values():
+                backends.append(_POOL.acquire(model) if isinstance(model, Address) else model)
+                if isinstance(model, Address):
+                    self._held.append(model)
+            _check_target(backends[1])
+        except BaseException:
+            self._release()
+            raise
+        short = all(not isinstance(m, Address) or m.scheme in ("embedded", "scripted") for m in self._given.values())
+        return Loaded(backends[0], backends[1], short)
+
+    def _release(self) -> list[Backend]:
+        unused = [backend for address in self._held if (backend := _POOL.release(address)) is not None]
+        self._held.clear()
+        return unused
+
+    async def aclose(self) -> None:
+        """Gives both models back; the last user of one frees it."""
+        with self._lock:
+            self._closed, self._loaded = True, None
+            unused = self._release()
+        for backend in unused:
+            await backend.aclose()
+
+
+def _address(model: Model) -> Address | Backend:
+    return parse_address(model) if isinstance(model, str) else model
+
+
+def _check_target(target: Address | Backend) -> None:
+    if isinstance(target, Address):
+        able = SCHEMES[target.scheme].can_score and dict(target.options).get("can_score", True)
+    else:
+        able = target.info.can_score
+    if not able:
+        name = str(target) if isinstance(target, Address) else target.info.name
+        can = ", ".join(f"{s.name}:" for s in SCHEMES.values() if s.can_score)
+        raise CannotScore(
+            f"{name} cannot score a given text, so it cannot be the target", f"use it as draft; targets: {can}"
+        )

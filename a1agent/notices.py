@@ -1,0 +1,56 @@
+"""What a person should know about an answer: a question unlike the training data, a target that is faster alone."""
+
+from __future__ import annotations
+
+from a1agent.models import Loaded
+from a1agent.stats import RejectionStats
+from a1agent.types import Question
+
+__all__ = ["UNLIKE_LEVEL", "Once", "ceiling"]
+
+UNLIKE_LEVEL = 0.01
+"""A question is called unlike the training data when fewer than this share of training prompts are as strange."""
+
+
+def ceiling(stats: RejectionStats) -> float | None:
+    """The speed-up over the target alone that the measured rates allow (design: (1/R_t) / (1/R_d + 1/S_t + rate/R_t)).
+
+    R_d, S_t, R_t are tokens per second of drafting, scoring and the target's writing; None when one was not measured.
+    """
+    if not (stats.draft_tokens_per_s and stats.target_tokens_per_s and stats.verify_s > 0 and stats.scored_tokens):
+        return None
+    target_alone = 1 / stats.target_tokens_per_s
+    scoring = stats.verify_s / stats.scored_tokens
+    rate = stats.observed_rate or 0.0
+    return target_alone / (1 / stats.draft_tokens_per_s + scoring + rate * target_alone)
+
+
+class Once:
+    """Makes the notices of an agent's calls; what holds for the agent and not for the question is said once."""
+
+    def __init__(self) -> None:
+        self._said_slow = False
+
+    async def of_call(self, pair: Loaded, embedded: bool, question: Question, stats: RejectionStats) -> list[str]:
+        """The notices of one call, most important first."""
+        remarks: list[str] = []
+        if embedded:
+            from a1agent.embedded.unlike import prompt_p_value
+
+            p_value = await prompt_p_value(pair.target, question.text)
+            if p_value <= UNLIKE_LEVEL:
+                remarks.append(
+                    f"this question is unlike anything the embedded models were trained on (p = {p_value:.3f}): do not "
+                    "trust the answer; give real models with --draft and --target (draft= and target= in Python)"
+                )
+        return remarks + self._slow(stats)
+
+    def _slow(self, stats: RejectionStats) -> list[str]:
+        speedup = ceiling(stats)
+        if self._said_slow or speedup is None or speedup >= 1:
+            return []
+        self._said_slow = True
+        return [
+            f"at the rates measured in this call the target alone would be faster (speed-up ceiling {speedup:.2f}): "
+            "here A1 buys its rate control and its votes, not speed"
+        ]

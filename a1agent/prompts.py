@@ -1,0 +1,69 @@
+"""Chat prompts and what the engine says in a chain: step boundaries, the request for an answer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from a1agent.types import Question
+
+__all__ = [
+    "BLANK_LINE",
+    "BOXED_INSTRUCTION",
+    "THINK_CLOSE",
+    "THINK_OPEN",
+    "answer_cue",
+    "ask_for_box",
+    "final_message",
+    "is_thinking",
+    "split_thinking",
+]
+
+BLANK_LINE = "\n\n"
+BOXED_INSTRUCTION = "Think step by step and put the final answer in \\boxed{}."
+THINK_OPEN = "<think>"
+THINK_CLOSE = "</think>"
+
+
+def ask_for_box(question: Question) -> Question:
+    """The question with the request to box its answer after the last user message."""
+    last = max((i for i, m in enumerate(question.messages) if m.role == "user"), default=None)
+    if last is None or BOXED_INSTRUCTION in question.messages[last].content:
+        return question
+    message = question.messages[last]
+    asked = dataclasses.replace(message, content=f"{message.content}{BLANK_LINE}{BOXED_INSTRUCTION}")
+    messages = (*question.messages[:last], asked, *question.messages[last + 1 :])
+    return dataclasses.replace(question, messages=messages)
+
+
+def asks_for_box(question: Question) -> bool:
+    """Whether the prompt asks for a boxed answer."""
+    return any("\\boxed" in m.content for m in question.messages if m.role in ("system", "user"))
+
+
+def is_thinking(text: str) -> bool:
+    """Whether the text has opened its thinking and not closed it."""
+    return text.rfind(THINK_OPEN) > text.rfind(THINK_CLOSE)
+
+
+def split_thinking(text: str) -> tuple[str | None, str]:
+    """What stands before the last `</think>` (None: the text does not think), and the message after it."""
+    head, mark, tail = text.rpartition(THINK_CLOSE)
+    if mark:
+        return head.replace(THINK_OPEN, "", 1).strip(), tail.strip()
+    if is_thinking(text):
+        return text.replace(THINK_OPEN, "", 1).strip(), ""
+    return None, text.strip()
+
+
+def final_message(text: str) -> str:
+    """The message of a chain without its thinking."""
+    return split_thinking(text)[1]
+
+
+def answer_cue(text: str, boxed: bool) -> str:
+    """What makes a chain that ran out of turns or tokens state its answer: closes the thinking, opens the statement."""
+    close = f"\n{THINK_CLOSE}{BLANK_LINE}" if is_thinking(text) else ""
+    if not boxed:
+        return close or ("" if text.endswith("\n") else BLANK_LINE)
+    lead = close or ("" if not text or text.endswith(BLANK_LINE) else BLANK_LINE)
+    return f"{lead}The final answer is \\boxed{{"

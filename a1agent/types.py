@@ -1,0 +1,217 @@
+"""Frozen values that flow between the stages of a call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from a1agent.errors import InvalidQuestion, nearest
+
+if TYPE_CHECKING:
+    from a1agent.stats import RejectionStats
+
+__all__ = [
+    "Author",
+    "ChainEnd",
+    "ChainResult",
+    "Message",
+    "ModelUsage",
+    "Question",
+    "Result",
+    "Role",
+    "Step",
+    "Turn",
+    "Usage",
+    "Verdict",
+]
+
+Role = Literal["system", "user", "assistant", "tool"]
+Author = Literal["draft", "target"]
+ChainEnd = Literal["answered", "ended", "turns", "tokens", "timeout", "cancelled", "failed"]
+
+_ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a conversation; `content` is text, `extra` what a chat template may read beside it."""
+
+    role: Role
+    content: str
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if self.role not in _ROLES:
+            raise InvalidQuestion(f"unknown role {self.role!r}", f"use one of {', '.join(_ROLES)}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The mapping a chat template reads."""
+        return {**self.extra, "role": self.role, "content": self.content}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked: a conversation, the tools the model may call, and the format the answer must have."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    response_format: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise InvalidQuestion("the question has no messages", "pass a text or at least one message")
+        if self.messages[-1].role != "assistant" and not self.messages[-1].content.strip():
+            raise InvalidQuestion("the question is empty", "ask something")
+
+    @classmethod
+    def of(cls, question: str | Question | Sequence[Message | Mapping[str, Any]]) -> Question:
+        """A question from a text, from messages (`Message` or mappings with `role` and `content`), or itself.
+
+        Raises `InvalidQuestion` when it is empty or a message is malformed.
+        """
+        if isinstance(question, Question):
+            return question
+        if isinstance(question, str):
+            return cls(messages=(Message(role="user", content=question),))
+        return cls(messages=tuple(_message(message) for message in question))
+
+    @property
+    def text(self) -> str:
+        """The last user message: what the call is about."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), self.messages[-1].content)
+
+
+def _message(message: Message | Mapping[str, Any]) -> Message:
+    if isinstance(message, Message):
+        return message
+    fields = dict(message)
+    role, content = fields.pop("role", None), fields.pop("content", None)
+    if role is None or not isinstance(content, str):
+        known = ", ".join(map(repr, message))
+        hint = nearest("role" if role is None else "content", list(message))
+        raise InvalidQuestion(f"a message needs 'role' and a text 'content', got the keys {known}", hint)
+    return Message(role=role, content=content, extra=fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The text that one model adds in one turn. `tokens` counts it in the tokens of its author."""
+
+    text: str
+    author: Author
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of a drafted step: its score (nats per token), p-value, the level it met, and the decision."""
+
+    score: float
+    p_value: float
+    level: float
+    rejected: bool
+    calibration_size: int
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One round of a chain: the draft's step, the verdict on it, and the target's step when it took over."""
+
+    index: int
+    drafted: Step
+    verdict: Verdict
+    taken_over: Step | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainResult:
+    """One finished chain. `text` is all it wrote, `answer` what it states (None: nothing extractable)."""
+
+    index: int
+    text: str
+    answer: str | None
+    turns: tuple[Turn, ...]
+    end: ChainEnd
+    error: str | None = None
+    token_count: int = 0
+    mean_score: float = float("nan")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the chain came to an end by itself and may vote."""
+        return self.end not in ("cancelled", "failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUsage:
+    """What one model really processed, in its own tokens."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    scored_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What both models processed. As one number: input = prompt + scored, output = drafted + written by the target."""
+
+    draft: ModelUsage
+    target: ModelUsage
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens read: prompts and scored steps."""
+        return sum(m.prompt_tokens + m.scored_tokens for m in (self.draft, self.target))
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens written by either model."""
+        return self.draft.output_tokens + self.target.output_tokens
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form, per model and as one number."""
+        return {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "total_tokens": self.input_tokens + self.output_tokens,
+            "draft": dataclasses.asdict(self.draft),
+            "target": dataclasses.asdict(self.target),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a call gives back.
+
+    `answer`: the voted answer (None: no chain stated one). `text`: the final message. `reasoning`: the winning chain;
+    of thinking models what stands before `</think>`. `confidence`: the winner's share of the started chains.
+    `complete`: no limit cut the call short. `notices`: what a person should know about this answer.
+    """
+
+    answer: str | None
+    text: str
+    reasoning: str
+    confidence: float
+    complete: bool
+    chains: tuple[ChainResult, ...]
+    winner: int | None
+    stats: RejectionStats
+    usage: Usage
+    notices: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form without the chains."""
+        return {
+            "answer": self.answer,
+            "confidence": self.confidence,
+            "text": self.text,
+            "reasoning": self.reasoning,
+            "complete": self.complete,
+            "notices": list(self.notices),
+            "stats": self.stats.model_dump(mode="json"),
+            "usage": self.usage.as_dict(),
+        }

@@ -1,0 +1,37 @@
+"""What every test stands on: one event loop kind, a user folder of its own, and a detector of blocked loops."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def user_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Calibration and configuration of a test never touch those of the user who runs it."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "APPDATA", "HOME"):
+        monkeypatch.setenv(name, str(home))
+    for name in ("A1_CALIBRATION", "A1_CONFIG", "A1_DRAFT", "A1_TARGET"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+@pytest.fixture(autouse=True)
+def blocked_loop_detector() -> Iterator[None]:
+    """Fails a test in which code of a1agent blocks a running event loop (sleeps, reads files, waits on a lock)."""
+    detector = BlockBuster(scanned_modules=["a1agent"])
+    for function in detector.functions.values():
+        # Importing on first use reads files, once; that is not what this looks for.
+        function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
+    # The sync facade waits for the background loop: that is what it is for.
+    detector.functions["threading.Lock.acquire"].can_block_in("a1agent/facade.py", "run")
+    detector.activate()
+    yield
+    detector.deactivate()
