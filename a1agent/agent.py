@@ -8,7 +8,7 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from collections.abc import Sequence as Messages
 from pathlib import Path
 from types import TracebackType
@@ -191,7 +191,7 @@ class _Keys:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def key(self, question: Question, seed: int | None) -> Iterator[tuple[str, int]]:
+    def key(self, question: Question, seed: int | None) -> Generator[tuple[str, int]]:
         """(name, seed) of a call while it is open."""
         seed = secrets.randbits(32) if seed is None else seed
         digest = hashlib.blake2b(repr((seed, question)).encode(), digest_size=8).hexdigest()

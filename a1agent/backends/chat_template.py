@@ -71,7 +71,7 @@ class ChatTemplate:
             text = self._continued(messages, tools, extra, mark)
         else:
             text = self._render(messages, tools, extra, add_generation_prompt=True)
-        return [Piece(piece.text.replace(shield, ""), piece.control) for piece in self._split(text)]
+        return [Piece(piece.text.replace(shield, ""), piece.control) for piece in self.split(text)]
 
     def _continued(self, messages: list[Any], tools: list[Any] | None, extra: dict[str, Any], mark: str) -> str:
         marked = {**messages[-1], "content": messages[-1]["content"] + mark}
@@ -129,7 +129,8 @@ class ChatTemplate:
             previous, text = text, self._pattern.sub(breaking, text)
         return _guard(text, self._control, shield)
 
-    def _split(self, text: str) -> Iterator[Piece]:
+    def split(self, text: str) -> Iterator[Piece]:
+        """A text cut at its control tokens."""
         end = 0
         for match in self._pattern.finditer(text):
             if match.start() > end:

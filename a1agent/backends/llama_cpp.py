@@ -52,6 +52,10 @@ class LlamaCppBackend(BatchedBackend):
         """
         return await self.open_ids(await asyncio.to_thread(self.encode, question))
 
+    async def open_text(self, text: str) -> BatchedSequence:
+        """A sequence that holds a text of the chat template's kind: control tokens in it are control tokens."""
+        return await self.open_ids(self._vocabulary.tokenize_pieces(list(self._template.split(text))))
+
     def encode(self, question: Question) -> list[int]:
         """The prompt of a question in token ids."""
         return self._vocabulary.tokenize_pieces(self._template.pieces(question))

@@ -117,8 +117,7 @@ class LlamaRunner:
         params = self._api.llama_context_default_params()
         params.n_ctx = cells
         params.n_batch = params.n_ubatch = self.batch
-        # A unified cache takes 256 sequence ids whatever n_seq_max says, and each counted here reserves a row of logits.
-        params.n_seq_max = 1 if self.can_rewind else self.lanes
+        params.n_seq_max = self.lanes  # llama.cpp refuses sequence ids beyond it, and reserves a row of logits for each
         params.n_outputs_max = max(self.outputs, params.n_seq_max)
         params.n_threads = params.n_threads_batch = options.n_threads
         params.flash_attn_type = _FLASH[options.flash_attn]

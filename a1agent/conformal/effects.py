@@ -14,6 +14,7 @@ from statistics import NormalDist
 __all__ = ["QuestionEffects", "probit", "probit_inverse"]
 
 _NORMAL = NormalDist()
+_ROOT_HALF = math.sqrt(0.5)
 _EDGE = 1e-4  # keeps z within 3.7: beyond that a p-value says more about the size of the set than about the step
 
 PRIOR_SHARE = 0.1  # intraclass correlation before any data, worth PRIOR_STEPS products
@@ -27,12 +28,12 @@ MAX_OPEN = 4096  # questions never closed are forgotten after this many others
 
 def probit(p: float) -> float:
     """Quantile of the standard normal, with p kept off 0 and 1."""
-    return _NORMAL.inv_cdf(min(max(p, _EDGE), 1.0 - _EDGE))
+    return _NORMAL.inv_cdf(_EDGE if p < _EDGE else p if p < 1.0 - _EDGE else 1.0 - _EDGE)
 
 
 def probit_inverse(z: float) -> float:
     """Distribution function of the standard normal."""
-    return 0.5 * math.erfc(-z * math.sqrt(0.5))
+    return 0.5 * math.erfc(-z * _ROOT_HALF)
 
 
 class _Question:
@@ -70,7 +71,8 @@ class QuestionEffects:
             entry = self._questions[question] = _Question(self._now)
             if len(self._questions) > MAX_OPEN:
                 self.close(next(iter(self._questions)))
-        self._questions.move_to_end(question)
+        else:
+            self._questions.move_to_end(question)
         self._now += 1
         keep = 1.0 - TRAFFIC_FORGETTING
         self._age_traffic(entry)

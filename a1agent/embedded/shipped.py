@@ -1,4 +1,4 @@
-"""The calibration that ships with the embedded pair: scores of steps on training problems, measured with both models."""
+"""The calibration that ships with the embedded pair: scores of steps on training problems."""
 
 from __future__ import annotations
 

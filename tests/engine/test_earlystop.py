@@ -23,7 +23,7 @@ def _stands(counts: list[int], remaining: int) -> bool:
             if answer is not None:
                 final[answer] += 1
         best = max(final)
-        leaders.add(final.index(best) if final.count(best) == 1 else None)
+        leaders.add(final.index(best) if best and final.count(best) == 1 else None)
     return len(leaders) == 1 and None not in leaders
 
 

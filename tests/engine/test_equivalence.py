@@ -1,6 +1,7 @@
 """Spellings of one answer have one key, and the judge is asked only what keys cannot tell."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -92,8 +93,28 @@ def test_numbers_too_large_to_expand_are_left_as_written(text: str) -> None:
     assert form_of(canonical_key(text)) == "expression"
 
 
-PIECES = [r"1", r"23", r"1,234", r".", r",", r"-", r"+", r"/", r"%", r"$", r"\$", r"\%", r"^", r"_", r"{", r"}", r"(", r")", r"[", r"]", r"\{", r"\}", r"\frac", r"\dfrac", r"\sqrt", r"\text{", r"\left", r"\right", r"\,", r"\!", r"*", r"\times", r"10^", r"e3", r"x", r"B", r"cm"]
-PIECES += [" ", "=", "apples", "\\circ", "\u00b0", "\u00b2", "Yes", '"', ":", "!", "..", "\\mathrm{m}"]
+SYMBOLS = r"1 23 1,234 . , - + / % $ \$ \% ^ _ { } ( ) [ ] \{ \} * \frac \dfrac \sqrt \text{ \left \right \, \!"
+PIECES = re.findall(r"\S+", SYMBOLS)
+PIECES += [
+    " ",
+    "\\times",
+    "10^",
+    "e3",
+    "x",
+    "B",
+    "cm",
+    "=",
+    "apples",
+    "\\circ",
+    "\u00b0",
+    "\u00b2",
+    "Yes",
+    '"',
+    ":",
+    "!",
+    "..",
+    "\\mathrm{m}",
+]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
