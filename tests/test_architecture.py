@@ -17,7 +17,7 @@ ALLOWED = {
     "conformal": {"conformal"},
     "engine": {"engine", "conformal", "backends.base", "prompts"},
     "backends": {"backends", "embedded", "prompts"},
-    "embedded": {"embedded", "backends.base", "conformal.store"},
+    "embedded": {"embedded", "backends.base", "conformal.store", "prompts"},
 }
 COMMON = {"types", "config", "events", "errors"}
 

@@ -157,12 +157,13 @@ def _compile(source: str, name: str) -> Template:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _now
+    cast("dict[str, Any]", environment.globals).update(raise_exception=_refuse, strftime_now=_now)
     try:
         return environment.from_string(_GENERATION.sub("", source))
     except TemplateError as error:
-        raise UsageError(f"the chat template of {name} is damaged: {error}", "use another file of this model") from error
+        raise UsageError(
+            f"the chat template of {name} is damaged: {error}", "use another file of this model"
+        ) from error
 
 
 def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **_: Any) -> str:

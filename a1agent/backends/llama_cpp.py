@@ -152,7 +152,8 @@ def _from_hub(repository: str, file: str) -> Path:
         stem = file[: match.start()]
         parts = [f"{stem}-{i:05}-of-{match[1]}.gguf" for i in range(1, int(match[1]) + 1)]
     try:
-        return Path([hub.hf_hub_download(repository, part) for part in parts][0])
+        files = [hub.hf_hub_download(repository, part) for part in parts]
+        return Path(files[0])
     except Exception as error:
         what = f"the hub gave no file {file!r} of {repository!r}: {error}"
         raise ModelNotFound(what, "check the name; without a network the file must be in the hub's cache") from error

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from a1agent.backends.gguf_info import GGUFInfo
 from a1agent.backends.memory import available_memory
@@ -140,16 +140,16 @@ def _cell_bytes(info: GGUFInfo, options: LlamaOptions) -> float:
     layers = int(info.get("block_count", 0))
     heads = max(1, _largest(info.get("attention.head_count", 1)))
     kv_heads = info.get("attention.head_count_kv", heads)
-    per_layer = list(kv_heads) if isinstance(kv_heads, list) else [int(kv_heads)] * layers
+    all_heads = sum(cast("list[int]", kv_heads)) if isinstance(kv_heads, list) else int(kv_heads) * layers
     width = int(info.get("embedding_length", 0)) // heads
     keys = int(info.get("attention.key_length", width)) * KV_TYPES[options.type_k][1]
     values = int(info.get("attention.value_length", width)) * KV_TYPES[options.type_v][1]
-    return sum(per_layer) * (keys + values)
+    return all_heads * (keys + values)
 
 
 def _largest(value: Any) -> int:
     """Some architectures give a number for each layer."""
-    return max(value, default=0) if isinstance(value, list) else int(value)
+    return max(cast("list[int]", value), default=0) if isinstance(value, list) else int(value)
 
 
 def physical_cores() -> int:

@@ -102,7 +102,7 @@ class LlamaRunner:
             result[start : start + step] = logits[np.arange(len(chosen)), chosen] - total
             for row in np.flatnonzero(chosen == END):
                 result[start + row] = self._end_logit(logits[row]) - total[row]
-        return cast("list[float]", result.tolist())
+        return result.tolist()
 
     def free(self) -> None:
         """Frees the context and the model."""
@@ -188,4 +188,4 @@ def _log_sum_exp(logits: npt.NDArray[np.float32], scratch: npt.NDArray[np.float3
 
 
 def _pointer(values: npt.NDArray[Any], kind: Any) -> Any:
-    return ctypes.cast(values.ctypes.data, ctypes.POINTER(kind))
+    return ctypes.cast(values.ctypes.data, cast("Any", ctypes.POINTER(kind)))

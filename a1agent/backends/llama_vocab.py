@@ -118,5 +118,3 @@ class LlamaVocabulary:
     def _spells(self, text: str) -> str:
         pieces = b"".join(self._read_piece(token) for token in self._tokenize(text))
         return pieces.decode(errors="replace")
-
-

@@ -47,7 +47,6 @@ class Observed:
     chain: int
     turn: int
     attempt: int = 0
-    draft_score: float | None = None  # mean NLL of the step under the draft itself, if known
 
 
 class Calibrator(Protocol):

@@ -1,4 +1,8 @@
-"""The pair of models that ships with a1agent: two small Llamas that do sums in words, and what they were trained on."""
+"""The pair of models that ships with a1agent: two small Llamas that do sums in words, and what they were trained on.
+
+What they can and cannot do stands in MODEL_CARD.md beside this file; `problems.py` makes the problems they know, and
+`examples/embedded_pair/` trains them anew.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,14 @@ def path(name: Literal["draft", "target"]) -> Path:
 
 
 @cache
-def prompt_nlls() -> tuple[float, ...]:
+def prompt_nlls(*, boxed: bool = True) -> tuple[float, ...]:
     """Mean NLL (nats per token, under the target) of a sample of training prompts, ascending.
 
-    Of the content of the user message alone, after `<|im_start|>user\\n` and before `<|im_end|>`; empty while no sample
-    ships. Made by `examples/embedded_pair/prompts.py`.
+    Of every token of the user message's content, after `<|im_start|>user\\n` and before `<|im_end|>`, which do not
+    count. With `boxed` the content ends with the instruction to box the answer, otherwise it is the bare question:
+    compare like with like. Empty while no sample ships. Made by `examples/embedded_pair/prompts.py`.
     """
     file = _FOLDER / "prompt_nlls.json"
-    return tuple(sorted(json.loads(file.read_text(encoding="utf-8")))) if file.is_file() else ()
+    if not file.is_file():
+        return ()
+    return tuple(json.loads(file.read_text(encoding="utf-8"))["boxed" if boxed else "plain"])

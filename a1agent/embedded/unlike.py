@@ -7,6 +7,7 @@ from typing import Any
 
 from a1agent.backends.base import Backend, StepText
 from a1agent.embedded import prompt_nlls
+from a1agent.prompts import BOXED_INSTRUCTION
 
 __all__ = ["prompt_p_value"]
 
@@ -27,5 +28,5 @@ async def prompt_p_value(target: Backend, text: str) -> float:
     finally:
         await sequence.close()
     nll = -sum(scores.logprobs) / max(1, len(scores.logprobs))
-    known = prompt_nlls()
+    known = prompt_nlls(boxed=text.endswith(BOXED_INSTRUCTION))
     return (len(known) - bisect_left(known, nll) + 1) / (len(known) + 1)

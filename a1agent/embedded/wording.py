@@ -115,8 +115,7 @@ STORIES: Final = (
         (
             "{name} saves {a} dollars a week for {b} weeks and then pays {c} dollars for a coat. "
             "How many dollars are left?",
-            "Every week {name} saves {a} dollars. After {b} weeks {name} pays {c} dollars. "
-            "How many dollars are left?",
+            "Every week {name} saves {a} dollars. After {b} weeks {name} pays {c} dollars. How many dollars are left?",
         ),
         {"a": (11, 60), "b": (4, 9), "c": (11, 44)},
         (("mul", "a", "b"), ("sub", "_", "c")),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from a1agent.backends.base import Generated, TokenScores
+from a1agent.backends.base import TokenScores
 from a1agent.conformal.calibrators import Observed
-from a1agent.conformal.scores import mean_nll
 from a1agent.engine.chain import Call, Chain
 from a1agent.events import StepVerified
 from a1agent.types import Verdict
@@ -12,7 +11,7 @@ from a1agent.types import Verdict
 __all__ = ["decide"]
 
 
-def decide(call: Call, chain: Chain, turn: int, drafted: Generated, score: float, scored: TokenScores) -> Verdict:
+def decide(call: Call, chain: Chain, turn: int, score: float, scored: TokenScores) -> Verdict:
     """The verdict on a scored step; one atomic act that also feeds the calibrator."""
     decision = call.calibrator.decide(
         Observed(
@@ -20,7 +19,6 @@ def decide(call: Call, chain: Chain, turn: int, drafted: Generated, score: float
             question=call.key,
             chain=chain.index,
             turn=turn,
-            draft_score=mean_nll(drafted.logprobs) if drafted.logprobs else None,
         ),
         call.options.rejection_rate,
     )

@@ -147,7 +147,7 @@ async def take_turn(call: Call, chain: Chain, turn: int, room: int, most: int | 
     marks = Marks(draft=chain.draft.mark(), target=chain.target.mark())
     drafted = await draft(call, chain, turn, min(most or options.step_tokens, room))
     score, scored = await verify(call, chain, drafted)
-    verdict = decide(call, chain, turn, drafted, score, scored)
+    verdict = decide(call, chain, turn, score, scored)
     step, taken = step_of(drafted, "draft"), None
     if verdict.rejected:
         limit = most or options.takeover_tokens or options.step_tokens

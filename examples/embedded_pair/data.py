@@ -27,15 +27,20 @@ QWEN2_PATTERN = (
 )
 
 
-def train_tokenizer(count: int = 20_000) -> Tokenizer:
-    """Byte-level BPE of `VOCABULARY` tokens in all, learned from training problems; the same on every machine."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    """What llama.cpp does for `tokenizer.ggml.pre = "qwen2"`, in terms of `tokenizers`."""
+    return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+
+
+def train_tokenizer(count: int = 20_000) -> Tokenizer:
+    """Byte-level BPE of `VOCABULARY` tokens in all, learned from training problems; the same on every machine."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,

@@ -74,7 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
     total, correct = asked.total(), right.total()
     if options.json:
         by_family = {name: [right[name], asked[name]] for name in FAMILIES}
-        print(json.dumps({"count": total, "right": correct, "interval": wilson(correct, total), "by_family": by_family}))
+        print(
+            json.dumps({"count": total, "right": correct, "interval": wilson(correct, total), "by_family": by_family})
+        )
         return
     for name in FAMILIES:
         if asked[name]:

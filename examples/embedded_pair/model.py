@@ -52,9 +52,7 @@ class Block(nn.Module):
         h = F.rms_norm(x, (width,), self.attention_norm, self.eps)
         qkv = F.linear(h, self.attention[:3].reshape(3 * width, width))
         query, key, value = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(
-            rotate(query, cos, sin), rotate(key, cos, sin), value, is_causal=True
-        )
+        attended = F.scaled_dot_product_attention(rotate(query, cos, sin), rotate(key, cos, sin), value, is_causal=True)
         x = x + F.linear(attended.transpose(1, 2).reshape(batch, length, width), self.attention[3])
         h = F.rms_norm(x, (width,), self.feed_forward_norm, self.eps)
         gate, up = F.linear(h, self.gate_up.reshape(-1, width)).chunk(2, dim=-1)

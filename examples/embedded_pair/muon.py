@@ -22,7 +22,7 @@ def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices and stacks of matrices; a step has the size `lr * sqrt(max(1, rows / columns))` in every direction."""
+    """For matrices and stacks of them; a step has the size `lr * sqrt(max(1, rows / columns))` in every direction."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, decay: float = 0.0) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "decay": decay})

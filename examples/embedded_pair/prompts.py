@@ -18,6 +18,11 @@ from a1agent.embedded.problems import problems
 BEFORE = "<|im_start|>user\n"
 
 
+def load(file: Path) -> llama_cpp.Llama:
+    """One thread: for models this small, two spend their time waiting for each other."""
+    return llama_cpp.Llama(str(file), n_ctx=512, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
+
+
 def content_nll(model: llama_cpp.Llama, content: str) -> float:
     """Mean negative log-likelihood in nats per token of a user message's content, after the template's opening.
 
@@ -38,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("to", type=Path)
     parser.add_argument("--count", type=int, default=500)
     options = parser.parse_args(arguments)
-    model = llama_cpp.Llama(str(options.model), n_ctx=1024, n_threads=1, logits_all=True, verbose=False)
+    model = load(options.model)
     questions = [problem.question for problem in problems(options.count, 0, split="train")]
     stored = {
         "unit": "nats per token of the user message's content",

@@ -23,10 +23,11 @@ class Share:
 
 @dataclass(slots=True)
 class Plan:
-    """One forward."""
+    """One forward. `complete`: tasks that found all they wanted in the cache."""
 
     rows: Rows = field(default_factory=Rows)
     shares: list[Share] = field(default_factory=list[Share])
+    complete: list[Task] = field(default_factory=list[Task])
     outputs: int = 0
 
 
@@ -92,14 +93,14 @@ class Scheduler:
         early = set(ready)
         for task in [task for task in self.tasks if task not in early]:
             self._admit(task, plan)
-        if not plan.shares:
+        if not plan.shares and not plan.complete:
             self._force(plan)
         if plan.outputs >= self._runner.outputs or len(plan.rows) >= self._runner.batch:
             self._rotate(plan)
         return plan
 
     def squeeze(self) -> bool:
-        """After the model refused a forward for want of cells: a closed sequence goes, else the youngest. False: none."""
+        """The model refused a forward for want of cells: a closed sequence goes, else the youngest. False: none."""
         if self._cache.forget():
             return True
         with_lane = [holder for holder in self._holders if holder.lane is not None]
@@ -146,6 +147,8 @@ class Scheduler:
         holder.lane = lane
         if not task.decoded:
             task.cached = len(lane)
+        if task.done:
+            plan.complete.append(task)
         return lane
 
     def _room(self, task: Task, plan: Plan, rows: int) -> int:

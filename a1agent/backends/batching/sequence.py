@@ -184,7 +184,7 @@ class BatchedBackend:
         return tuple(self.vocabulary.tokenize(text))
 
     def ids_of(self, step: StepText) -> tuple[int, ...]:
-        """A step's ids in this model's vocabulary: those it carries when they are this vocabulary's, else of its text."""
+        """A step's ids in this vocabulary: those it carries when they are of this vocabulary, else of its text."""
         ours = step.tokenizer_fingerprint == self.vocabulary.fingerprint
         if ours and step.ids is not None and all(0 <= token < self.vocabulary.size for token in step.ids):
             return step.ids

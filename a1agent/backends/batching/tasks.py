@@ -43,7 +43,7 @@ class Task:
         self.ids = ids
         self.base = len(ids)
         self.goal = goal
-        self.wanted = wanted
+        self.wanted: int = wanted
         self.decoded = 0
         self.cached = 0
         self.compute_s = 0.0

@@ -15,7 +15,7 @@ _WORD_TOKENS = 24  # a longer run without white space is not taken for a word
 
 
 class TokenText:
-    """Text of a growing list of tokens. `ends[i]`: length of the text after token i; `whole[i]`: no character is open."""
+    """Text of a growing list of tokens. `ends[i]`: its length after token i; `whole[i]`: no character is open."""
 
     def __init__(self) -> None:
         self.text = ""

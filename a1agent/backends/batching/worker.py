@@ -154,6 +154,10 @@ class Engine:
     def step(self) -> None:
         """One forward: schedule, run, publish. A failure ends the calls that were in it, never the thread."""
         plan = self._scheduler.schedule()
+        for task in plan.complete:
+            self._finish(task)
+        if not plan.shares:
+            return
         try:
             self._publish(plan, self._run(plan))
         except NoCells as error:
@@ -259,5 +263,3 @@ class Engine:
         self._device.detach(self)
         self._runner.free()
         then()
-
-

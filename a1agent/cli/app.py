@@ -1,0 +1,119 @@
+"""The typer application: commands, commands of other distributions, and what happens to errors."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from a1agent.cli import ask, chat, config, models, problems, replay, stats
+from a1agent.cli.console import fail, silence_broken_pipe, warn
+from a1agent.errors import UsageError, nearest
+
+__all__ = ["PLUGINS", "build"]
+
+PLUGINS = "a1agent.commands"
+"""Entry points of this group are functions that take the typer application and add commands to it."""
+
+
+class _Group(TyperGroup):
+    """Turns what commands return into exit codes, and what they raise into one or two lines."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        words, debug = _without_debug(list(sys.argv[1:] if args is None else args))
+        extra["standalone_mode"] = False
+        with _warnings_as_lines():
+            try:
+                code = super().main(words, *rest, **extra)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                code = silence_broken_pipe()
+            except (KeyboardInterrupt, typer.Abort):
+                code = 130
+            except Exception as error:
+                if debug:
+                    raise
+                code = _report(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def build() -> typer.Typer:
+    """The application with all commands that are installed."""
+    app = typer.Typer(name="a1", cls=_Group, rich_markup_mode=None, no_args_is_help=True, add_completion=True)
+    app.callback()(_root)
+    for name, command in _COMMANDS.items():
+        app.command(name)(command)
+    for entry in entry_points(group=PLUGINS):
+        _add_plugin(app, entry)
+    return app
+
+
+_COMMANDS = {
+    "ask": ask.command(),
+    "chat": chat.command(),
+    "models": models.models,
+    "problems": problems.problems,
+    "replay": replay.replay,
+    "stats": stats.stats,
+    "config": config.config,
+}
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    """Two models reason together: a draft writes in parallel chains, a target takes over the share of steps you set."""
+    if version:
+        from a1agent import __version__
+
+        typer.echo(f"a1agent {__version__}")
+        raise typer.Exit
+
+
+def _add_plugin(app: typer.Typer, entry: EntryPoint) -> None:
+    try:
+        entry.load()(app)
+    except Exception as error:  # whatever a stranger's code does, the other commands still work
+        warn(f"the commands of {entry.value!r} do not load: {type(error).__name__}: {error}")
+
+
+def _without_debug(words: list[str]) -> tuple[list[str], bool]:
+    end = words.index("--") if "--" in words else len(words)
+    return [w for w in words[:end] if w != "--debug"] + words[end:], "--debug" in words[:end]
+
+
+def _report(error: Exception) -> int:
+    """Says what happened; returns the exit code."""
+    describe = getattr(error, "format_message", None)
+    if describe is None:
+        fail(error)
+        return 2 if isinstance(error, UsageError) else 1
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", "a1")
+    what = str(describe()).replace("Value error, ", "")
+    fail(UsageError(what, _unknown_command(what) or f"{path} --help lists what there is"))
+    return int(getattr(error, "exit_code", 2))
+
+
+def _unknown_command(what: str) -> str:
+    quoted = what.partition("No such command ")[2].strip("'.\"")
+    return nearest(quoted, _COMMANDS) if quoted else ""
+
+
+@contextmanager
+def _warnings_as_lines() -> Generator[None]:
+    """Warnings of a1agent appear as one line each, without the source line that raised them."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        warn(str(message))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

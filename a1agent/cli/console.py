@@ -1,0 +1,115 @@
+"""Where output goes, and how text of models and errors is made safe to show."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.text import Text
+
+from a1agent.errors import A1Error
+
+__all__ = [
+    "Glyphs",
+    "console",
+    "fail",
+    "glyphs",
+    "one_line",
+    "printable",
+    "silence_broken_pipe",
+    "tolerate_narrow_encodings",
+    "warn",
+]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True, slots=True)
+class Glyphs:
+    """The signs of the live view; told apart by shape, so that colour is never needed."""
+
+    accepted: str
+    taken_over: str
+    pending: str
+    free: str
+    bar: str
+    at_most: str
+    rule: str
+    ascii: bool
+
+
+_UNICODE = Glyphs("●", "◆", "○", "·", "█", "≤", "─", False)
+_ASCII = Glyphs("o", "X", "?", ".", "#", "<=", "-", True)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on the stream as it is now."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def glyphs(encoding: str | None) -> Glyphs:
+    """Signs that the encoding of a terminal can show."""
+    try:
+        "●◆○█≤─".encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return _ASCII
+    return _UNICODE
+
+
+def printable(text: str) -> str:
+    """Text without control characters: what a model writes must not drive the terminal."""
+    return _CONTROL.sub("", text.expandtabs(4))
+
+
+def one_line(text: str) -> str:
+    """Text on one line, safe to show."""
+    return " ".join(printable(text.replace("\r", " ")).split())
+
+
+def warn(text: str) -> None:
+    """One line to stderr."""
+    _say("warning", "yellow", text)
+
+
+def fail(error: BaseException) -> None:
+    """What happened and what to do about it, a line each, to stderr."""
+    if isinstance(error, A1Error):
+        what, hint = error.what, error.hint
+    else:
+        what, hint = _strange(error)
+    _say("error", "bold red", what)
+    if hint:
+        _say("hint", "cyan", hint)
+
+
+def _strange(error: BaseException) -> tuple[str, str]:
+    """What and hint of an error that is not a1agent's own."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {os.fspath(error.filename)}: {error.strerror}", ""
+    if isinstance(error, ValueError) and str(error):
+        return str(error), ""
+    return f"{type(error).__name__}: {error}", "--debug shows the traceback"
+
+
+def _say(label: str, style: str, text: str) -> None:
+    console(stderr=True).print(Text.assemble((f"{label}:", style), " ", one_line(text)), soft_wrap=True)
+
+
+def silence_broken_pipe() -> int:
+    """Lets the interpreter exit quietly after the reader of stdout has gone; returns the exit code."""
+    if hasattr(sys.stdout, "fileno"):
+        with contextlib.suppress(OSError, io.UnsupportedOperation):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def tolerate_narrow_encodings() -> None:
+    """Characters that a stream cannot show become question marks instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -1,0 +1,44 @@
+"""Flags made from the settings, so that every option of a call is a flag of the commands that make calls."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from a1agent.cli.settings import SETTINGS, Setting, Settings, read_settings
+
+__all__ = ["Command", "with_settings"]
+
+Command = Callable[..., int]
+
+
+def with_settings(command: Command) -> Command:
+    """The command with a flag a setting; its parameter `settings` receives the effective ones."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
+    made = [_parameter(setting) for setting in SETTINGS.values()]
+
+    def run(**given: Any) -> int:
+        flags = {name: given.pop(name) for name in SETTINGS}
+        settings: Settings = read_settings(flags)
+        return command(settings=settings, **given)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *made)]
+    run.__doc__ = command.__doc__
+    run.__name__ = command.__name__
+    run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]  typer reads it
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _parameter(setting: Setting) -> inspect.Parameter:
+    kind: Any = list[str] if setting.base is tuple else setting.base
+    shown = setting.default if setting.default not in (None, ()) else False
+    option: Any = typer.Option(
+        setting.flag, help=setting.help, show_default=str(shown) if shown is not False else False
+    )
+    return inspect.Parameter(
+        setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )

@@ -1,0 +1,121 @@
+"""`a1 models`: what can be loaded here and what each kind needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from a1agent.backends.registry import SCHEMES, Scheme, parse_address
+from a1agent.cli.console import console, one_line
+from a1agent.cli.local_models import LocalModel, find_local_models
+from a1agent.errors import A1Error
+
+__all__ = ["models"]
+
+_NEEDS = {
+    "a1agent.backends.llama_cpp": ("llama_cpp", "llama-cpp"),
+    "a1agent.backends.transformers": ("torch", "transformers"),
+}
+"""The package that a backend's module needs, and the extra that brings it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A model that is there: its address, bytes on disk, and estimated bytes in memory (None: cannot be told)."""
+
+    name: str
+    keeper: str
+    address: str
+    size: int
+    memory: int | None
+    problem: str | None
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """List the models that can be loaded here.
+
+    Kinds of addresses and what they need, the embedded pair, and GGUF files found on this machine.
+    """
+    found = [*_embedded(), *(_weigh(model) for model in find_local_models())]
+    kinds = [_kind(scheme) for scheme in SCHEMES.values()]
+    if as_json:
+        models = [{name: getattr(model, name) for name in _Found.__dataclass_fields__} for model in found]
+        typer.echo(json.dumps({"schemes": kinds, "models": models}))
+        return 0
+    _print(console(), kinds, found)
+    return 0
+
+
+def _kind(scheme: Scheme) -> dict[str, Any]:
+    package, extra = _NEEDS.get(scheme.module, (None, None))
+    ready = package is None or importlib.util.find_spec(package) is not None
+    return {
+        "scheme": scheme.name,
+        "summary": scheme.summary,
+        "example": scheme.example,
+        "can_be_target": scheme.can_score,
+        "available": ready,
+        "install": None if ready else f"pip install 'a1agent[{extra}]'",
+    }
+
+
+def _embedded() -> list[_Found]:
+    from a1agent import embedded
+
+    files = {name: embedded.path(name) for name in ("draft", "target")}
+    return [
+        _weigh(LocalModel(name=name, keeper="a1agent", path=p, size=p.stat().st_size, address=f"embedded:{name}"))
+        for name, p in files.items()
+        if p.is_file()
+    ]
+
+
+def _weigh(model: LocalModel) -> _Found:
+    memory, problem = None, None
+    try:
+        memory = parse_address(model.address).memory() or None
+    except (A1Error, OSError, ValueError) as error:
+        problem = error.what if isinstance(error, A1Error) else str(error)
+    return _Found(
+        name=model.name,
+        keeper=model.keeper,
+        address=model.address,
+        size=model.size,
+        memory=memory,
+        problem=problem,
+    )
+
+
+def _print(out: Console, kinds: list[dict[str, Any]], found: list[_Found]) -> None:
+    out.print(Text("kinds of model addresses", "bold"))
+    for kind in kinds:
+        role = "" if kind["can_be_target"] else " (draft only)"
+        out.print(f"  {kind['scheme'] + ':':<12} {kind['summary']}{role}", soft_wrap=True)
+        state = Text("ready", "green") if kind["available"] else Text(f"needs {kind['install']}", "yellow")
+        out.print(Text.assemble(" " * 15, state, (f", for example {kind['example']}", "dim")), soft_wrap=True)
+    out.print()
+    out.print(Text("models found here", "bold"))
+    for model in found:
+        memory = model.problem or (f"about {_bytes(model.memory)} of memory" if model.memory else "memory unknown")
+        out.print(Text.assemble("  ", (model.address, "cyan")), soft_wrap=True)
+        about = f"      {model.keeper}, {one_line(model.name)}: {_bytes(model.size)} on disk, {one_line(memory)}"
+        out.print(Text(about, "dim"), soft_wrap=True)
+    if not found:
+        out.print("  none")
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

@@ -1,0 +1,121 @@
+"""A result as people read it: the answer, the winning reasoning, notices, and a short table of statistics."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from a1agent.cli.console import glyphs, one_line, printable
+from a1agent.notices import ceiling
+from a1agent.stats import RejectionStats
+from a1agent.types import ChainResult, Result
+
+__all__ = ["print_result", "print_stats", "stats_line"]
+
+_READABLE_WIDTH = 100
+_WIDE = 100
+
+
+def print_result(out: Console, result: Result) -> None:
+    """Prints all of a result to a terminal."""
+    width = min(out.width, _READABLE_WIDTH)
+    out.print()
+    out.print(_answer_line(result))
+    out.print()
+    winner = next((c for c in result.chains if c.index == result.winner), None)
+    title = f"chain {winner.index + 1}" if winner else "no chain"
+    out.print(Rule(Text(title, "dim"), align="left", style="dim", characters=glyphs(out.encoding).rule), width=width)
+    out.print(_reasoning(winner) if winner else Text(printable(result.text)), width=width)
+    for notice in result.notices:
+        out.print()
+        out.print(Text.assemble(("note: ", "bold yellow"), one_line(notice)), width=width)
+    out.print()
+    print_stats(out, result.stats, confidence=result.confidence)
+
+
+def _answer_line(result: Result) -> Text:
+    if result.answer is None:
+        return Text("no chain stated an answer", "bold yellow")
+    line = Text.assemble(("answer  ", "dim"), (one_line(result.answer), "bold green"))
+    line.append(f"   {_share(result)}", "dim")
+    if not result.complete:
+        line.append("   time limit: the best so far", "yellow")
+    return line
+
+
+def _share(result: Result) -> str:
+    return f"confidence {result.confidence:.2f}"
+
+
+def _reasoning(chain: ChainResult) -> Text:
+    """The chain's text, what the target wrote set off in its colour."""
+    text, at = Text(), 0
+    for turn in chain.turns:
+        step = turn.taken_over
+        place = chain.text.find(step.text, at) if step and step.text else -1
+        if step and place >= 0:
+            text.append(printable(chain.text[at:place]))
+            text.append(printable(step.text), "magenta")
+            at = place + len(step.text)
+    text.append(printable(chain.text[at:]))
+    text.rstrip()
+    return text
+
+
+def print_stats(out: Console, stats: RejectionStats, *, confidence: float | None = None) -> None:
+    """Prints the table of statistics: one column of facts on a narrow terminal, two on a wide one."""
+    facts = _facts(stats, confidence)
+    columns = 2 if out.width >= _WIDE else 1
+    table = Table.grid(padding=(0, 2))
+    for _ in range(columns):
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+    height = -(-len(facts) // columns)
+    for row in range(height):
+        table.add_row(*(cell for fact in facts[row::height] for cell in fact))
+    out.print(Padding(table, 0))
+
+
+def _facts(stats: RejectionStats, confidence: float | None) -> list[tuple[str, str]]:
+    limit = ceiling(stats)
+    facts = [
+        ("rejection rate", f"{_number(stats.observed_rate)}, asked {stats.asked_rate:.2f}"),
+        ("verified", f"{stats.verifications} steps, {stats.rejections} taken over"),
+        ("chains", _chains(stats)),
+        ("draft wrote", f"{stats.drafted_tokens} tokens, {stats.kept_tokens} kept"),
+        ("target", f"wrote {stats.target_tokens} tokens, scored {stats.scored_tokens}"),
+        ("time", f"{stats.wall_s:.1f} s{_speeds(stats)}"),
+        ("selectivity", _number(stats.selectivity)),
+        ("calibration", f"{stats.calibrator}, {stats.coverage}, {stats.calibration_size} scores"),
+        ("speed-up ceiling", "not measured" if limit is None else f"{limit:.2f} over the target alone"),
+    ]
+    return facts if confidence is None else [("confidence", f"{confidence:.2f}"), *facts]
+
+
+def _chains(stats: RejectionStats) -> str:
+    parts = [f"{stats.chains_finished} finished"]
+    parts += [f"{stats.chains_cancelled} cancelled"] if stats.chains_cancelled else []
+    parts += [f"{stats.chains_failed} failed"] if stats.chains_failed else []
+    return f"{stats.chains_started}: {', '.join(parts)}"
+
+
+def _speeds(stats: RejectionStats) -> str:
+    rates = (("draft", stats.draft_tokens_per_s), ("target", stats.target_tokens_per_s))
+    known = [f"{name} {rate:,.0f}" for name, rate in rates if rate]
+    return f" ({', '.join(known)} tokens/s)" if known else ""
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
+
+
+def stats_line(stats: RejectionStats) -> str:
+    """The statistics in one line."""
+    return (
+        f"rejection rate {_number(stats.observed_rate)} (asked {stats.asked_rate:.2f}) over {stats.verifications} "
+        f"steps; chains {_chains(stats)}; tokens: draft {stats.drafted_tokens}, target {stats.target_tokens} "
+        f"written and {stats.scored_tokens} scored; {stats.wall_s:.1f} s"
+    )

@@ -1,0 +1,20 @@
+"""Tiny models, written once a session."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.backends import tiny
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `bpe.gguf`, `spm.gguf`, `other.gguf` (bpe, other weights) and `plain.gguf` (no chat template)."""
+    pytest.importorskip("llama_cpp")
+    folder = tmp_path_factory.mktemp("models")
+    tiny.write_random(folder / "bpe.gguf", tiny.bpe_words())
+    tiny.write_random(folder / "other.gguf", tiny.bpe_words(), seed=1)
+    tiny.write_random(folder / "plain.gguf", tiny.bpe_words(None))
+    tiny.write_random(folder / "spm.gguf", tiny.spm_words())
+    tiny.write_random(folder / "window.gguf", tiny.spm_words(), window=32)
+    return folder

@@ -1,0 +1,143 @@
+"""The other commands: version, plugins, problems, replay, stats, models, chat."""
+
+import json
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import typer
+
+from a1agent import __version__
+from a1agent.cli import app as app_module
+
+SUM = "1 + 2 + 3 + 4"
+
+
+def test_version_prints_name_and_version(a1) -> None:
+    done = a1("--version")
+    assert (done.exit_code, done.stdout) == (0, f"a1agent {__version__}\n")
+
+
+def greet(app: typer.Typer) -> None:
+    @app.command()
+    def greet() -> None:
+        typer.echo("hello from elsewhere")
+
+
+def broken(app: typer.Typer) -> None:
+    raise RuntimeError("half\ninstalled")
+
+
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = [EntryPoint(n, f"{__name__}:{n}", app_module.PLUGINS) for n in ("broken", "greet", "missing")]
+    monkeypatch.setattr(app_module, "entry_points", lambda group: named if group == app_module.PLUGINS else [])
+
+
+def test_other_distributions_add_commands(a1, plugins: None) -> None:
+    assert a1("greet").stdout == "hello from elsewhere\n"
+
+
+def test_a_broken_plugin_is_one_line_and_breaks_nothing(plugins: None, capsys: pytest.CaptureFixture[str]) -> None:
+    app_module.build()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("warning: ") for line in lines)
+    assert "half installed" in lines[0]
+
+
+def test_problems_are_json_lines_and_the_seed_repeats_them(a1) -> None:
+    done = a1("problems", "--count", "5", "--seed", "3")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [set(line) for line in lines] == [{"question", "answer", "family"}] * 5
+    assert a1("problems", "--count", "5", "--seed", "3").stdout == done.stdout
+    assert a1("problems", "--count", "5", "--seed", "4").stdout != done.stdout
+
+
+def test_problems_of_one_family(a1) -> None:
+    lines = a1("problems", "--count", "4", "--family", "sums").stdout.splitlines()
+    assert {json.loads(line)["family"] for line in lines} == {"sums"}
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    file = tmp_path / "trace.csv"
+    rows = [
+        f"{q},{c},{t},0,{1 + (7 * q + 3 * c + 5 * t) % 11 / 10}" for q in range(20) for c in range(4) for t in range(5)
+    ]
+    file.write_text("\n".join(["question,chain,turn,attempt,perplexity", *rows]), encoding="utf-8")
+    return file
+
+
+def test_replay_prints_its_measures_as_json(a1, trace: Path) -> None:
+    done = a1("replay", str(trace), "--rejection-rate", "0.4", "--seed", "0", "--json")
+    report = json.loads(done.stdout)
+    assert list(report) == [
+        "steps",
+        "overall_rate",
+        "mean_turn_deviation",
+        "max_turn_deviation",
+        "mean_question_deviation",
+        "mean_window_deviation",
+        "max_window_deviation",
+        "selectivity",
+    ]
+    assert report["steps"] == 400 and abs(report["overall_rate"] - 0.4) < 0.05
+
+
+def test_replay_prints_a_table_begins_from_a_calibration_and_plots(a1, trace: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "rates.png"
+    done = a1("replay", str(trace), "--calibration", str(trace), "--plot", str(picture), "--coverage", "conditional")
+    assert done.exit_code == 0
+    assert "overall rate" in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_stats_of_a_user_who_never_asked_are_empty(a1, user_folders: Path) -> None:
+    done = a1("stats", "--calibration", "default")
+    assert done.exit_code == 0 and "0 scores" in done.stdout
+
+
+def test_stats_show_what_calls_have_stored(a1, tmp_path: Path) -> None:
+    store = str(tmp_path / "store.sqlite3")
+    a1("ask", SUM, "--calibration", store, "--early-stop", "off")
+    found = json.loads(a1("stats", "--calibration", store, "--json").stdout)
+    assert found["path"] == store
+    assert [entry["scores"] for entry in found["entries"]] == [32]
+    assert "32 of mean_nll" in a1("stats", "--calibration", store).stdout
+
+
+def test_stats_plot_the_drift(a1, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    store, picture = str(tmp_path / "store.sqlite3"), tmp_path / "drift.png"
+    a1("ask", SUM, "--calibration", store)
+    assert a1("stats", "--calibration", store, "--plot", str(picture)).exit_code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_chat_answers_a_line_at_a_time(a1) -> None:
+    done = a1("chat", input=f"{SUM}\n\n/stats\n2 + 2\n/quit\nnever read\n")
+    assert done.exit_code == 0
+    assert "\\boxed{10}" in done.stdout and "\\boxed{4}" in done.stdout
+    assert "rejection rate" in done.stdout
+    assert "never" not in done.stdout
+
+
+def test_a_chat_goes_on_after_an_error_and_a_pipe_ends_in_1(a1) -> None:
+    done = a1("chat", "--draft", "scripted:sums?context_length=400", input=f"{SUM}\n{'1 + ' * 200}1\n")
+    assert "\\boxed{10}" in done.stdout
+    assert done.stderr.startswith("error: ") and done.exit_code == 1
+
+
+def test_a_chat_forgets_when_told_to(a1) -> None:
+    long = " + ".join(["1"] * 12)
+    context = ["--draft", "scripted:sums?context_length=500"]
+    remembered = a1("chat", *context, input=f"{long}\n" * 3)
+    forgotten = a1("chat", *context, input=f"{long}\n/reset\n" * 3)
+    assert forgotten.exit_code == 0 and forgotten.stdout.count("boxed{12}") == 3
+    assert remembered.stdout.count("boxed{12}") < 3
+
+
+def test_a_chat_names_the_nearest_of_its_commands(a1) -> None:
+    done = a1("chat", input="/stat\n/help\n")
+    assert "'/stats'" in done.stderr and "/reset" in done.stdout

@@ -1,0 +1,127 @@
+"""The live view, drawn without a terminal."""
+
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from a1agent.cli.console import glyphs, one_line, printable
+from a1agent.cli.live import LiveView
+from a1agent.cli.progress import Progress
+from a1agent.cli.report import print_result
+from a1agent.events import ChainFinished, ChainStarted, StepAccepted, StepDrafted, StepTakenOver, StepVerified
+from a1agent.types import ChainResult, Step, Verdict
+
+
+def console(width: int = 80, height: int = 24) -> Console:
+    return Console(file=io.StringIO(), width=width, height=height, highlight=False, markup=False, color_system=None)
+
+
+def drawn(view: LiveView, out: Console) -> list[str]:
+    with out.capture() as captured:
+        out.print(view)
+    return captured.get().splitlines()
+
+
+def step(author: str = "draft") -> Step:
+    return Step(text="so\n\n", author=author, tokens=3)  # type: ignore[arg-type]
+
+
+def verdict(rejected: bool) -> Verdict:
+    return Verdict(score=1.0, p_value=0.02 if rejected else 0.8, level=0.3, rejected=rejected, calibration_size=9)
+
+
+def play(view: LiveView, chain: int, rejected: bool) -> None:
+    view.add(StepDrafted(chain=chain, turn=0, step=step()))
+    view.add(StepVerified(chain=chain, turn=0, verdict=verdict(rejected), scored_tokens=3))
+    if rejected:
+        view.add(StepTakenOver(chain=chain, turn=0, step=step("target"), takeover="rewrite"))
+    else:
+        view.add(StepAccepted(chain=chain, turn=0, step=step()))
+
+
+def finish(view: LiveView, chain: int, answer: str | None, end: str = "answered", error: str | None = None) -> None:
+    result = ChainResult(index=chain, text="", answer=answer, turns=(), end=end, error=error)  # type: ignore[arg-type]
+    view.add(ChainFinished(chain=chain, result=result))
+
+
+def test_a_chain_is_a_line_of_its_turns_its_verdict_and_its_answer() -> None:
+    out = console()
+    view = LiveView(out, "a and b", turns=3)
+    for chain in range(2):
+        view.add(ChainStarted(chain=chain))
+        play(view, chain, rejected=chain == 1)
+    finish(view, 0, "42")
+    lines = drawn(view, out)
+    assert "●··  p 0.80 > 0.30" in lines[1] and lines[1].endswith("answers 42")
+    assert "◆··  p 0.02 ≤ 0.30" in lines[2] and lines[2].endswith("drafts")
+    assert "42 █ 1" in lines[3]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    out = console(width)
+    view = LiveView(out, "scripted:" + "long" * 40, turns=200)
+    for chain in range(3):
+        view.add(ChainStarted(chain=chain))
+        for _ in range(150):
+            play(view, chain, rejected=False)
+    finish(view, 0, "答" * 200)
+    finish(view, 1, None, "failed", "because\n" * 50)
+    lines = drawn(view, out)
+    assert max(map(cell_len, lines)) <= width
+    assert len(lines) == 6
+
+
+def test_more_chains_than_lines_show_those_that_run() -> None:
+    out = console(height=12)
+    view = LiveView(out, "a and b", turns=3)
+    for chain in range(40):
+        view.add(ChainStarted(chain=chain))
+        if chain < 35:
+            finish(view, chain, "1")
+    lines = drawn(view, out)
+    assert len(lines) <= 12
+    assert any(line.startswith(" 40 ") for line in lines)
+    assert any("34 more chains" in line for line in lines)
+
+
+def test_what_models_write_is_never_markup_and_never_drives_the_terminal() -> None:
+    out = console()
+    view = LiveView(out, "a and b", turns=3)
+    view.add(ChainStarted(chain=0))
+    finish(view, 0, "\x1b[2J[bold]\\frac{1}{2}[/bold]\n\x07")
+    assert any(line.endswith("answers [2J[bold]\\frac{1}{2}[/bold]") for line in drawn(view, out))
+
+
+def test_control_characters_are_dropped_and_lines_kept() -> None:
+    assert printable("a\x1b]0;title\x07b\u202ec\nd") == "a]0;titlebc\nd"
+    assert one_line("a\r\nb\x00\tc") == "a b c"
+
+
+def test_terminals_that_cannot_show_the_signs_get_plain_ones() -> None:
+    assert glyphs("ascii").accepted == "o" and glyphs("utf-8").accepted == "●"
+    assert not glyphs("cp1252").accepted.isascii() or glyphs("cp1252").ascii
+
+
+def test_cancelled_chains_do_not_vote() -> None:
+    progress = Progress()
+    progress.add(ChainStarted(chain=0))
+    progress.add(ChainFinished(chain=0, result=ChainResult(index=0, text="", answer="1", turns=(), end="cancelled")))
+    assert progress.finished == 0 and not progress.answers
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_report_shows_answer_reasoning_and_statistics(width: int) -> None:
+    from a1agent import A1
+
+    with A1("scripted:sums?accuracy=0.5", "scripted:sums", calibration=None, seed=1) as agent:
+        result = agent.solve("Box the sum in \\boxed{}: 1 + 2 + 3 + 4 + 5")
+    out = console(width)
+    print_result(out, result)
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "answer  15" in text and "\\boxed{15}" in text
+    for fact in ("rejection rate", "selectivity", "speed-up ceiling", "confidence", "asked 0.30"):
+        assert fact in text
+    assert max(map(cell_len, text.splitlines())) <= width

@@ -1,0 +1,51 @@
+"""Calibration across calls, agents and processes, as users of `A1` meet it."""
+
+from pathlib import Path
+
+import pytest
+
+from a1agent import A1, CalibrationError
+from a1agent.conformal.store import CalibrationStore
+from tests.doubles import SUM, sums_pair
+
+
+def test_calibration_is_kept_from_one_agent_to_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.sqlite3"
+    draft, target = sums_pair()
+    with A1(draft, target, calibration=path, min_step_tokens=0, early_stop="off") as a1:
+        first = a1.solve(SUM).stats
+    with A1(draft, target, calibration=path, min_step_tokens=0, early_stop="off") as a1:
+        second = a1.solve(SUM).stats
+    assert second.calibration_size >= first.verifications
+
+
+def test_calibration_is_on_by_default_and_can_be_turned_off(user_folders: Path) -> None:
+    draft, target = sums_pair()
+    with A1(draft, target, calibration=None, min_step_tokens=0) as a1:
+        a1.solve(SUM)
+    assert not list(user_folders.rglob("*.sqlite3"))
+    with A1(draft, target, min_step_tokens=0) as a1:
+        a1.solve(SUM)
+    assert list(user_folders.rglob("*.sqlite3"))
+
+
+def test_scores_of_other_models_are_never_mixed_in(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.sqlite3"
+    for accuracy in (0.5, 0.6):
+        with A1(*sums_pair(accuracy), calibration=path, min_step_tokens=0, early_stop="off") as a1:
+            assert a1.solve(SUM, chains=1).stats.calibration_size < 8
+    with CalibrationStore(path) as store:
+        assert len(store.summary()) == 2
+
+
+def test_a_static_calibration_of_another_pair_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.sqlite3"
+    with A1(*sums_pair(0.5), calibration=path, min_step_tokens=0) as a1:
+        a1.solve(SUM)
+    with (
+        A1(*sums_pair(0.6), calibration=path, calibrator="static", min_step_tokens=0) as a1,
+        pytest.raises(CalibrationError),
+    ):
+        a1.solve(SUM)
+    with A1(*sums_pair(0.5), calibration=path, calibrator="static", min_step_tokens=0) as a1:
+        assert a1.solve(SUM).stats.calibration_size > 0

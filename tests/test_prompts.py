@@ -1,0 +1,59 @@
+"""What the engine says in a chain, and how it reads thinking."""
+
+import pytest
+
+from a1agent import Message, Question
+from a1agent.prompts import (
+    BOXED_INSTRUCTION,
+    answer_cue,
+    ask_for_box,
+    asks_for_box,
+    is_thinking,
+    split_thinking,
+)
+
+
+def test_the_box_is_asked_for_once_after_the_last_user_message() -> None:
+    messages = (
+        Message(role="user", content="1 + 1?"),
+        Message(role="assistant", content="2"),
+        Message(role="user", content="And 2 + 2?"),
+    )
+    asked = ask_for_box(ask_for_box(Question(messages=messages)))
+    assert [m.content for m in asked.messages] == ["1 + 1?", "2", f"And 2 + 2?\n\n{BOXED_INSTRUCTION}"]
+    assert asks_for_box(asked)
+    assert not asks_for_box(Question(messages=messages))
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "message"),
+    [
+        ("Hello.", None, "Hello."),
+        ("<think>\nhm\n</think>\n\nHello.", "hm", "Hello."),
+        ("hm\n</think>\n\nHello.", "hm", "Hello."),  # the template opened the thinking
+        ("<think>\nhm", "hm", ""),
+    ],
+)
+def test_thinking_is_told_from_the_message(text: str, thinking: str | None, message: str) -> None:
+    assert split_thinking(text) == (thinking, message)
+
+
+def test_thinking_is_open_until_it_is_closed() -> None:
+    assert is_thinking("<think> a </think> b <think> c")
+    assert not is_thinking("<think> a </think> b")
+
+
+@pytest.mark.parametrize(
+    ("text", "boxed", "cue"),
+    [
+        ("So 1 + 1 = 2.", True, "\n\nThe final answer is \\boxed{"),
+        ("So 1 + 1 = 2.\n\n", True, "The final answer is \\boxed{"),
+        ("", True, "The final answer is \\boxed{"),
+        ("<think> hm", True, "\n</think>\n\nThe final answer is \\boxed{"),
+        ("<think> hm", False, "\n</think>\n\n"),
+        ("Once upon a time", False, "\n\n"),
+        ("Once upon a time\n", False, ""),
+    ],
+)
+def test_a_chain_is_asked_for_its_answer_where_it_stands(text: str, boxed: bool, cue: str) -> None:
+    assert answer_cue(text, boxed) == cue
