@@ -29,6 +29,7 @@ class LlamaRunner:
     ) -> None:
         self._api = api
         self._model = model
+        self._vocabulary = vocabulary
         self._vocab_size = vocabulary.size
         self._end_ids = np.fromiter(sorted(vocabulary.end_ids), np.intp)
         self.can_rewind = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
@@ -107,6 +108,7 @@ class LlamaRunner:
     def free(self) -> None:
         """Frees the context and the model."""
         self._logits = np.empty((0, self._vocab_size), np.float32)
+        self._vocabulary.close()
         self._api.llama_free(self._context)
         self._api.llama_model_free(self._model)
 

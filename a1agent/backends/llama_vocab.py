@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from a1agent.backends.chat_template import Piece
+from a1agent.errors import BackendClosed
 
 __all__ = ["LlamaVocabulary"]
 
@@ -28,7 +32,8 @@ class LlamaVocabulary:
             self.text_of(i): i for i, attributes in enumerate(self._attributes) if attributes & (_UNKNOWN | _CONTROL)
         }
         self._pieces: dict[int, bytes] = {}
-        self._buffer = ctypes.create_string_buffer(256)
+        self._users: list[None] = []
+        self._closed = False
         self._sentinel = self._find_sentinel()
 
     @property
@@ -85,24 +90,43 @@ class LlamaVocabulary:
             piece = self._pieces[token] = self._read_piece(token)
         return piece
 
+    def close(self) -> None:
+        """Waits for those who use the vocabulary now and refuses those who come later: the model is about to go."""
+        self._closed = True
+        while self._users:
+            time.sleep(0.001)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Several threads tokenize while another may free the model. Appending before asking makes that safe."""
+        self._users.append(None)
+        try:
+            if self._closed:
+                raise BackendClosed("the model was closed", "load it again")
+            yield
+        finally:
+            self._users.pop()
+
     def _read_piece(self, token: int) -> bytes:
-        buffer = self._buffer
-        length = self._api.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
-        if length < 0:
-            buffer = ctypes.create_string_buffer(-length)
-            length = self._api.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
-        return buffer.raw[:length]
+        size = 64
+        with self._in_use():
+            while True:
+                buffer = ctypes.create_string_buffer(size)
+                length = self._api.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+                if length >= 0:
+                    return buffer.raw[:length]
+                size = -length
 
     def _tokenize(self, text: str) -> list[int]:
         data = text.encode(errors="replace")
         room = len(data) + 16
-        ids = (ctypes.c_int32 * room)()
-        count = self._api.llama_tokenize(self._vocab, data, len(data), ids, room, False, False)
-        if count < 0:
-            room = -count
-            ids = (ctypes.c_int32 * room)()
-            count = self._api.llama_tokenize(self._vocab, data, len(data), ids, room, False, False)
-        return ids[:count]
+        with self._in_use():
+            while True:
+                ids = (ctypes.c_int32 * room)()
+                count = self._api.llama_tokenize(self._vocab, data, len(data), ids, room, False, False)
+                if count >= 0:
+                    return ids[:count]
+                room = -count
 
     def _find_sentinel(self) -> tuple[str, list[int]]:
         """A text that never merges with what follows; none is needed where no space is added to the start of a text."""

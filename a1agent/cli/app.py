@@ -65,16 +65,21 @@ _COMMANDS = {
 }
 
 
-def _root(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
-) -> None:
-    """Two models reason together: a draft writes in parallel chains, a target takes over the share of steps you set."""
-    if version:
+def _version(asked: bool) -> None:
+    if asked:
         from a1agent import __version__
 
         typer.echo(f"a1agent {__version__}")
         raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    """Two models reason together: a draft writes in parallel chains, a target takes over the share of steps you set."""
 
 
 def _add_plugin(app: typer.Typer, entry: EntryPoint) -> None:

@@ -33,7 +33,7 @@ def print_result(out: Console, result: Result) -> None:
         out.print()
         out.print(Text.assemble(("note: ", "bold yellow"), one_line(notice)), width=width)
     out.print()
-    print_stats(out, result.stats, confidence=result.confidence)
+    print_stats(out, result.stats, result)
 
 
 def _answer_line(result: Result) -> Text:
@@ -65,9 +65,12 @@ def _reasoning(chain: ChainResult) -> Text:
     return text
 
 
-def print_stats(out: Console, stats: RejectionStats, *, confidence: float | None = None) -> None:
-    """Prints the table of statistics: one column of facts on a narrow terminal, two on a wide one."""
-    facts = _facts(stats, confidence)
+def print_stats(out: Console, stats: RejectionStats, result: Result | None = None) -> None:
+    """Prints the table of statistics, one column of facts on a narrow terminal, two on a wide one.
+
+    The answer of `result` stands in it again: a long reasoning may have scrolled it away.
+    """
+    facts = _facts(stats, result)
     columns = 2 if out.width >= _WIDE else 1
     table = Table.grid(padding=(0, 2))
     for _ in range(columns):
@@ -79,7 +82,7 @@ def print_stats(out: Console, stats: RejectionStats, *, confidence: float | None
     out.print(Padding(table, 0))
 
 
-def _facts(stats: RejectionStats, confidence: float | None) -> list[tuple[str, str]]:
+def _facts(stats: RejectionStats, result: Result | None) -> list[tuple[str, str]]:
     limit = ceiling(stats)
     facts = [
         ("rejection rate", f"{_number(stats.observed_rate)}, asked {stats.asked_rate:.2f}"),
@@ -92,7 +95,10 @@ def _facts(stats: RejectionStats, confidence: float | None) -> list[tuple[str, s
         ("calibration", f"{stats.calibrator}, {stats.coverage}, {stats.calibration_size} scores"),
         ("speed-up ceiling", "not measured" if limit is None else f"{limit:.2f} over the target alone"),
     ]
-    return facts if confidence is None else [("confidence", f"{confidence:.2f}"), *facts]
+    if result is None:
+        return facts
+    answer = "none" if result.answer is None else one_line(result.answer)
+    return [("answer", f"{answer}, {_share(result)}"), *facts]
 
 
 def _chains(stats: RejectionStats) -> str:

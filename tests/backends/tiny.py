@@ -100,17 +100,17 @@ def write_random(path: Path, words: Words, *, seed: int = 0, context: int = 1024
     def add(name: str, *shape: int, scale: float) -> None:
         writer.add_tensor(f"{name}.weight", (rng.standard_normal(shape) * scale).astype(np.float32))
 
-    add("token_embd", vocabulary, width, scale=1.0)
+    add("token_embd", vocabulary, width, scale=0.15 if window else 1.0)
     for i in range(layers):
         for norm in ("attn_norm", "ffn_norm", *(("post_attention_norm", "post_ffw_norm") if window else ())):
             writer.add_tensor(f"blk.{i}.{norm}.weight", np.ones(width, np.float32))
         for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            add(f"blk.{i}.{part}", width, width, scale=0.2)
+            add(f"blk.{i}.{part}", width, width, scale=0.1)
         for part, shape in (("gate", (inner, width)), ("up", (inner, width)), ("down", (width, inner))):
-            add(f"blk.{i}.ffn_{part}", *shape, scale=0.15)
+            add(f"blk.{i}.ffn_{part}", *shape, scale=0.1)
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     if not window:
-        add("output", vocabulary, width, scale=0.3)
+        add("output", vocabulary, width, scale=0.2)
     return _finish(writer, path)
 
 

@@ -24,7 +24,7 @@ def a1():
     """Runs a command; scripted models stand in for the embedded pair."""
 
     def run(*words: str, input: str | None = None, env: dict[str, str] | None = None):
-        models = {"A1_DRAFT": "scripted:sums?accuracy=0.6", "A1_TARGET": "scripted:sums"}
+        models = {"A1_DRAFT": "scripted:sums", "A1_TARGET": "scripted:sums"}
         return CliRunner().invoke(build(), list(words), input=input, env=models | (env or {}))
 
     return run

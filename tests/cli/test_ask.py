@@ -8,6 +8,7 @@ import pytest
 from a1agent import Options
 
 SUM = "1 + 2 + 3 + 4"
+UNSURE = "scripted:sums?accuracy=0.5"
 
 
 def test_the_answer_is_the_last_line_of_stdout(a1) -> None:
@@ -80,14 +81,17 @@ def test_every_option_of_a_call_is_a_flag(a1) -> None:
 
 def test_flags_reach_the_call(a1) -> None:
     flags = ["--rejection-rate", "0", "--chains", "3", "--seed", "1", "--stop", "= 6.", "--stop", "never", "--raw"]
-    stats = json.loads(a1("ask", SUM, "--json", *flags, "--early-stop", "off").stdout)["stats"]
+    stats = json.loads(a1("ask", SUM, "--json", *flags, "--draft", "scripted:sums").stdout)["stats"]
     assert stats["asked_rate"] == 0
     assert stats["chains_started"] == 3
     assert len(stats["by_turn"]) == 2
 
 
 def test_the_same_seed_gives_the_same_text(a1) -> None:
-    texts = {a1("ask", SUM, "--seed", "3", "--chains", "1", "--json").stdout.split('"stats"')[0] for _ in range(3)}
+    texts = {
+        a1("ask", SUM, "--draft", UNSURE, "--seed", "3", "--chains", "1", "--json").stdout.split('"stats"')[0]
+        for _ in range(3)
+    }
     assert len(texts) == 1
 
 

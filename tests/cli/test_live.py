@@ -116,7 +116,7 @@ def test_cancelled_chains_do_not_vote() -> None:
 def test_the_report_shows_answer_reasoning_and_statistics(width: int) -> None:
     from a1agent import A1
 
-    with A1("scripted:sums?accuracy=0.5", "scripted:sums", calibration=None, seed=1) as agent:
+    with A1("scripted:sums?accuracy=1", "scripted:sums", calibration=None, seed=1) as agent:
         result = agent.solve("Box the sum in \\boxed{}: 1 + 2 + 3 + 4 + 5")
     out = console(width)
     print_result(out, result)

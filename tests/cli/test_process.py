@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 A1 = [sys.executable, "-W", "error", "-m", "a1agent"]
-SLOW = ["--draft", "scripted:sums?jitter=100000000", "--target", "scripted:sums", "--calibration", "none"]
-FAST = ["--draft", "scripted:sums?accuracy=0.6", "--target", "scripted:sums", "--calibration", "none"]
+SLOW = ["--draft", "scripted:sums?jitter=5000", "--target", "scripted:sums", "--calibration", "none", "--turns", "999"]
+FAST = ["--draft", "scripted:sums", "--target", "scripted:sums", "--calibration", "none"]
 ROOT = Path(__file__).parents[2]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX terminals and signals")
 
@@ -70,12 +70,15 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 @POSIX
 def test_an_interrupt_stops_at_once_and_prints_the_statistics_so_far() -> None:
-    words = [*A1, "ask", "1 + 2 + 3", *SLOW, "--events"]
+    words = [*A1, "ask", " + ".join(["1"] * 500), "--chains", "64", *SLOW, "--events"]  # minutes, if let be
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stdout
-    process.stdout.readline()  # the models hold the prompt
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        assert process.stdout
+        process.stdout.readline()  # the models hold the prompt
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "interrupted; so far:" in errors and "rejection rate" in errors
     assert "Traceback" not in errors

@@ -56,6 +56,11 @@ class Scheduler:
             if not self._runner.holds(holder.lane.index, len(holder.lane)):
                 self._cache.trim(holder.lane, 0)
 
+    def fit(self, task: Task) -> None:
+        """Cuts the lane of a task that went back behind what was decoded: a stop fell inside a token."""
+        if task.holder.lane is not None:
+            self._cache.trim(task.holder.lane, task.wanted)
+
     def remove(self, task: Task, length: int) -> None:
         """Ends a task; its lane keeps the first `length` ids, and the last id of the sequence stays pending."""
         self.tasks.remove(task)

@@ -192,6 +192,8 @@ class Engine:
                 at += count
             if share.task.done:
                 self._finish(share.task)
+            else:
+                self._scheduler.fit(share.task)
 
     def _read(self, plan: Plan) -> tuple[list[int], list[float]]:
         """The token of each wanted row (given or sampled) and its log-probability."""
