@@ -12,6 +12,8 @@ __all__ = ["run"]
 
 T = TypeVar("T")
 
+_INTERRUPTIBLE_S = 0.5
+
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
@@ -20,6 +22,9 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """The coroutine's result. An interrupt (Ctrl-C) cancels it and waits until it has cleaned up."""
     future = asyncio.run_coroutine_threadsafe(coroutine, _background_loop())
     try:
+        # A wait without an end cannot be interrupted on Windows.
+        while not concurrent.futures.wait([future], timeout=_INTERRUPTIBLE_S).done:
+            pass
         return future.result()
     except KeyboardInterrupt:
         future.cancel()

@@ -106,11 +106,13 @@ class Pair:
 
     async def aclose(self) -> None:
         """Gives both models back; the last user of one frees it."""
+        for backend in await asyncio.to_thread(self._close):  # in a thread: it waits for a load under way
+            await backend.aclose()
+
+    def _close(self) -> list[Backend]:
         with self._lock:
             self._closed, self._loaded = True, None
-            unused = self._release()
-        for backend in unused:
-            await backend.aclose()
+            return self._release()
 
 
 def _address(model: Model) -> Address | Backend:

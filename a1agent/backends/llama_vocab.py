@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,7 +97,7 @@ class LlamaVocabulary:
             time.sleep(0.001)
 
     @contextmanager
-    def _in_use(self) -> Iterator[None]:
+    def _in_use(self) -> Generator[None]:
         """Several threads tokenize while another may free the model. Appending before asking makes that safe."""
         self._users.append(None)
         try:

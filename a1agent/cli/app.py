@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from a1agent.cli import ask, chat, config, models, problems, replay, stats
 from a1agent.cli.console import fail, silence_broken_pipe, warn
+from a1agent.conformal.store import CalibrationWarning
 from a1agent.errors import UsageError, nearest
 
 __all__ = ["PLUGINS", "build"]
@@ -120,5 +121,6 @@ def _warnings_as_lines() -> Generator[None]:
         warn(str(message))
 
     with warnings.catch_warnings():
+        warnings.simplefilter("always", CalibrationWarning)
         warnings.showwarning = show
         yield

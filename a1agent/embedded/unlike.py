@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from typing import Any
 
@@ -28,5 +29,5 @@ async def prompt_p_value(target: Backend, text: str) -> float:
     finally:
         await sequence.close()
     nll = -sum(scores.logprobs) / max(1, len(scores.logprobs))
-    known = prompt_nlls(boxed=text.endswith(BOXED_INSTRUCTION))
+    known = await asyncio.to_thread(prompt_nlls, boxed=text.endswith(BOXED_INSTRUCTION))
     return (len(known) - bisect_left(known, nll) + 1) / (len(known) + 1)

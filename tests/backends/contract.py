@@ -33,6 +33,7 @@ class Capabilities:
     """What applies to a backend. `counts`: it decodes in a cache of its own, and its counters say how much.
 
     `chance`: it samples from probabilities that it also scores with. `control`: text of one of its control tokens.
+    `tolerance`: nats by which a score may depend on what else is in the batch (quantized weights).
     """
 
     counts: bool = True
@@ -41,6 +42,7 @@ class Capabilities:
     rewind: bool = True
     control: str | None = None
     small_context: int = 64
+    tolerance: float = 1e-3
     question: str = "the sum of 1 and 2"
 
 
@@ -62,8 +64,8 @@ async def settle(backend: Backend) -> None:
         await settled()
 
 
-def close_to(values: tuple[float, ...], others: tuple[float, ...]) -> bool:
-    return len(values) == len(others) and all(abs(a - b) < 1e-3 for a, b in zip(values, others, strict=True))
+def close_to(values: tuple[float, ...], others: tuple[float, ...], tolerance: float = 1e-3) -> bool:
+    return len(values) == len(others) and all(abs(a - b) < tolerance for a, b in zip(values, others, strict=True))
 
 
 @pytest.mark.anyio
@@ -81,7 +83,9 @@ class Contract:
         if missing:
             pytest.skip(f"does not apply: {', '.join(missing)}")
 
-    async def test_generating_appends_what_it_returns(self, backend_factory: BackendFactory, question: Question) -> None:
+    async def test_generating_appends_what_it_returns(
+        self, backend_factory: BackendFactory, question: Question
+    ) -> None:
         async with loaded(backend_factory) as backend:
             sequence = await backend.open(question)
             before = sequence.length
@@ -107,7 +111,9 @@ class Contract:
                 sequence.rewind(start)
                 assert again.step == first.step
 
-    async def test_different_seeds_give_different_texts(self, backend_factory: BackendFactory, question: Question) -> None:
+    async def test_different_seeds_give_different_texts(
+        self, backend_factory: BackendFactory, question: Question
+    ) -> None:
         self.needs("chance")
         async with loaded(backend_factory) as backend:
             sequence = await backend.open(question)
@@ -128,7 +134,7 @@ class Contract:
                 scores = await sequence.score(generated.step)
                 sequence.rewind(start)
                 assert scores.ids == generated.step.ids
-                assert close_to(scores.logprobs, generated.logprobs)
+                assert close_to(scores.logprobs, generated.logprobs, self.capabilities.tolerance)
 
     async def test_scores_do_not_depend_on_how_a_text_is_cut(
         self, backend_factory: BackendFactory, question: Question
@@ -142,14 +148,14 @@ class Contract:
             for token in scores.ids:
                 single = self._step(backend, (token,))
                 one_by_one += (await pieces.score(single)).logprobs
-            assert close_to(scores.logprobs, tuple(one_by_one))
+            assert close_to(scores.logprobs, tuple(one_by_one), self.capabilities.tolerance)
             half = len(scores.ids) // 2
             await appended.append(self._step(backend, scores.ids[:half]))
             rest = await appended.score(self._step(backend, scores.ids[half:]), end=True)
-            assert close_to(scores.logprobs[half:], rest.logprobs)
+            assert close_to(scores.logprobs[half:], rest.logprobs, self.capabilities.tolerance)
             assert scores.end is not None
             assert rest.end is not None
-            assert abs(scores.end - rest.end) < 1e-3
+            assert abs(scores.end - rest.end) < self.capabilities.tolerance
 
     async def test_an_empty_step_scores_nothing_but_its_end(
         self, backend_factory: BackendFactory, question: Question
@@ -184,7 +190,9 @@ class Contract:
             await sequence.append(StepText(text="the parts", ids=(1, 2, 3), tokenizer_fingerprint="another"))
             assert sequence.length - before == len(backend.tokenize("the parts"))
 
-    async def test_a_fork_is_independent_of_its_parent(self, backend_factory: BackendFactory, question: Question) -> None:
+    async def test_a_fork_is_independent_of_its_parent(
+        self, backend_factory: BackendFactory, question: Question
+    ) -> None:
         self.needs("rewind")
         async with loaded(backend_factory) as backend:
             parent = await backend.open(question)
@@ -235,7 +243,7 @@ class Contract:
             for seed in range(6):
                 text = (await sequence.generate(24, Sampling(temperature=1.2, seed=seed), FREELY)).step.text
                 sequence.rewind(start)
-                for at in range(1, max(2, len(text) - 4), 5):
+                for at in range(1, len(text) - 3, 5):
                     string = text[at : at + 3]
                     stop = Stop(strings=("not in it at all", string), whole_words=False)
                     stopped = await sequence.generate(24, Sampling(temperature=1.2, seed=seed), stop)
@@ -265,7 +273,9 @@ class Contract:
             late = await sequence.generate(32, sampling, Stop(boundary=boundary, min_tokens=33, whole_words=False))
             assert late.step.text == text
 
-    async def test_a_text_cut_by_length_ends_at_a_word(self, backend_factory: BackendFactory, question: Question) -> None:
+    async def test_a_text_cut_by_length_ends_at_a_word(
+        self, backend_factory: BackendFactory, question: Question
+    ) -> None:
         async with loaded(backend_factory) as backend:
             root = await backend.open(question)
             for tokens in (1, 5, 17):
@@ -298,7 +308,7 @@ class Contract:
             others = asyncio.gather(*(backend.open(Question.of(f"{question.text} {i}")) for i in range(3)))
             together, generated, _ = await asyncio.gather(asyncio.gather(*calls), asyncio.gather(*texts), others)
             for one, many in zip(alone, together, strict=True):
-                assert close_to(one.logprobs, many.logprobs)
+                assert close_to(one.logprobs, many.logprobs, self.capabilities.tolerance)
             assert [g.step.ids for g in generated] == [g.step.ids for g in written]
 
     async def test_a_cancelled_call_leaves_the_sequence_as_it_was(
@@ -413,7 +423,9 @@ class Contract:
         assert asyncio.run(ask()) == asyncio.run(ask())
         asyncio.run(backend.aclose())
 
-    async def test_a_backend_that_cannot_score_says_so(self, backend_factory: BackendFactory, question: Question) -> None:
+    async def test_a_backend_that_cannot_score_says_so(
+        self, backend_factory: BackendFactory, question: Question
+    ) -> None:
         async with loaded(backend_factory) as backend:
             assert backend.info.can_score == self.capabilities.score
             if not self.capabilities.score:
@@ -508,7 +520,7 @@ class Contract:
         if not self.capabilities.score:
             return (generated.step,)
         scores = await sequence.score(STEP)
-        return (generated.step, tuple(round(logprob, 2) for logprob in scores.logprobs))
+        return (generated.step, tuple(round(logprob, 1) for logprob in scores.logprobs))
 
     async def _is_consistent(self, backend: Backend, sequence: Sequence, start: int, generated: Generated) -> None:
         """Ids, text and log-probabilities of what was generated belong together, and to the sequence."""

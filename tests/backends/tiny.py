@@ -1,8 +1,10 @@
 """Tiny GGUF models that tests write themselves: random ones, and parrots that say a given text."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import gguf
@@ -56,7 +58,7 @@ def bpe_words(template: str | None = CHATML) -> Words:
     for _ in range(120):
         pairs: dict[tuple[str, str], int] = {}
         for word in words:
-            for pair in zip(word, word[1:], strict=False):
+            for pair in itertools.pairwise(word):
                 pairs[pair] = pairs.get(pair, 0) + 1
         if not pairs:
             break
@@ -122,7 +124,7 @@ def write_parrot(path: Path, words: Words, says: Sequence[int], *, context: int 
     writer = _header(path, "llama", words, width, inner, 1, 4, context)
     letters = rng.choice([-1.0, 1.0], (len(words.tokens), width)).astype(np.float32)
     output = np.zeros_like(letters)
-    for token, following in zip(says, says[1:], strict=False):
+    for token, following in itertools.pairwise(says):
         output[following] = letters[token] * 0.25
     writer.add_tensor("token_embd.weight", letters)
     for norm in ("attn_norm", "ffn_norm"):

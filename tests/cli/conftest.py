@@ -1,14 +1,11 @@
 """`a1` in process, with models that are scripts."""
 
 import os
-from collections.abc import Callable
 
 import pytest
 from typer.testing import CliRunner
 
 from a1agent.cli.app import build
-
-A1 = Callable[..., "object"]
 
 
 @pytest.fixture(autouse=True)

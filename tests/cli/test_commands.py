@@ -107,6 +107,15 @@ def test_stats_show_what_calls_have_stored(a1, tmp_path: Path) -> None:
     assert "32 of mean_nll" in a1("stats", "--calibration", store).stdout
 
 
+def test_a_damaged_store_is_one_warning_and_the_question_is_answered(a1, tmp_path: Path) -> None:
+    store = tmp_path / "store.sqlite3"
+    store.write_bytes(b"no database " * 1000)
+    done = a1("ask", SUM, "--quiet", "--calibration", str(store))
+    assert (done.exit_code, done.stdout) == (0, "10\n")
+    assert done.stderr.count("warning: ") == 1 and len(done.stderr.splitlines()) == 1
+    assert len(list(tmp_path.iterdir())) > 1  # it was moved aside
+
+
 def test_stats_plot_the_drift(a1, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     store, picture = str(tmp_path / "store.sqlite3"), tmp_path / "drift.png"

@@ -1,0 +1,452 @@
+"""The llama.cpp backend against what llama.cpp itself does, alternating in one run.
+
+    python tests/benchmarks/bench_llama_cpp.py [--quick] [--threads N] [--json FILE]
+
+    generation     16 chains, against a loop over `llama_decode` with the same batch and native samplers, and against
+                   llama-cpp-python's high-level API one chain after the other
+    scoring        16 steps of 64 tokens, against a batched prefill that asks for the same logits
+    fresh question 16 chains of 48 tokens on a 256-token prompt, against llama.cpp's server with 16 slots (the
+                   `xllamacpp` wheel, in a process of its own; left out when it is not installed): cold slots see the
+                   prompt for the first time, warm ones have it in their caches
+    memory         resident bytes by number of chains and turns
+
+The model is written on first use: random weights, Q8_0, about 100 million parameters, 32,000 tokens.
+Quote ratios of one run on a quiet machine; anything that runs beside it changes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import importlib.util
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from platformdirs import user_cache_path
+
+from a1agent.backends import llama_cpp
+from a1agent.backends.base import Sampling, StepText, Stop
+from a1agent.backends.llama_cpp import LlamaCppBackend
+from a1agent.backends.llama_options import physical_cores
+
+CHAINS = 16
+WIDTH, LAYERS, INNER, HEADS, VOCABULARY = 768, 7, 2048, 12, 32000
+TEMPERATURE = 0.8
+CELLS = 16384
+
+
+def write_model(path: Path) -> Path:
+    """A Llama with random Q8_0 weights."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path.with_suffix(".part"), "llama")
+    writer.add_name("benchmark 100M")
+    writer.add_context_length(4096)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    add_vocabulary(writer)
+
+    def add(name: str, rows: int, columns: int) -> None:
+        weights = rng.standard_normal((rows, columns), np.float32) * 0.02
+        kind = gguf.GGMLQuantizationType.Q8_0
+        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(weights, kind), raw_dtype=kind)
+
+    add("token_embd", VOCABULARY, WIDTH)
+    add("output", VOCABULARY, WIDTH)
+    writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
+    for i in range(LAYERS):
+        for norm in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"blk.{i}.{norm}.weight", np.ones(WIDTH, np.float32))
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            add(f"blk.{i}.{part}", WIDTH, WIDTH)
+        for part, shape in (("gate", (INNER, WIDTH)), ("up", (INNER, WIDTH)), ("down", (WIDTH, INNER))):
+            add(f"blk.{i}.ffn_{part}", *shape)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    path.with_suffix(".part").replace(path)
+    return path
+
+
+def add_vocabulary(writer: gguf.GGUFWriter) -> None:
+    """256 bytes, made-up words, an end token that random weights all but never sample."""
+    letters = [chr(b) if 33 <= b < 127 or 161 <= b < 173 or b > 173 else chr(256 + b) for b in range(256)]
+    words = [f"w{i}" for i in range(VOCABULARY - 257)]
+    writer.add_vocab_size(VOCABULARY)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([*letters, *words, "<|end|>"])
+    writer.add_token_types([1] * (VOCABULARY - 1) + [3])
+    writer.add_token_merges(["w 1"])
+    writer.add_eos_token_id(VOCABULARY - 1)
+    writer.add_add_bos_token(False)
+
+
+def some_ids(seed: int, count: int) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(256, VOCABULARY - 1) for _ in range(count)]
+
+
+class Bare:
+    """The least that llama.cpp can be made to do: batches filled by hand, no log-probabilities, no text."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import llama_cpp.llama_cpp as api
+
+        self.api = api
+        self.model = api.llama_model_load_from_file(str(path).encode(), api.llama_model_default_params())
+        params = api.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = CELLS, 512, 512, CHAINS
+        params.n_threads = params.n_threads_batch = threads
+        params.kv_unified = params.swa_full = params.no_perf = True
+        self.context = api.llama_init_from_model(self.model, params)
+        self.memory = api.llama_get_memory(self.context)
+        self.batch = api.llama_batch_init(512, 0, 1)
+
+    def decode(self, rows: Sequence[tuple[int, int, int, bool]]) -> None:
+        """Rows of token, position, sequence, and whether logits are wanted."""
+        batch = self.batch
+        batch.n_tokens = len(rows)
+        for i, (token, position, sequence, wanted) in enumerate(rows):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, wanted
+            batch.seq_id[i][0] = sequence
+        assert self.api.llama_decode(self.context, batch) == 0
+
+    def prompt(self, ids: list[int]) -> None:
+        """All but the last id into sequence 0, shared with the others."""
+        self.api.llama_memory_clear(self.memory, False)
+        self.decode([(token, i, 0, False) for i, token in enumerate(ids[:-1])])
+        for sequence in range(1, CHAINS):
+            self.api.llama_memory_seq_cp(self.memory, 0, sequence, 0, -1)
+
+    def generate(self, ids: list[int], count: int) -> tuple[int, float]:
+        """Tokens and seconds of `count` steps of all chains, the prompt not counted."""
+        api = self.api
+        self.prompt(ids)
+        samplers = [self.sampler(i) for i in range(CHAINS)]
+        tokens = [ids[-1]] * CHAINS
+        began = time.perf_counter()
+        for step in range(count):
+            position = len(ids) - 1 + step
+            self.decode([(token, position, i, True) for i, token in enumerate(tokens)])
+            tokens = [api.llama_sampler_sample(samplers[i], self.context, i) for i in range(CHAINS)]
+        took = time.perf_counter() - began
+        for sampler in samplers:
+            api.llama_sampler_free(sampler)
+        return CHAINS * count, took
+
+    def sampler(self, seed: int) -> Any:
+        api = self.api
+        chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+        api.llama_sampler_chain_add(chain, api.llama_sampler_init_temp(TEMPERATURE))
+        api.llama_sampler_chain_add(chain, api.llama_sampler_init_dist(seed))
+        return chain
+
+    def score(self, ids: list[int], steps: list[list[int]]) -> tuple[int, float]:
+        """Tokens and seconds of a prefill of all steps that asks for every logit and looks at none."""
+        self.prompt(ids)
+        start = len(ids) - 1
+        rows = [(t, start + j, i, True) for i, step in enumerate(steps) for j, t in enumerate([ids[-1], *step[:-1]])]
+        began = time.perf_counter()
+        for at in range(0, len(rows), 512):
+            self.decode(rows[at : at + 512])
+            self.api.llama_get_logits(self.context)
+        return len(rows), time.perf_counter() - began
+
+    def close(self) -> None:
+        self.api.llama_batch_free(self.batch)
+        self.api.llama_free(self.context)
+        self.api.llama_model_free(self.model)
+
+
+class HighLevel:
+    """`llama_cpp.Llama`, one chain after the other."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from llama_cpp import Llama
+
+        self.llama = Llama(
+            str(path), n_ctx=1024, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False
+        )
+
+    def generate(self, ids: list[int], count: int, chains: int) -> tuple[int, float]:
+        self.llama.create_completion(ids, max_tokens=1, temperature=TEMPERATURE)
+        began = time.perf_counter()
+        tokens = 0
+        for i in range(chains):
+            said = self.llama.create_completion(
+                ids, max_tokens=count, temperature=TEMPERATURE, top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0, seed=i
+            )
+            tokens += said["usage"]["completion_tokens"]
+        return tokens, time.perf_counter() - began
+
+    def close(self) -> None:
+        self.llama.close()
+
+
+class Ours:
+    """The backend as the engine uses it."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.backend: LlamaCppBackend = llama_cpp.load(str(path), n_ctx=2048, kv_tokens=CELLS, n_threads=threads)
+
+    async def generate(self, ids: list[int], count: int) -> tuple[int, float]:
+        root = await self.backend.open_ids(ids)
+        chains = [root, *(root.fork() for _ in range(CHAINS - 1))]
+        began = time.perf_counter()
+        said = await asyncio.gather(*(c.generate(count, sampling(i), FREELY) for i, c in enumerate(chains)))
+        took = time.perf_counter() - began
+        await asyncio.gather(*(chain.close() for chain in chains))
+        return sum(len(s.step.ids or ()) + s.trimmed_tokens for s in said), took
+
+    async def score(self, ids: list[int], steps: list[list[int]]) -> tuple[int, float]:
+        root = await self.backend.open_ids(ids)
+        chains = [root, *(root.fork() for _ in range(CHAINS - 1))]
+        await self.backend.settle()
+        texts = [self.step(step) for step in steps]
+        began = time.perf_counter()
+        scores = await asyncio.gather(*(c.score(text) for c, text in zip(chains, texts, strict=True)))
+        took = time.perf_counter() - began
+        await asyncio.gather(*(chain.close() for chain in chains))
+        return sum(len(s.ids) for s in scores), took
+
+    async def fresh(self, ids: list[int], count: int) -> float:
+        began = time.perf_counter()
+        root = await self.backend.open_ids(ids)
+        chains = [root, *(root.fork() for _ in range(CHAINS - 1))]
+        await asyncio.gather(*(c.generate(count, sampling(i), FREELY) for i, c in enumerate(chains)))
+        took = time.perf_counter() - began
+        await asyncio.gather(*(chain.close() for chain in chains))
+        return took
+
+    async def turns(self, seed: int, chains: int, turns: int) -> None:
+        """Chains that grow for some turns and close."""
+        root = await self.backend.open_ids(some_ids(seed, 128))
+        grown = [root, *(root.fork() for _ in range(chains - 1))]
+        for turn in range(turns):
+            await asyncio.gather(*(c.generate(8, sampling(turn), FREELY) for c in grown))
+            await asyncio.gather(*(c.score(self.step(some_ids(turn, 8))) for c in grown))
+        await asyncio.gather(*(chain.close() for chain in grown))
+
+    def step(self, ids: list[int]) -> StepText:
+        return StepText(text="", ids=tuple(ids), tokenizer_fingerprint=self.backend.info.tokenizer_fingerprint)
+
+
+FREELY = Stop(whole_words=False)
+
+
+def sampling(seed: int) -> Sampling:
+    return Sampling(temperature=TEMPERATURE, seed=seed)
+
+
+class Peer:
+    """llama.cpp's server in a process of its own, driven over a pipe."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        command = [sys.executable, __file__, "--peer", str(path), "--threads", str(threads)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.read()
+
+    def fresh(self, ids: list[int], count: int) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"ids": ids, "count": count}) + "\n")
+        self.process.stdin.flush()
+        return float(self.read())
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("peer "):
+                return line.removeprefix("peer ")
+        raise RuntimeError("the server's process ended")
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+def serve_peer(path: str, threads: int) -> None:
+    """The other end of `Peer`: answers each line with the seconds that 16 completions took."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.n_parallel, params.n_ctx, params.n_batch = CHAINS, CELLS, 512
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.n_gpu_layers, params.warmup = 0, True
+    server = xllamacpp.Server(params)
+    print("peer ready", flush=True)
+    with ThreadPoolExecutor(CHAINS) as pool:
+        for line in sys.stdin:
+            asked = json.loads(line)
+            request = {
+                "prompt": asked["ids"],
+                "max_tokens": asked["count"],
+                "temperature": TEMPERATURE,
+                "top_k": 0,
+                "top_p": 1.0,
+                "min_p": 0.0,
+                "cache_prompt": True,
+                "ignore_eos": True,
+            }
+            began = time.perf_counter()
+            answers = list(pool.map(lambda i, r=request: server.handle_completions({**r, "seed": i}), range(CHAINS)))
+            took = time.perf_counter() - began
+            assert all("error" not in str(answer)[:40] for answer in answers), answers[0]
+            print("peer", took, flush=True)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * 4096
+    except OSError:
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+
+
+def trimmed() -> int:
+    """Resident bytes after the C library gave back what is free."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except OSError:
+        pass
+    return resident()
+
+
+def alternate(rounds: int, ways: dict[str, Callable[[int], float]]) -> dict[str, list[float]]:
+    """Runs every way once a round, in an order that changes, after one round that does not count."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for i in range(-1, rounds):
+        names = list(ways)
+        random.Random(i).shuffle(names)
+        for name in names:
+            value = ways[name](i + 1)
+            if i >= 0:
+                found[name].append(value)
+    return found
+
+
+def ratio(found: dict[str, list[float]], a: str, b: str) -> float:
+    """Median over rounds of a / b."""
+    return statistics.median(x / y for x, y in zip(found[a], found[b], strict=True))
+
+
+def rate(result: tuple[int, float]) -> float:
+    return result[0] / result[1]
+
+
+def measure(path: Path, threads: int, rounds: int, run: Callable[[Any], Any]) -> dict[str, Any]:
+    """All tables."""
+    report: dict[str, Any] = {"threads": threads, "rounds": rounds, "chains": CHAINS}
+    bare, ours, high = Bare(path, threads), Ours(path, threads), HighLevel(path, threads)
+    generation = alternate(
+        rounds,
+        {
+            "bare": lambda i: rate(bare.generate(some_ids(i, 64), 48)),
+            "ours": lambda i: rate(run(ours.generate(some_ids(i, 64), 48))),
+            "high_level": lambda i: rate(high.generate(some_ids(i, 64), 48, 4)),
+        },
+    )
+    report["generation_tokens_per_s"] = medians(generation)
+    report["generation_of_bare"] = ratio(generation, "ours", "bare")
+    report["generation_of_high_level"] = ratio(generation, "ours", "high_level")
+    steps = [[some_ids(1000 * i + j, 64) for j in range(CHAINS)] for i in range(rounds + 1)]
+    scoring = alternate(
+        rounds,
+        {
+            "bare": lambda i: rate(bare.score(some_ids(i, 128), steps[i])),
+            "ours": lambda i: rate(run(ours.score(some_ids(i, 128), steps[i]))),
+        },
+    )
+    report["scoring_tokens_per_s"] = medians(scoring)
+    report["scoring_of_bare"] = ratio(scoring, "ours", "bare")
+    bare.close()
+    high.close()
+    report |= measure_fresh(path, threads, rounds, ours, run)
+    report["resident_mib"] = measure_memory(ours, run)
+    run(ours.backend.aclose())
+    return report
+
+
+def measure_fresh(path: Path, threads: int, rounds: int, ours: Ours, run: Callable[[Any], Any]) -> dict[str, Any]:
+    """Seconds from a question to 16 chains of 48 tokens."""
+    ways: dict[str, Callable[[int], float]] = {"ours": lambda i: run(ours.fresh(some_ids(50_000 + i, 256), 48))}
+    if importlib.util.find_spec("xllamacpp") is None:
+        return {"fresh_question_s": medians(alternate(rounds, ways)), "xllamacpp": "not installed"}
+    peer = Peer(path, threads)
+    warm: dict[int, float] = {}
+
+    def cold(i: int) -> float:
+        ids = some_ids(60_000 + i, 256)
+        took = peer.fresh(ids, 48)
+        warm[i] = peer.fresh(ids, 48)
+        return took
+
+    found = alternate(rounds, {**ways, "server_cold": cold})
+    found["server_warm"] = [warm[i + 1] for i in range(rounds)]
+    peer.close()
+    return {
+        "fresh_question_s": medians(found),
+        "sooner_than_cold_server": ratio(found, "server_cold", "ours"),
+        "sooner_than_warm_server": ratio(found, "server_warm", "ours"),
+    }
+
+
+def measure_memory(ours: Ours, run: Callable[[Any], Any]) -> dict[str, float]:
+    """Resident memory after more chains and more turns; the first entry is where the others start from."""
+    found: dict[str, float] = {}
+    for chains, turns in ((4, 1), (16, 1), (64, 1), (16, 8), (64, 8)):
+        run(ours.turns(chains * 100 + turns, chains, turns))
+        found[f"{chains} chains, {turns} turns"] = round(trimmed() / 2**20, 1)
+    return found
+
+
+def medians(found: dict[str, list[float]]) -> dict[str, float]:
+    return {name: round(statistics.median(values), 3) for name, values in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two rounds instead of seven")
+    parser.add_argument("--threads", type=int, default=physical_cores())
+    parser.add_argument("--json", type=Path, help="write the report there too")
+    parser.add_argument("--peer", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peer:
+        serve_peer(options.peer, options.threads)
+        return
+    path = user_cache_path("a1agent") / "bench-100m-q8_0.gguf"
+    if not path.exists():
+        write_model(path)
+    with asyncio.Runner() as runner:
+        report = measure(path, options.threads, 2 if options.quick else 7, runner.run)
+    text = json.dumps(report, indent=2)
+    print(text)
+    if options.json:
+        options.json.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
