@@ -274,9 +274,11 @@ class ScriptedSequence:
         return Mark(len(self.ids))
 
     def rewind(self, mark: Mark) -> None:
-        """Drops what came after. Raises `CannotRewind`."""
+        """Drops what came after. Raises `CannotRewind`, also for a mark beyond the end."""
         if not self.backend.info.can_rewind:
             raise CannotRewind(f"{self.backend.info.name} cannot rewind", 'use takeover="continue"')
+        if mark.length > len(self.ids):
+            raise CannotRewind("the mark is beyond the end of the sequence", "rewind to marks of what is still there")
         del self.ids[mark.length :]
         self.decoded = min(self.decoded, len(self.ids) - 1)
 

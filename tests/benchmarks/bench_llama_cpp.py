@@ -191,7 +191,14 @@ class HighLevel:
         tokens = 0
         for i in range(chains):
             said = self.llama.create_completion(
-                ids, max_tokens=count, temperature=TEMPERATURE, top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0, seed=i
+                ids,
+                max_tokens=count,
+                temperature=TEMPERATURE,
+                top_k=0,
+                top_p=1.0,
+                min_p=0.0,
+                repeat_penalty=1.0,
+                seed=i,
             )
             tokens += said["usage"]["completion_tokens"]
         return tokens, time.perf_counter() - began
