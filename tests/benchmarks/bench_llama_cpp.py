@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import ctypes
 import importlib.util
 import json
@@ -335,10 +336,8 @@ def resident() -> int:
 
 def trimmed() -> int:
     """Resident bytes after the C library gave back what is free."""
-    try:
+    with contextlib.suppress(OSError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except OSError:
-        pass
     return resident()
 
 
