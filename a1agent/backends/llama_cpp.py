@@ -123,8 +123,7 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
         max_sequences=runner.lanes,
         parameters=int(api.llama_model_n_params(model)),
     )
-    keep = context if options.keep_tokens < 0 else options.keep_tokens
-    return LlamaCppBackend(Engine(runner, keep), info, vocabulary, template)
+    return LlamaCppBackend(Engine(runner, options.keep_tokens), info, vocabulary, template)
 
 
 def _with_threads(options: LlamaOptions) -> LlamaOptions:

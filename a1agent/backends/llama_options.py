@@ -31,7 +31,7 @@ KV_TYPES: dict[str, tuple[int, float]] = {  # number in ggml, bytes per value
 OPTIONS: dict[str, tuple[type, str]] = {
     "n_ctx": (int, "most tokens of one sequence; 0: 8192 or what the model was trained with, if less"),
     "kv_tokens": (int, "tokens of all sequences together in the KV cache; 0: four full sequences, at least 16384"),
-    "keep_tokens": (int, "most tokens of closed sequences that stay cached for later prompts; -1: one full sequence"),
+    "keep_tokens": (int, "tokens of older prompts that stay cached beside the last one; 0: none at all stays"),
     "n_threads": (int, "threads; 0: one a physical core"),
     "n_batch": (int, "most tokens of one forward"),
     "n_gpu_layers": (int, "layers on the GPU; -1: all, 0: none"),
@@ -48,7 +48,7 @@ _LOGIT_BYTES = 64 << 20
 _LIMITS = {
     "n_ctx": (0, 2**24),
     "kv_tokens": (0, 2**26),
-    "keep_tokens": (-1, 2**26),
+    "keep_tokens": (0, 2**26),
     "n_threads": (0, 512),
     "n_batch": (1, 8192),
     "n_gpu_layers": (-1, 2**15),
@@ -62,7 +62,7 @@ class LlamaOptions:
 
     n_ctx: int = 0
     kv_tokens: int = 0
-    keep_tokens: int = -1
+    keep_tokens: int = 512
     n_threads: int = 0
     n_batch: int = 512
     n_gpu_layers: int = 0

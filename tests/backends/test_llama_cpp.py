@@ -350,13 +350,31 @@ async def test_one_sequence_may_use_every_cell(models: Path) -> None:
 
 
 async def test_what_closed_sequences_hold_is_bounded(models: Path) -> None:
-    async with loaded(factory(models / "bpe.gguf", keep_tokens=200)) as backend:
-        for i in range(20):
-            sequence = await backend.open(Question.of(f"{i} is the number of parts"))
-            await sequence.generate(40, Sampling(seed=i), FREELY)
+    for keep in (0, 100):
+        async with loaded(factory(models / "bpe.gguf", keep_tokens=keep)) as backend:
+            longest = 0
+            for i in range(20):
+                sequence = await backend.open(Question.of(f"{i} is the number of parts"))
+                await sequence.generate(40, Sampling(seed=i), FREELY)
+                longest = max(longest, sequence.length) if keep else 0
+                await sequence.close()
+            await settle(backend)
+            assert backend.counters.cells_used <= keep + longest
+            assert backend.counters.cells_used > 0 or not keep
+
+
+async def test_the_next_turn_finds_what_the_chain_wrote(models: Path) -> None:
+    async with loaded(factory(models / "bpe.gguf", **EXACT)) as backend:
+        root = await backend.open(QUESTION)
+        forks = [root.fork() for _ in range(4)]
+        said = [(await fork.generate(30, Sampling(seed=i), FREELY)).step for i, fork in enumerate(forks)]
+        ids = [*forks[0].ids, *backend.tokenize(" and then")]
+        for sequence in (root, *forks):
             await sequence.close()
+        again = await backend.open_ids(ids)
+        assert again.prompt_work.cached_tokens == root.length + len(said[0].ids or ()) - 1
         await settle(backend)
-        assert 0 < backend.counters.cells_used <= 200
+        assert backend.counters.cells_used == again.length - 1
 
 
 async def test_rewinding_frees_cells(models: Path) -> None:

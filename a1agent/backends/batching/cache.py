@@ -49,7 +49,11 @@ class Lane:
 
 
 class Cache:
-    """Lanes and cells. `keep`: most cells that closed sequences may go on holding for prompts to come."""
+    """Lanes and cells.
+
+    What closed sequences hold stays for prompts to come: the one used last as a whole, the prompts of the others, at
+    most `keep` cells of them. More would slow every forward down, which runs over all cells in use.
+    """
 
     def __init__(self, runner: Runner, keep: int) -> None:
         self._runner = runner
@@ -81,6 +85,7 @@ class Cache:
         A closed sequence whose ids all fit is taken over; otherwise the shared prefix is copied (cells are not).
         """
         source, length = self._longest(ids, limit)
+        self._wither_others(source)
         if source is not None and not source.live and len(source) == length:
             source.live, source.prompt = True, prompt
             self.touch(source)
@@ -196,13 +201,21 @@ class Cache:
                 return
         self.drop(lane)
 
+    def _wither_others(self, source: Lane | None) -> None:
+        """A new prompt was matched: what other closed sequences wrote after their prompts is of no use any more."""
+        for lane in [lane for lane in self._lanes if not lane.live and lane is not source and len(lane) > lane.prompt]:
+            self._wither(lane)
+
     def _shrink_to_bound(self) -> None:
-        while self._kept_cells() > self._keep and (oldest := self._oldest_closed()) is not None:
+        newest = max((lane for lane in self._lanes if not lane.live), key=lambda lane: lane.used, default=None)
+        spare = newest if self._keep else None
+        while self._kept_cells(spare) > self._keep and (oldest := self._oldest_closed(spare)) is not None:
             self._wither(oldest)
 
-    def _kept_cells(self) -> int:
+    def _kept_cells(self, spare: Lane | None) -> int:
+        """Cells that only closed sequences hold, `spare` not counted."""
         in_use = np.zeros(len(self._shares), np.bool_)
         for lane in self._lanes:
-            if lane.live:
+            if lane.live or lane is spare:
                 in_use[np.frombuffer(lane.cells, np.intc)] = True
         return self.used - int(in_use.sum())
