@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
+from hypothesis import HealthCheck, settings
+
+# How fast a machine makes examples says nothing about the code: only what they show may fail a test.
+settings.register_profile("a1agent", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("a1agent")
 
 
 @pytest.fixture

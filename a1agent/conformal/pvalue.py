@@ -1,9 +1,6 @@
 """The conformal p-value, written once: every caller counts, then calls `p_value`."""
 
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Collection
 
 __all__ = ["p_value", "p_value_among"]
 
@@ -18,7 +15,7 @@ def p_value(above: int, equal: int, size: int, u: float = 1.0) -> float:
     return (above + u * (equal + 1)) / (size + 1)
 
 
-def p_value_among(calibration: Sequence[float] | NDArray[np.float64], score: float, u: float = 1.0) -> float:
+def p_value_among(calibration: Collection[float], score: float, u: float = 1.0) -> float:
     """`p_value` of one finite `score` among unordered `calibration` scores (shape [n]); O(n)."""
-    values = np.asarray(calibration, dtype=np.float64)
-    return p_value(int(np.count_nonzero(values > score)), int(np.count_nonzero(values == score)), values.size, u)
+    above, equal = sum(s > score for s in calibration), sum(s == score for s in calibration)
+    return p_value(above, equal, len(calibration), u)

@@ -1,8 +1,7 @@
 """Selectivity: do decisions follow the scores, or only keep the rate?"""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-
-import numpy as np
 
 __all__ = ["selectivity"]
 
@@ -21,9 +20,7 @@ def selectivity(items: Iterable[tuple[str, float, bool]]) -> float | None:
             questions.setdefault(question, ([], []))[rejected].append(score)
     won = pairs = 0.0
     for accepted, rejected_scores in questions.values():
-        ordered = np.sort(np.asarray(accepted, dtype=np.float64))
-        below = np.searchsorted(ordered, rejected_scores, side="left")
-        not_above = np.searchsorted(ordered, rejected_scores, side="right")
-        won += float(np.sum(below + not_above)) / 2
+        ordered = sorted(accepted)
+        won += sum(bisect_left(ordered, s) + bisect_right(ordered, s) for s in rejected_scores) / 2
         pairs += len(accepted) * len(rejected_scores)
     return won / pairs if pairs else None
