@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,7 @@ def estimate_memory(path: str, **options: Any) -> int:
 def _load_model(api: Any, header: GGUFInfo, options: LlamaOptions) -> Any:
     params = api.llama_model_default_params()
     params.n_gpu_layers = options.n_gpu_layers
-    model = api.llama_model_load_from_file(str(header.path).encode(), params)
+    model = api.llama_model_load_from_file(os.fsencode(header.path), params)
     if not model:
         reason = log_lines() or "llama.cpp gave no reason"
         raise ModelLoadError(f"{header.path.name} does not load: {reason}", "the file may be cut short, or too new")
@@ -127,8 +129,6 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
 
 
 def _with_threads(options: LlamaOptions) -> LlamaOptions:
-    from dataclasses import replace
-
     return options if options.n_threads else replace(options, n_threads=physical_cores())
 
 

@@ -34,7 +34,7 @@ class LlamaRunner:
         self._end_ids = np.fromiter(sorted(vocabulary.end_ids), np.intp)
         self.can_rewind = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
         self.lanes = options.max_sequences if self.can_rewind else min(options.max_sequences, 64)
-        self.device = "gpu" if options.n_gpu_layers and api.llama_supports_gpu_offload() else "cpu"
+        self.device = "gpu" if options.n_gpu_layers < 0 and api.llama_supports_gpu_offload() else "cpu"
         self.batch = min(options.n_batch, cells)
         self.outputs = min(outputs, self.batch)
         self._context = self._make_context(options, cells)

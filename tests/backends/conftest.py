@@ -9,7 +9,9 @@ from tests.backends import tiny
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `bpe.gguf`, `spm.gguf`, `other.gguf` (bpe, other weights) and `plain.gguf` (no chat template)."""
+    """A folder with `bpe.gguf`, `spm.gguf`, `other.gguf` (bpe, other weights), `plain.gguf` (no chat template),
+    `window.gguf` (sliding-window attention) and `recurrent.gguf` (cannot rewind).
+    """
     pytest.importorskip("llama_cpp")
     folder = tmp_path_factory.mktemp("models")
     tiny.write_random(folder / "bpe.gguf", tiny.bpe_words())
@@ -17,4 +19,5 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.write_random(folder / "plain.gguf", tiny.bpe_words(None))
     tiny.write_random(folder / "spm.gguf", tiny.spm_words())
     tiny.write_random(folder / "window.gguf", tiny.spm_words(), window=32)
+    tiny.write_recurrent(folder / "recurrent.gguf", tiny.bpe_words())
     return folder

@@ -1,17 +1,21 @@
 """llama.cpp: the contract on tiny models of both vocabulary kinds, and what only it does."""
 
 import asyncio
+import sys
+import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from a1agent import embedded
-from a1agent.backends import llama_cpp
+from a1agent.backends import _llama_api, llama_cpp
 from a1agent.backends.base import Sampling, StepText, Stop
+from a1agent.backends.gguf_info import read_gguf
 from a1agent.backends.llama_cpp import LlamaCppBackend
-from a1agent.errors import InvalidOption, ModelLoadError, ModelNotFound, UsageError
+from a1agent.errors import InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, UsageError
 from a1agent.types import Message, Question
 from tests.backends import tiny
 from tests.backends.contract import (
@@ -80,6 +84,16 @@ class TestSlidingWindow(Contract):
     @pytest.fixture
     def backend_factory(self, models: Path) -> BackendFactory:
         return factory(models / "window.gguf", n_ctx=512, kv_tokens=512, **EXACT)
+
+
+class TestRecurrent(Contract):
+    """A model without attention: it cannot take a step back, and says so."""
+
+    capabilities = Capabilities(control="<|im_end|>", counts=False, rewind=False)
+
+    @pytest.fixture
+    def backend_factory(self, models: Path) -> BackendFactory:
+        return factory(models / "recurrent.gguf")
 
 
 class TestEmbeddedDraft(Contract):
@@ -405,6 +419,15 @@ async def test_two_models_take_turns_on_one_processor(models: Path) -> None:
         assert [g.step for g in together] == alone * 4
 
 
+async def test_prompts_that_are_opened_together_share_what_they_have_in_common(models: Path) -> None:
+    async with loaded(factory(models / "bpe.gguf", n_batch=16)) as backend:
+        common = "the sum of the parts " * 8
+        questions = [Question.of(f"{common} and {i}") for i in range(6)]
+        opened = await asyncio.gather(*(backend.open(question) for question in questions))
+        longest = max(sequence.length for sequence in opened)
+        assert backend.counters.decoded_tokens < longest + 6 * 24
+
+
 # Loading
 
 
@@ -450,3 +473,47 @@ def test_the_memory_of_a_model_is_told_before_loading(models: Path) -> None:
     cell = 2 * 2 * 64 * 2  # layers, keys and values, width, bytes of f16
     assert large - small >= (65536 - 1024) * cell
     assert small >= (models / "bpe.gguf").stat().st_size + 1024 * cell
+
+
+def test_a_hub_name_is_looked_up_by_the_hub_client(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    class Hub(types.ModuleType):
+        @staticmethod
+        def hf_hub_download(repository: str, file: str) -> str:
+            asked.append((repository, file))
+            if file != "tiny.gguf":
+                raise OSError("no such file")
+            return str(models / "bpe.gguf")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub("huggingface_hub"))
+    assert llama_cpp.estimate_memory("some/repo:tiny.gguf") == llama_cpp.estimate_memory(str(models / "bpe.gguf"))
+    assert asked == [("some/repo", "tiny.gguf")]
+    with pytest.raises(ModelNotFound):
+        llama_cpp.estimate_memory("some/repo:none.gguf")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtra):
+        llama_cpp.estimate_memory("some/repo:tiny.gguf")
+
+
+def test_without_llama_cpp_python_the_extra_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_llama_api, "_state", {})
+    monkeypatch.setitem(sys.modules, "llama_cpp.llama_cpp", None)
+    with pytest.raises(MissingExtra, match="llama-cpp"):
+        llama_cpp.load(str(models / "bpe.gguf"))
+
+
+def test_a_model_with_a_missing_part_is_not_found(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "m-00001-of-00002.gguf").write_bytes((models / "bpe.gguf").read_bytes())
+    with pytest.raises(ModelNotFound, match="m-00002-of-00002"):
+        llama_cpp.load(str(tmp_path / "m-00001-of-00002.gguf"))
+
+
+def test_padding_of_the_vocabulary_does_not_make_tokenizers_differ(tmp_path: Path) -> None:
+    words = tiny.bpe_words()
+    padded = replace(words, tokens=[*words.tokens, "[PAD0]", "[PAD1]"], types=[*words.types, 5, 5])
+    one, two = (
+        read_gguf(tiny.write_random(tmp_path / f"{name}.gguf", w)) for name, w in (("one", words), ("two", padded))
+    )
+    assert one.tokenizer_fingerprint() == two.tokenizer_fingerprint()
+    assert one.fingerprint() != two.fingerprint()

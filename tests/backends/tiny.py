@@ -115,6 +115,36 @@ def write_random(path: Path, words: Words, *, seed: int = 0, context: int = 1024
     return _finish(writer, path)
 
 
+def write_recurrent(path: Path, words: Words, *, context: int = 1024) -> Path:
+    """A two-layer Mamba with random weights: its state only grows."""
+    rng = np.random.default_rng(0)
+    width, inner, kernel, state, rank = 64, 128, 4, 16, 4
+    writer = _header(path, "mamba", words, width, 0, 2, 1, context)
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+
+    def add(name: str, *shape: int) -> None:
+        writer.add_tensor(name, (rng.standard_normal(shape) * 0.1).astype(np.float32))
+
+    letters = rng.standard_normal((len(words.tokens), width)) * 0.3
+    writer.add_tensor("token_embd.weight", letters.astype(np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
+    for i in range(2):
+        writer.add_tensor(f"blk.{i}.attn_norm.weight", np.ones(width, np.float32))
+        add(f"blk.{i}.ssm_in.weight", 2 * inner, width)
+        add(f"blk.{i}.ssm_conv1d.weight", inner, kernel)
+        add(f"blk.{i}.ssm_conv1d.bias", inner)
+        add(f"blk.{i}.ssm_x.weight", rank + 2 * state, inner)
+        add(f"blk.{i}.ssm_dt.weight", inner, rank)
+        add(f"blk.{i}.ssm_dt.bias", inner)
+        writer.add_tensor(f"blk.{i}.ssm_a", -np.ones((inner, state), np.float32))
+        writer.add_tensor(f"blk.{i}.ssm_d", np.ones(inner, np.float32))
+        add(f"blk.{i}.ssm_out.weight", width, inner)
+    return _finish(writer, path)
+
+
 def write_parrot(path: Path, words: Words, says: Sequence[int], *, context: int = 256) -> Path:
     """A model in which each token of `says` is followed by the next one, whatever stood before. Ids must be unique."""
     assert len(set(says)) == len(says)

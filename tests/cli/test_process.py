@@ -68,17 +68,29 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert errors == b""
 
 
+def interruptible() -> None:
+    """What a shell starts in the background ignores interrupts, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @POSIX
 def test_an_interrupt_stops_at_once_and_prints_the_statistics_so_far() -> None:
     words = [*A1, "ask", " + ".join(["1"] * 500), "--chains", "64", *SLOW, "--events"]  # minutes, if let be
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        assert process.stdout
-        process.stdout.readline()  # the models hold the prompt
-        os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=interruptible,
+    ) as process:
+        try:
+            assert process.stdout
+            process.stdout.readline()  # the models hold the prompt
+            os.killpg(process.pid, signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "interrupted; so far:" in errors and "rejection rate" in errors
     assert "Traceback" not in errors

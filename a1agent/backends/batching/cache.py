@@ -79,6 +79,10 @@ class Cache:
         self._clock += 1
         lane.used = self._clock
 
+    def match(self, ids: array[int], limit: int) -> int:
+        """How much of `ids[:limit]` some lane holds."""
+        return self._longest(ids, limit)[1]
+
     def attach(self, ids: array[int], limit: int, prompt: int) -> Lane | None:
         """A lane that holds as much of `ids[:limit]` as any lane does; None when every lane is taken.
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 from a1agent.backends.batching.cache import Cache, Lane, common_prefix
 from a1agent.backends.batching.runner import Rows, Runner
-from a1agent.backends.batching.tasks import Holder, Task
+from a1agent.backends.batching.tasks import Holder, Prefill, Task
 
 __all__ = ["Plan", "Scheduler", "Share"]
+
+_WORTH = 16  # tokens in common for which a prompt waits until another has decoded them
 
 
 @dataclass(slots=True)
@@ -141,6 +143,8 @@ class Scheduler:
         if len(plan.rows) >= self._runner.batch:
             return None
         holder = task.holder
+        if self._coming(task):
+            return None
         lane = self._cache.attach(task.ids, task.wanted, holder.prompt)
         if lane is None:
             return None
@@ -155,6 +159,19 @@ class Scheduler:
         if task.done:
             plan.complete.append(task)
         return lane
+
+    def _coming(self, task: Task) -> bool:
+        """Whether a prompt that is being decoded right now will soon hold much of what this prompt needs."""
+        if not isinstance(task, Prefill):
+            return False
+        found = self._cache.match(task.ids, task.wanted)
+        for other in self.tasks:
+            lane = other.holder.lane
+            if isinstance(other, Prefill) and lane is not None:
+                common = min(common_prefix(other.ids, task.ids), task.wanted, other.goal)
+                if common > max(found, len(lane)) + _WORTH:
+                    return True
+        return False
 
     def _room(self, task: Task, plan: Plan, rows: int) -> int:
         """How many of `rows` fit, after younger sequences that are not in the plan made way."""
