@@ -45,6 +45,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
 _DEFAULT_CONTEXT = 8192
 _LEAST_CELLS = 16384
 _LOGIT_BYTES = 64 << 20
+_LIBRARY_BYTES = 32 << 20
 _LIMITS = {
     "n_ctx": (0, 2**24),
     "kv_tokens": (0, 2**26),
@@ -132,7 +133,7 @@ def memory_of(info: GGUFInfo, options: LlamaOptions) -> int:
     logits = 2 * outputs_of(vocabulary, options) * vocabulary * 4
     rows = options.n_batch * (6 * width + 3 * inner) * 4
     mask = options.n_batch * cells * (6 if options.flash_attn != "off" else 4 * (1 + heads))
-    return int(info.size + cells * _cell_bytes(info, options) + logits + rows + mask)
+    return int(_LIBRARY_BYTES + info.size + cells * _cell_bytes(info, options) + logits + rows + mask)
 
 
 def _cell_bytes(info: GGUFInfo, options: LlamaOptions) -> float:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from a1agent.backends._llama_api import log_lines
 from a1agent.backends.base import Sampling
 from a1agent.backends.batching.runner import END, NoCells, Rows
+from a1agent.backends.batching.sampling import Draw, can_draw
 from a1agent.backends.llama_options import KV_TYPES, LlamaOptions
 from a1agent.backends.llama_vocab import LlamaVocabulary
 from a1agent.errors import BackendError, ModelLoadError
@@ -80,16 +81,14 @@ class LlamaRunner:
         return 0 <= first <= max(0, length - self._window)
 
     def sampler(self, sampling: Sampling) -> Any:
-        """A chain of llama.cpp's samplers with its own seed; None is greedy."""
-        return None if sampling.temperature <= 0 else _Sampler(self._api, sampling)
+        """None is greedy; llama.cpp's own samplers where the vocabulary must be sorted, else a faster draw."""
+        if sampling.temperature <= 0:
+            return None
+        return Draw(sampling, self._vocab_size) if can_draw(sampling) else _Sampler(self._api, sampling)
 
     def sample(self, picks: list[tuple[int, Any]]) -> list[int]:
         """One token for each pair of a wanted row's index and a sampler."""
-        draw, context, rows = self._api.llama_sampler_sample, self._context, self._output_rows
-        return [
-            int(self._logits[output].argmax()) if sampler is None else draw(sampler.chain, context, rows[output])
-            for output, sampler in picks
-        ]
+        return [self._pick(output, sampler) for output, sampler in picks]
 
     def log_probabilities(self, targets: list[int]) -> list[float]:
         """Log-probability of one target for each wanted row, in order; `END` is any token that ends the turn."""
@@ -111,6 +110,13 @@ class LlamaRunner:
         self._vocabulary.close()
         self._api.llama_free(self._context)
         self._api.llama_model_free(self._model)
+
+    def _pick(self, output: int, sampler: Any) -> int:
+        if sampler is None:
+            return int(self._logits[output].argmax())
+        if isinstance(sampler, Draw):
+            return sampler(self._logits[output], self._scratch)
+        return self._api.llama_sampler_sample(sampler.chain, self._context, self._output_rows[output])
 
     def _end_logit(self, row: npt.NDArray[np.float32]) -> float:
         return float(np.logaddexp.reduce(row[self._end_ids])) if len(self._end_ids) else -np.inf

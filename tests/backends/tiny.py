@@ -128,7 +128,7 @@ def write_recurrent(path: Path, words: Words, *, context: int = 1024) -> Path:
     def add(name: str, *shape: int) -> None:
         writer.add_tensor(name, (rng.standard_normal(shape) * 0.1).astype(np.float32))
 
-    letters = rng.standard_normal((len(words.tokens), width)) * 0.3
+    letters = rng.standard_normal((len(words.tokens), width)) * 0.1
     writer.add_tensor("token_embd.weight", letters.astype(np.float32))
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     for i in range(2):

@@ -6,11 +6,12 @@
                    llama-cpp-python's high-level API one chain after the other
     scoring        16 steps of 64 tokens, against a batched prefill that asks for the same logits
     fresh question 16 chains of 48 tokens on a 256-token prompt, against llama.cpp's server with 16 slots (the
-                   `xllamacpp` wheel, in a process of its own; left out when it is not installed): cold slots see the
-                   prompt for the first time, warm ones have it in their caches
-    memory         resident bytes by number of chains and turns
+                   `xllamacpp` wheel; left out when it is not installed): cold slots see the prompt for the first time,
+                   warm ones have it in their caches
+    memory         resident MiB by number of chains and turns
 
-The model is written on first use: random weights, Q8_0, about 100 million parameters, 32,000 tokens.
+Each contender runs in a process of its own; one works at a time. The model is written on first use: random weights,
+Q8_0, about 100 million parameters, 32,000 tokens.
 Quote ratios of one run on a quiet machine; anything that runs beside it changes them.
 """
 
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +254,14 @@ class Ours:
             await asyncio.gather(*(c.score(self.step(some_ids(turn, 8))) for c in grown))
         await asyncio.gather(*(chain.close() for chain in grown))
 
+    async def memory(self, seed: int, chains: int, turns: int) -> float:
+        """Resident MiB after chains that grew for some turns were closed."""
+        await self.turns(seed, chains, turns)
+        return round(trimmed() / 2**20, 1)
+
+    async def close(self) -> None:
+        await self.backend.aclose()
+
     def step(self, ids: list[int]) -> StepText:
         return StepText(text="", ids=tuple(ids), tokenizer_fingerprint=self.backend.info.tokenizer_fingerprint)
 
@@ -263,26 +273,65 @@ def sampling(seed: int) -> Sampling:
     return Sampling(temperature=TEMPERATURE, seed=seed)
 
 
-class Peer:
-    """llama.cpp's server in a process of its own, driven over a pipe."""
+class Server:
+    """llama.cpp's own server with 16 slots."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        command = [sys.executable, __file__, "--peer", str(path), "--threads", str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.read()
+        import xllamacpp
+
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_parallel, params.n_ctx, params.n_batch = CHAINS, CELLS, 512
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        params.n_gpu_layers, params.warmup = 0, True
+        self.server = xllamacpp.Server(params)
 
     def fresh(self, ids: list[int], count: int) -> float:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"ids": ids, "count": count}) + "\n")
-        self.process.stdin.flush()
-        return float(self.read())
+        """Seconds that 16 completions of a prompt take."""
+        request = {
+            "prompt": ids,
+            "max_tokens": count,
+            "temperature": TEMPERATURE,
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "cache_prompt": True,
+            "ignore_eos": True,
+        }
+        with ThreadPoolExecutor(CHAINS) as pool:
+            began = time.perf_counter()
+            answers = list(pool.map(lambda i: self.server.handle_completions({**request, "seed": i}), range(CHAINS)))
+            took = time.perf_counter() - began
+        assert all("error" not in str(answer)[:40] for answer in answers), answers[0]
+        return took
 
-    def read(self) -> str:
+    def close(self) -> None:
+        del self.server
+
+
+CONTENDERS = {"bare": Bare, "ours": Ours, "high_level": HighLevel, "server": Server}
+
+
+class Apart:
+    """A contender in a process of its own, so that thread pools never meet: they would slow each other down."""
+
+    def __init__(self, name: str, path: Path, threads: int) -> None:
+        command = [sys.executable, __file__, "--contender", name, str(path), "--threads", str(threads)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.answer()
+
+    def __call__(self, method: str, *arguments: Any) -> Any:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([method, arguments]) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> Any:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.startswith("peer "):
-                return line.removeprefix("peer ")
-        raise RuntimeError("the server's process ended")
+            if line.startswith("contender "):
+                return json.loads(line.removeprefix("contender "))
+        raise RuntimeError("a contender's process ended")
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -290,37 +339,19 @@ class Peer:
         self.process.wait(timeout=60)
 
 
-def serve_peer(path: str, threads: int) -> None:
-    """The other end of `Peer`: answers each line with the seconds that 16 completions took."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path = path
-    params.n_parallel, params.n_ctx, params.n_batch = CHAINS, CELLS, 512
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    params.n_gpu_layers, params.warmup = 0, True
-    server = xllamacpp.Server(params)
-    print("peer ready", flush=True)
-    with ThreadPoolExecutor(CHAINS) as pool:
+def serve(name: str, path: Path, threads: int) -> None:
+    """The other end of `Apart`."""
+    contender: Any = CONTENDERS[name](path, threads)
+    print("contender 0", flush=True)
+    with asyncio.Runner() as runner:
         for line in sys.stdin:
-            asked = json.loads(line)
-            request = {
-                "prompt": asked["ids"],
-                "max_tokens": asked["count"],
-                "temperature": TEMPERATURE,
-                "top_k": 0,
-                "top_p": 1.0,
-                "min_p": 0.0,
-                "cache_prompt": True,
-                "ignore_eos": True,
-            }
-            began = time.perf_counter()
-            answers = list(pool.map(lambda i, r=request: server.handle_completions({**r, "seed": i}), range(CHAINS)))
-            took = time.perf_counter() - began
-            assert all("error" not in str(answer)[:40] for answer in answers), answers[0]
-            print("peer", took, flush=True)
+            method, arguments = json.loads(line)
+            result = getattr(contender, method)(*arguments)
+            result = runner.run(result) if asyncio.iscoroutine(result) else result
+            print("contender", json.dumps(result), flush=True)
+        closing = contender.close()
+        if asyncio.iscoroutine(closing):
+            runner.run(closing)
 
 
 def resident() -> int:
@@ -363,16 +394,16 @@ def rate(result: tuple[int, float]) -> float:
     return result[0] / result[1]
 
 
-def measure(path: Path, threads: int, rounds: int, run: Callable[[Any], Any]) -> dict[str, Any]:
+def measure(path: Path, threads: int, rounds: int) -> dict[str, Any]:
     """All tables."""
     report: dict[str, Any] = {"threads": threads, "rounds": rounds, "chains": CHAINS}
-    bare, ours, high = Bare(path, threads), Ours(path, threads), HighLevel(path, threads)
+    bare, ours, high = (Apart(name, path, threads) for name in ("bare", "ours", "high_level"))
     generation = alternate(
         rounds,
         {
-            "bare": lambda i: rate(bare.generate(some_ids(i, 64), 48)),
-            "ours": lambda i: rate(run(ours.generate(some_ids(i, 64), 48))),
-            "high_level": lambda i: rate(high.generate(some_ids(i, 64), 48, 4)),
+            "bare": lambda i: rate(bare("generate", some_ids(i, 64), 48)),
+            "ours": lambda i: rate(ours("generate", some_ids(i, 64), 48)),
+            "high_level": lambda i: rate(high("generate", some_ids(i, 64), 48, 4)),
         },
     )
     report["generation_tokens_per_s"] = medians(generation)
@@ -382,37 +413,36 @@ def measure(path: Path, threads: int, rounds: int, run: Callable[[Any], Any]) ->
     scoring = alternate(
         rounds,
         {
-            "bare": lambda i: rate(bare.score(some_ids(i, 128), steps[i])),
-            "ours": lambda i: rate(run(ours.score(some_ids(i, 128), steps[i]))),
+            "bare": lambda i: rate(bare("score", some_ids(i, 128), steps[i])),
+            "ours": lambda i: rate(ours("score", some_ids(i, 128), steps[i])),
         },
     )
     report["scoring_tokens_per_s"] = medians(scoring)
     report["scoring_of_bare"] = ratio(scoring, "ours", "bare")
-    bare.close()
-    high.close()
-    report |= measure_fresh(path, threads, rounds, ours, run)
-    report["resident_mib"] = measure_memory(ours, run)
-    run(ours.backend.aclose())
+    report |= measure_fresh(path, threads, rounds, ours)
+    report["resident_mib"] = measure_memory(ours)
+    for contender in (bare, ours, high):
+        contender.close()
     return report
 
 
-def measure_fresh(path: Path, threads: int, rounds: int, ours: Ours, run: Callable[[Any], Any]) -> dict[str, Any]:
+def measure_fresh(path: Path, threads: int, rounds: int, ours: Apart) -> dict[str, Any]:
     """Seconds from a question to 16 chains of 48 tokens."""
-    ways: dict[str, Callable[[int], float]] = {"ours": lambda i: run(ours.fresh(some_ids(50_000 + i, 256), 48))}
+    ways: dict[str, Callable[[int], float]] = {"ours": lambda i: ours("fresh", some_ids(50_000 + i, 256), 48)}
     if importlib.util.find_spec("xllamacpp") is None:
-        return {"fresh_question_s": medians(alternate(rounds, ways)), "xllamacpp": "not installed"}
-    peer = Peer(path, threads)
+        return {"fresh_question_s": medians(alternate(rounds, ways)), "server": "xllamacpp is not installed"}
+    server = Apart("server", path, threads)
     warm: dict[int, float] = {}
 
     def cold(i: int) -> float:
         ids = some_ids(60_000 + i, 256)
-        took = peer.fresh(ids, 48)
-        warm[i] = peer.fresh(ids, 48)
+        took = server("fresh", ids, 48)
+        warm[i] = server("fresh", ids, 48)
         return took
 
     found = alternate(rounds, {**ways, "server_cold": cold})
     found["server_warm"] = [warm[i + 1] for i in range(rounds)]
-    peer.close()
+    server.close()
     return {
         "fresh_question_s": medians(found),
         "sooner_than_cold_server": ratio(found, "server_cold", "ours"),
@@ -420,13 +450,10 @@ def measure_fresh(path: Path, threads: int, rounds: int, ours: Ours, run: Callab
     }
 
 
-def measure_memory(ours: Ours, run: Callable[[Any], Any]) -> dict[str, float]:
-    """Resident memory after more chains and more turns; the first entry is where the others start from."""
-    found: dict[str, float] = {}
-    for chains, turns in ((4, 1), (16, 1), (64, 1), (16, 8), (64, 8)):
-        run(ours.turns(chains * 100 + turns, chains, turns))
-        found[f"{chains} chains, {turns} turns"] = round(trimmed() / 2**20, 1)
-    return found
+def measure_memory(ours: Apart) -> dict[str, float]:
+    """Resident MiB of our process after more chains and more turns."""
+    cases = ((4, 1), (16, 1), (64, 1), (16, 8), (64, 8))
+    return {f"{c} chains, {t} turns": ours("memory", c * 100 + t, c, t) for c, t in cases}
 
 
 def medians(found: dict[str, list[float]]) -> dict[str, float]:
@@ -438,16 +465,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two rounds instead of seven")
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("--json", type=Path, help="write the report there too")
-    parser.add_argument("--peer", help=argparse.SUPPRESS)
+    parser.add_argument("--contender", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.peer:
-        serve_peer(options.peer, options.threads)
+    if options.contender:
+        serve(options.contender[0], Path(options.contender[1]), options.threads)
         return
     path = user_cache_path("a1agent") / "bench-100m-q8_0.gguf"
     if not path.exists():
         write_model(path)
-    with asyncio.Runner() as runner:
-        report = measure(path, options.threads, 2 if options.quick else 7, runner.run)
+    report = measure(path, options.threads, 2 if options.quick else 7)
     text = json.dumps(report, indent=2)
     print(text)
     if options.json:

@@ -1,0 +1,59 @@
+"""Draws tokens from logits with numpy: several times faster than a sampler that sorts or copies the vocabulary."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import numpy.typing as npt
+
+from a1agent.backends.base import Sampling
+
+__all__ = ["Draw", "can_draw"]
+
+_BLOCK = 256
+
+
+def can_draw(sampling: Sampling) -> bool:
+    """Whether `Draw` covers a way of sampling: all but those that need the vocabulary sorted."""
+    return sampling.temperature > 0 and sampling.top_k <= 0 and sampling.top_p >= 1
+
+
+class Draw:
+    """Temperature and min-p sampling of one call, with a random stream of its own.
+
+    Inverse transform sampling in two steps, first a block of the vocabulary, then a token in it, so that no cumulative
+    sum over the vocabulary is needed.
+    """
+
+    def __init__(self, sampling: Sampling, vocabulary: int) -> None:
+        self._uniform = random.Random(sampling.seed).random
+        self._sharpness = np.float32(1 / sampling.temperature)
+        self._floor = math.log(sampling.min_p) if sampling.min_p > 0 else None
+        self._starts = np.arange(0, vocabulary, _BLOCK)
+
+    def __call__(self, logits: npt.NDArray[np.float32], scratch: npt.NDArray[np.float32]) -> int:
+        """One token; `scratch` has room for the vocabulary. With logits that are not finite: the first token."""
+        weights = scratch[: len(logits)]
+        np.subtract(logits, logits.max(), out=weights)
+        if self._floor is not None:
+            weights[weights < self._floor] = -np.inf
+        np.multiply(weights, self._sharpness, out=weights)
+        np.exp(weights, out=weights)
+        sums: npt.NDArray[np.float32] = np.add.reduceat(weights, self._starts)
+        aim = self._uniform() * float(sums.sum(dtype=np.float64))
+        block, rest = _locate(sums, aim)
+        start = block * _BLOCK
+        token = start + _locate(weights[start : start + _BLOCK], rest)[0]
+        # Rounding may aim past the last token that has any weight; a token without weight is never drawn.
+        while token > 0 and not weights[token] > 0:
+            token -= 1
+        return token
+
+
+def _locate(weights: npt.NDArray[np.float32], aim: float) -> tuple[int, float]:
+    """The entry in which a cumulative sum passes `aim`, and how much of `aim` is left for that entry."""
+    sums: npt.NDArray[np.float64] = np.cumsum(weights, dtype=np.float64)
+    at = min(int(np.searchsorted(sums, aim, side="right")), len(sums) - 1)
+    return at, aim - (float(sums[at - 1]) if at else 0.0)
