@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from statistics import NormalDist
 
-from a1agent.conformal.effects import MAX_OPEN, QuestionEffects, probit, probit_inverse
-from a1agent.conformal.feedback import QUESTION_GAIN, TURN_GAIN, GlobalTerm, Terms
+from a1agent.conformal.effects import OpenQuestion, QuestionEffects, probit, probit_inverse
+from a1agent.conformal.feedback import QUESTION_GAIN, TURN_GAIN, GlobalTerm, moved
 from a1agent.conformal.pvalue import p_value
 from a1agent.conformal.values import Coverage, Decision, Observed, turn_bucket
 from a1agent.conformal.window import ScoreWindow, ranks_in
@@ -15,7 +15,6 @@ __all__ = ["AdaptiveRule"]
 
 THIN = 50  # a bucket with fewer scores is compared with all of them instead
 TRAFFIC_WEIGHT = 0.75  # how much of the questions under way marginal coverage compensates; the rest follows difficulty
-MAX_TURN_BUCKETS = 64
 
 _DENSITY_FLOOR = 0.1  # at rates under 0.05 a step of feedback would otherwise move the level by more than the rate
 _NORMAL = NormalDist()
@@ -36,8 +35,7 @@ class AdaptiveRule:
         self._capacity = capacity
         self._effects = QuestionEffects()
         self._global = GlobalTerm()
-        self._turns = Terms[int](TURN_GAIN, MAX_TURN_BUCKETS)
-        self._questions = Terms[str](QUESTION_GAIN, MAX_OPEN)
+        self._turns: dict[int, float] = {}  # a term for each bucket; there are few
         grouped: dict[int, list[float]] = {}
         for turn, score in initial:
             grouped.setdefault(turn_bucket(turn), []).append(score)
@@ -49,21 +47,20 @@ class AdaptiveRule:
     def decide(self, step: Observed, rate: float, u: float) -> Decision:
         """p-value, decision, feedback and memory of one step."""
         bucket = turn_bucket(step.turn)
-        self._effects.arrive(step.question)
-        level = self._level(step.question, bucket, rate)
+        question = self._effects.arrive(step.question)
+        level = self._level(question, bucket, rate)
         if math.isfinite(step.score):
             decision = self._judge(step, bucket, rate, level, u)
-            self._effects.learn(step.question, probit(decision.p_value))
+            self._effects.learn(question, probit(decision.p_value))
             self._remember(bucket, step.score)
         else:
             size = self._calibration_size(bucket)
             decision = Decision(p_value=math.nan, level=level, rejected=True, calibration_size=size, forced=True)
-        self._feed_back(step.question, bucket, decision.rejected, rate)
+        self._feed_back(question, bucket, decision.rejected, rate)
         return decision
 
     def close_question(self, question: str) -> None:
         self._effects.close(question)
-        self._questions.close(question)
 
     def _judge(self, step: Observed, bucket: int, rate: float, level: float, u: float) -> Decision:
         own = self._windows.get(bucket)
@@ -78,23 +75,23 @@ class AdaptiveRule:
             p_value=p, level=level, rejected=rejected, calibration_size=size, forced=rejected != (p <= level)
         )
 
-    def _level(self, question: str, bucket: int, rate: float) -> float:
+    def _level(self, question: OpenQuestion, bucket: int, rate: float) -> float:
         if rate in (0.0, 1.0):
             return rate
         z, density = _at_rate(rate)
-        terms = self._global.value + self._turns[bucket]
+        terms = self._global.value + self._turns.get(bucket, 0.0)
         if self._conditional:
             effect, spread = self._effects.of_question(question)
-            terms += self._questions[question]
+            terms += question.term
         else:
             effect, spread = TRAFFIC_WEIGHT * self._effects.of_traffic(), 1.0
         return probit_inverse(z * spread + effect + terms / density)
 
-    def _feed_back(self, question: str, bucket: int, rejected: bool, rate: float) -> None:
+    def _feed_back(self, question: OpenQuestion, bucket: int, rejected: bool, rate: float) -> None:
         self._global.move(rejected, rate)
-        self._turns.move(bucket, rejected, rate)
+        self._turns[bucket] = moved(self._turns.get(bucket, 0.0), TURN_GAIN, rejected, rate)
         if self._conditional:
-            self._questions.move(question, rejected, rate)
+            question.term = moved(question.term, QUESTION_GAIN, rejected, rate)
 
     def _calibration_size(self, bucket: int) -> int:
         own = self._windows.get(bucket)

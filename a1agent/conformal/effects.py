@@ -11,7 +11,7 @@ import math
 from collections import OrderedDict
 from statistics import NormalDist
 
-__all__ = ["QuestionEffects", "probit", "probit_inverse"]
+__all__ = ["OpenQuestion", "QuestionEffects", "probit", "probit_inverse"]
 
 _NORMAL = NormalDist()
 _ROOT_HALF = math.sqrt(0.5)
@@ -36,14 +36,15 @@ def probit_inverse(z: float) -> float:
     return 0.5 * math.erfc(-z * _ROOT_HALF)
 
 
-class _Question:
-    """Discounted sums over the steps of one open question, and its share of what is under way."""
+class OpenQuestion:
+    """Discounted sums over the steps of one open question, its share of what is under way, and its feedback term."""
 
-    __slots__ = ("count", "effect", "seen_at", "total", "traffic")
+    __slots__ = ("count", "effect", "seen_at", "term", "total", "traffic")
 
     def __init__(self, now: int) -> None:
         self.count = self.total = 0.0
         self.effect = 0.0
+        self.term = 0.0
         self.traffic = 0.0  # discounted number of its steps in the stream, as of `seen_at`
         self.seen_at = now
 
@@ -52,7 +53,7 @@ class QuestionEffects:
     """Posterior effects of the open questions; every call is O(1). Not locked: its owner is."""
 
     def __init__(self) -> None:
-        self._questions: OrderedDict[str, _Question] = OrderedDict()
+        self._questions: OrderedDict[str, OpenQuestion] = OrderedDict()
         self._products = PRIOR_SHARE * PRIOR_STEPS
         self._weights = PRIOR_STEPS
         self._share = PRIOR_SHARE
@@ -64,11 +65,11 @@ class QuestionEffects:
         """Share of the variance of z that lies between questions (intraclass correlation), in [0, MAX_SHARE]."""
         return self._share
 
-    def arrive(self, question: str) -> None:
-        """A step of `question` is about to be decided: it counts as under way."""
+    def arrive(self, question: str) -> OpenQuestion:
+        """A step of `question` is about to be decided: it counts as under way. Good until the next call."""
         entry = self._questions.get(question)
         if entry is None:
-            entry = self._questions[question] = _Question(self._now)
+            entry = self._questions[question] = OpenQuestion(self._now)
             if len(self._questions) > MAX_OPEN:
                 self.close(next(iter(self._questions)))
         else:
@@ -79,13 +80,14 @@ class QuestionEffects:
         self._traffic_effect = self._traffic_effect * keep + entry.effect
         self._traffic = self._traffic * keep + 1.0
         entry.traffic += 1.0
+        return entry
 
-    def of_question(self, question: str) -> tuple[float, float]:
+    def of_question(self, entry: OpenQuestion) -> tuple[float, float]:
         """Mean of the question's effect and spread (standard deviation) of its next z, predicted from its steps so far.
 
         Conjugate normal model with variances `share` between questions and `1 - share` within.
         """
-        entry, share = self._questions[question], self._share
+        share = self._share
         precision = entry.count * share + 1.0 - share
         return share * entry.total / precision, math.sqrt((1.0 - share) * (1.0 + share / precision))
 
@@ -93,9 +95,8 @@ class QuestionEffects:
         """Mean effect of the questions under way, weighted by how many of the latest steps were theirs."""
         return self._traffic_effect / self._traffic
 
-    def learn(self, question: str, z: float) -> None:
-        """The step of `question` that arrived last turned out to be `z`."""
-        entry = self._questions[question]
+    def learn(self, entry: OpenQuestion, z: float) -> None:
+        """The step of a question that just arrived turned out to be `z`."""
         if entry.count > 0.0:
             # The product of two steps of one question has the mean `share`; a mean over more of them is less noisy.
             weight = entry.count / (entry.count + 4.0)
@@ -121,6 +122,6 @@ class QuestionEffects:
         if not self._questions:  # sums start afresh, so that rounding never adds up
             self._traffic_effect = self._traffic = 0.0
 
-    def _age_traffic(self, entry: _Question) -> None:
+    def _age_traffic(self, entry: OpenQuestion) -> None:
         entry.traffic *= (1.0 - TRAFFIC_FORGETTING) ** (self._now - entry.seen_at)
         entry.seen_at = self._now

@@ -1,18 +1,12 @@
 """Correcting the level by what was decided: the terms of feedback, and the bound on the rate that they keep."""
 
 import math
-from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Generic, TypeVar
 
-__all__ = ["GLOBAL_GAIN", "QUESTION_GAIN", "TURN_GAIN", "GlobalTerm", "Terms", "rate_gap_bound"]
+__all__ = ["GLOBAL_GAIN", "QUESTION_GAIN", "TURN_GAIN", "GlobalTerm", "moved", "rate_gap_bound"]
 
 GLOBAL_GAIN = 0.025
 TURN_GAIN = 0.01
 QUESTION_GAIN = 0.04
-
-
-K = TypeVar("K", bound=Hashable)
 
 
 class GlobalTerm:
@@ -73,30 +67,7 @@ def rate_gap_bound(steps: int, gain: float = GLOBAL_GAIN) -> float:
     return math.inf if steps < 1 else (1.0 + gain) / (gain * steps)
 
 
-class Terms(Generic[K]):
-    """Feedback terms by key, each moving like the global one but without its guarantee; kept within [-1, 1].
-
-    At most `capacity` keys are kept, those used last.
-    """
-
-    __slots__ = ("_capacity", "_gain", "_values")
-
-    def __init__(self, gain: float, capacity: int) -> None:
-        self._gain = gain
-        self._capacity = capacity
-        self._values: OrderedDict[K, float] = OrderedDict()
-
-    def __getitem__(self, key: K) -> float:
-        return self._values.get(key, 0.0)
-
-    def move(self, key: K, rejected: bool, asked_rate: float) -> None:
-        value = self._values.get(key, 0.0) + self._gain * (asked_rate - rejected)
-        if not -1.0 <= value <= 1.0:
-            value = math.copysign(1.0, value)  # a term of 1 outweighs everything already
-        self._values[key] = value
-        self._values.move_to_end(key)
-        if len(self._values) > self._capacity:
-            self._values.popitem(last=False)
-
-    def close(self, key: K) -> None:
-        self._values.pop(key, None)
+def moved(term: float, gain: float, rejected: bool, asked_rate: float) -> float:
+    """A term after a decision: moved like the global one but without its guarantee, and kept within [-1, 1]."""
+    term += gain * (asked_rate - rejected)
+    return term if -1.0 <= term <= 1.0 else math.copysign(1.0, term)  # a term of 1 outweighs everything already

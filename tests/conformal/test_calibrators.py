@@ -179,8 +179,7 @@ def test_a_closed_question_starts_afresh_and_closing_an_unknown_one_is_harmless(
 def test_questions_that_are_never_closed_do_not_grow_without_bound():
     effects = QuestionEffects()
     for number in range(MAX_OPEN + 500):
-        effects.arrive(f"q{number}")
-        effects.learn(f"q{number}", 0.1)
+        effects.learn(effects.arrive(f"q{number}"), 0.1)
     assert len(effects._questions) == MAX_OPEN
 
 
@@ -191,8 +190,7 @@ def test_where_questions_do_not_differ_nothing_is_predicted_and_where_they_do_it
         shift = rng.gauss(0, 0.7)
         for _ in range(30):
             for effects, z in ((alike, rng.gauss(0, 1)), (differing, shift + rng.gauss(0, 0.7))):
-                effects.arrive(f"q{number}")
-                effects.learn(f"q{number}", z)
+                effects.learn(effects.arrive(f"q{number}"), z)
     assert alike.share < 0.03
     assert 0.35 < differing.share < 0.65
 
