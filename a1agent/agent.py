@@ -25,10 +25,11 @@ from a1agent.engine.loop import Outcome, reason
 from a1agent.engine.vote import Tally
 from a1agent.errors import SolveError
 from a1agent.events import Event, QuestionOpened, VoteClosed
+from a1agent.fold import StatsFold
 from a1agent.models import Loaded, Model, Pair
 from a1agent.notices import Once
 from a1agent.prompts import asks_for_box, split_thinking
-from a1agent.stats import RejectionStats, StatsFold
+from a1agent.stats import RejectionStats
 from a1agent.types import Message, Question, Result
 
 __all__ = ["A1"]

@@ -12,7 +12,8 @@ from typing import Any, Self, TypeVar
 from a1agent.agent import A1
 from a1agent.cli.settings import Settings
 from a1agent.events import Event, VoteClosed
-from a1agent.stats import RejectionStats, StatsFold
+from a1agent.fold import StatsFold
+from a1agent.stats import RejectionStats
 from a1agent.types import Question, Result
 
 __all__ = ["Call", "Loop", "make_agent"]
