@@ -43,7 +43,10 @@ class Options:
         "rewrite: the target replaces a rejected step (right for most models); "
         "continue: it writes after it (the paper's way, for targets that correct themselves, as thinking models do)",
     )
-    vote: VoteMethod = _option("auto", "how answers are voted; auto: majority, or best when no chain states an answer")
+    vote: VoteMethod = _option(
+        "auto",
+        "how answers are voted; auto: weighted by each chain's strangest step, or best when no chain states an answer",
+    )
     answer: AnswerKind = _option("auto", "what counts as an answer in a chain's text")
     step_tokens: int = _option(512, "most tokens of a drafted step")
     min_step_tokens: int | None = _option(
@@ -54,7 +57,9 @@ class Options:
     max_tokens: int | None = _option(None, "most tokens of a chain (default: what the models' context holds)")
     timeout_s: float | None = _option(None, "seconds until the best answer so far is returned (default: no limit)")
     early_stop: EarlyStop = _option(
-        "exact", "cancel chains once the majority exact: cannot change; beta: will not, at stop_probability; off: never"
+        "exact",
+        "cancel chains once the majority exact: cannot change; beta: will not, at stop_probability; off: never "
+        "(vote=auto: only while the majority also weighs most; other votes wait for every chain)",
     )
     stop_probability: float = _option(0.95, "for early_stop=beta: how sure it must be that the majority stays")
     score: ScoreName = _option("mean_nll", "what makes a step strange: mean_nll, or worst_nll over its worst tokens")

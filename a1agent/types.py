@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from a1agent.conformal.scores import mean_score
 from a1agent.errors import InvalidQuestion, nearest
 
 if TYPE_CHECKING:
@@ -128,7 +129,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainResult:
-    """One finished chain. `text` is all it wrote, `answer` what it states (None: nothing extractable)."""
+    """One finished chain. `text` is all it wrote, `answer` what it states (None: nothing extractable).
+
+    `scores`: of the steps that stand in its text, in nats per token; those the target wrote in place of others count,
+    those they replaced do not.
+    """
 
     index: int
     text: str
@@ -137,7 +142,12 @@ class ChainResult:
     end: ChainEnd
     error: str | None = None
     token_count: int = 0
-    mean_score: float = float("nan")
+    scores: tuple[float, ...] = ()
+
+    @property
+    def mean_score(self) -> float:
+        """Mean of the scores; NaN when there is none."""
+        return mean_score(self.scores)
 
     @property
     def finished(self) -> bool:

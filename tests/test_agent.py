@@ -296,6 +296,17 @@ def test_a_score_that_is_not_finite_is_taken_over_and_counted() -> None:
     assert result.stats.non_finite_scores == 3
 
 
+@pytest.mark.parametrize(("takeover", "standing"), [("rewrite", 1), ("continue", 2)])
+def test_a_chain_is_judged_by_the_steps_that_stand_in_its_text(takeover: str, standing: int) -> None:
+    draft = ScriptedBackend(Fixed("I say \\boxed{1}."))
+    target = ScriptedBackend(Fixed("I say \\boxed{2}.", score=5.0))
+    options: dict[str, Any] = {"calibration": None, "min_step_tokens": 0, "chains": 1, "takeover": takeover}
+    with A1(draft, target, rejection_rate=1.0, **options) as a1:
+        chain = a1.solve(BOXED).chains[0]
+    assert len(chain.turns) == 1
+    assert len(chain.scores) == standing
+
+
 def test_open_ended_text_goes_to_the_best_chain() -> None:
     poems = ScriptedBackend(Replies(("Roses are red.", "Violets are blue.")))
     with A1(poems, poems, calibration=None, chains=5, rejection_rate=0.0, seed=2) as a1:

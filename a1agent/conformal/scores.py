@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from a1agent.conformal.values import unknown_name
 
-__all__ = ["SCORES", "ScoreFunction", "mean_nll", "score_function", "worst_nll", "worst_share_nll"]
+__all__ = ["SCORES", "ScoreFunction", "mean_nll", "mean_score", "score_function", "worst_nll", "worst_share_nll"]
 
 ScoreFunction = Callable[[Sequence[float]], float]
 
@@ -52,6 +52,12 @@ def score_function(name: str) -> ScoreFunction:
         return SCORES[name]
     except KeyError:
         raise unknown_name("score", name, SCORES) from None
+
+
+def mean_score(scores: Sequence[float]) -> float:
+    """Mean of the finite scores of several steps; NaN when there is none."""
+    known = [score for score in scores if math.isfinite(score)]
+    return math.fsum(known) / len(known) if known else math.nan
 
 
 def _sum(logprobs: Sequence[float]) -> float:

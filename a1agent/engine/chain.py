@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -75,9 +74,10 @@ class Chain:
             left = min(left, call.options.max_tokens - self.tokens)
         return left
 
-    def grow(self, generated: Generated, author: Author) -> Step:
-        """Adds what a model wrote to the text, and returns it as a step."""
+    def grow(self, generated: Generated, author: Author, score: float) -> Step:
+        """Adds what a model wrote to the text, with its score under the target, and returns it as a step."""
         step = step_of(generated, author)
+        self.scores.append(score)
         self.text += step.text
         self.tokens += step.tokens
         # The end of the turn and a stop string of the caller both end the message.
@@ -98,7 +98,6 @@ class Chain:
 
     def result(self, error: str | None = None) -> ChainResult:
         """The chain as a frozen value."""
-        finite = [score for score in self.scores if math.isfinite(score)]
         return ChainResult(
             index=self.index,
             text=self.text,
@@ -107,7 +106,7 @@ class Chain:
             end=self.end,
             error=error,
             token_count=self.tokens,
-            mean_score=sum(finite) / len(finite) if finite else float("nan"),
+            scores=tuple(self.scores),
         )
 
 

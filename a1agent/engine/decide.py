@@ -30,7 +30,6 @@ def decide(call: Call, chain: Chain, turn: int, score: float, scored: TokenScore
         calibration_size=decision.calibration_size,
         forced=decision.forced,
     )
-    chain.scores.append(score)
     call.emit(
         StepVerified(chain=chain.index, turn=turn, verdict=verdict, scored_tokens=len(scored.ids), work=scored.work)
     )

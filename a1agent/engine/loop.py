@@ -94,7 +94,7 @@ class _Run:
                     chain=chain.index,
                     answer=chain.answer,
                     tokens=chain.tokens,
-                    score=result.mean_score,
+                    scores=result.scores,
                     history=tuple(chain.history),
                 )
             )
@@ -103,10 +103,17 @@ class _Run:
         options = self.call.options
         if options.early_stop == "off" or options.vote not in ("auto", "majority"):
             return False
+        if options.vote == "auto" and self._contested():
+            return False
         counts, remaining = self.tally.counts(), len(self.tasks)
         if earlystop.decided(counts, remaining):
             return True
         return options.early_stop == "beta" and earlystop.beta_decided(counts, remaining, options.stop_probability)
+
+    def _contested(self) -> bool:
+        """Whether the majority so far is not what weighs most."""
+        most, heaviest = self.tally.leader(), self.tally.leader("weighted")
+        return most is not None and heaviest is not None and most.chains != heaviest.chains
 
     async def stop(self) -> None:
         """Ends what still runs: `cancelled` once the majority stands, `timeout` with the answer so far at the limit."""
@@ -151,9 +158,9 @@ async def take_turn(call: Call, chain: Chain, turn: int, room: int, most: int | 
     step, taken = step_of(drafted, "draft"), None
     if verdict.rejected:
         limit = most or options.takeover_tokens or options.step_tokens
-        taken = await take_over(call, chain, turn, drafted, marks, min(limit, room))
+        taken = await take_over(call, chain, turn, drafted, score, marks, min(limit, room))
     else:
-        chain.grow(drafted, "draft")
+        chain.grow(drafted, "draft", score)
         call.emit(StepAccepted(chain=chain.index, turn=turn, step=step))
     chain.turns.append(Turn(index=turn, drafted=step, verdict=verdict, taken_over=taken))
 

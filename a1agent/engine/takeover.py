@@ -20,16 +20,21 @@ class Marks:
     target: Mark
 
 
-async def take_over(call: Call, chain: Chain, turn: int, drafted: Generated, marks: Marks, max_tokens: int) -> Step:
-    """The target's step, appended to the chain and to the draft's sequence. Raises what the backend raises."""
+async def take_over(
+    call: Call, chain: Chain, turn: int, drafted: Generated, score: float, marks: Marks, max_tokens: int
+) -> Step:
+    """The target's step, appended to the chain and to the draft's sequence. Raises what the backend raises.
+
+    `score`: of the rejected step, which counts only where it stays.
+    """
     if call.options.takeover == "rewrite":
         chain.draft.rewind(marks.draft)
         chain.target.rewind(marks.target)
     else:
-        chain.grow(drafted, "draft")
+        chain.grow(drafted, "draft", score)
     generated = await chain.target.generate(max_tokens, call.sampling(chain.index, turn, "target"), call.stop())
     await chain.draft.append(generated.step)
-    step = chain.grow(generated, "target")
+    step = chain.grow(generated, "target", call.score(generated.logprobs))
     call.emit(
         StepTakenOver(
             chain=chain.index,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from a1agent.config import VoteMethod
+from a1agent.conformal.scores import mean_score
 from a1agent.engine.equivalence import Equivalence, canonical_key
 from a1agent.engine.extract import Answer
 
@@ -22,15 +24,20 @@ _UNJUDGED_KINDS = frozenset({"text", "json"})
 class Candidate:
     """A finished chain as the vote sees it.
 
-    `score`: mean negative log-likelihood of its steps under the target (nats per token, lower is better; NaN when none
-    was scored). `history`: the answers it held after earlier turns, oldest first.
+    `scores`: of the steps that stand in its text, under the target (nats per token, lower is better). `history`: the
+    answers it held after earlier turns, oldest first.
     """
 
     chain: int
     answer: Answer | None
     tokens: int
-    score: float
+    scores: tuple[float, ...] = ()
     history: tuple[tuple[int, Answer], ...] = ()
+
+    @property
+    def score(self) -> float:
+        """Mean over its steps; NaN when none was scored."""
+        return mean_score(self.scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +89,9 @@ class Tally:
         """Chains per answer, most first."""
         return sorted((len(chains) for chains in self._members().values()), reverse=True)
 
-    def leader(self) -> Group | None:
-        """The group that has the majority so far; None when no chain has stated an answer."""
-        return next(iter(self._ranked("majority", self._members())), None)
+    def leader(self, method: VoteMethod = "majority") -> Group | None:
+        """The group that is first so far; None when no chain has stated an answer."""
+        return next(iter(self._ranked(method, self._members())), None)
 
     def vote(self, method: VoteMethod, started: int) -> Vote:
         """The outcome over the candidates added so far, of `started` chains.
@@ -92,19 +99,21 @@ class Tally:
         The answer of highest weight wins; ties go to the lower mean score, then to the lowest chain. Weights:
 
         - `majority`: its chains.
-        - `weighted`: the sum of exp(best score - score) over its chains, the likelihood per token under the target
-          relative to the best chain of all. A chain without a score counts as one of mean score.
+        - `weighted`: the sum of exp((b - w) / s) over its chains, where w is the score of a chain's strangest step (a
+          chain is as strong as its weakest link), b the lowest w of all chains, and s the standard deviation of the
+          scores of all steps of all chains: free of the models' scale. A chain without a score counts as one of mean w.
+          That the weakest stretch of a chain says more than its mean was found by Fu et al. 2025 (arXiv 2508.15260).
         - `shortest`: chains / ln(their mean tokens), Shortest Majority Vote (Zeng et al. 2025, arXiv 2502.12215, which
           divides by the log of the mean length); means below e count as e.
         - `temporal`: each chain spreads one vote over the answers it held, each turn earlier half as much. After the
           temporal vote over diffusion steps (Wang et al. 2025, arXiv 2508.09138), with chains for samples. Only an
           answer that some chain ends with can win.
         - `best`: the best chain's likelihood, relative to the best of all, which wins even without an answer.
-        - `auto`: `majority`, or `best` when no chain states an answer.
+        - `auto`: `weighted`, or `best` when no chain states an answer.
         """
         members = self._members()
         if method == "auto":
-            method = "majority" if members else "best"
+            method = "weighted" if members else "best"
         groups = self._ranked(method, members)
         if method == "best":
             winner = min(self._candidates, key=_rank, default=None)
@@ -168,10 +177,12 @@ class Tally:
     def _weights(self, method: VoteMethod, members: dict[int, list[Candidate]]) -> dict[int, float]:
         if method == "temporal":
             return self._held(members)
-        if method in ("weighted", "best"):
-            likelihood = _likelihoods(self._candidates)
-            add_up = math.fsum if method == "weighted" else max  # fsum: the order of arrival leaves no trace
-            return {group: add_up(likelihood[c.chain] for c in chains) for group, chains in members.items()}
+        if method == "weighted":
+            strength = _strengths(self._candidates)  # fsum: the order of arrival leaves no trace
+            return {group: math.fsum(strength[c.chain] for c in chains) for group, chains in members.items()}
+        if method == "best":
+            likelihood = _relative({c.chain: c.score for c in self._candidates}, 1.0)
+            return {group: max(likelihood[c.chain] for c in chains) for group, chains in members.items()}
         weigh = _brevity if method == "shortest" else len
         return {group: float(weigh(chains)) for group, chains in members.items()}
 
@@ -193,17 +204,25 @@ def _rank(candidate: Candidate) -> tuple[float, int]:
 
 
 def _mean_score(chains: Sequence[Candidate]) -> float:
-    known = [c.score for c in chains if math.isfinite(c.score)]
-    return math.fsum(known) / len(known) if known else math.inf
+    mean = mean_score([c.score for c in chains])
+    return math.inf if math.isnan(mean) else mean
 
 
-def _likelihoods(candidates: Sequence[Candidate]) -> dict[int, float]:
-    """Of each chain, per token, the best one's being 1; all 1 when nothing was scored."""
-    known = [c.score for c in candidates if math.isfinite(c.score)]
+def _strengths(candidates: Sequence[Candidate]) -> dict[int, float]:
+    """Of each chain, by its strangest step, the strongest one's being 1."""
+    worst = {c.chain: max((s for s in c.scores if not math.isnan(s)), default=math.nan) for c in candidates}
+    steps = [score for c in candidates for score in c.scores if math.isfinite(score)]
+    spread = statistics.pstdev(steps) if steps else 0.0
+    return _relative(worst, spread or 1.0)  # without spread all that are finite are equal
+
+
+def _relative(scores: dict[int, float], scale: float) -> dict[int, float]:
+    """exp((best - score) / scale) of each chain; NaN counts as the mean."""
+    known = [score for score in scores.values() if math.isfinite(score)]
     if not known:
-        return {c.chain: 1.0 for c in candidates}
+        return dict.fromkeys(scores, 1.0)
     best, mean = min(known), math.fsum(known) / len(known)
-    return {c.chain: math.exp(best - (mean if math.isnan(c.score) else max(c.score, best))) for c in candidates}
+    return {chain: math.exp((best - (mean if math.isnan(s) else s)) / scale) for chain, s in scores.items()}
 
 
 def _brevity(chains: Sequence[Candidate]) -> float:

@@ -3,7 +3,8 @@
 python tests/benchmarks/bench_embedded.py --count 500 --rates 0.05,0.1,0.2,0.3,0.5,0.8 --out results.jsonl
 
 `a1-random` is the control: the target takes over the same share of steps, but which ones is left to chance. Every way
-answers the same problems. Finished problems are on disk at once; a run that is started again goes on where it stopped.
+answers the same problems, and the same chains are voted on twice: by majority, and weighted by each chain's strangest
+step, as `vote="auto"` does. Finished problems are on disk at once; a run started again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -23,8 +24,13 @@ import numpy as np
 from a1agent import A1, Question
 from a1agent.backends.base import Backend, Sequence, StepText, TokenScores
 from a1agent.backends.registry import parse_address
+from a1agent.config import VoteMethod
 from a1agent.embedded.problems import Problem, problems
+from a1agent.engine.extract import Answer
+from a1agent.engine.vote import Candidate, Tally
 from a1agent.prompts import ask_for_box
+
+VOTES: tuple[VoteMethod, ...] = ("majority", "weighted")
 
 
 class RandomScores:
@@ -83,10 +89,15 @@ def agents(options: argparse.Namespace) -> dict[str, A1]:
 
 
 async def answer(way: A1, problem: Problem) -> dict[str, Any]:
-    """One problem, one way: whether it was right, by majority and per chain, and what it cost."""
+    """One problem, one way: whether it was right, by each vote and per chain, and what it cost."""
     result = await way.asolve(ask_for_box(Question.of(problem.question)))
+    tally = Tally()
+    for chain in result.chains:
+        stated = None if chain.answer is None else Answer(chain.answer, "boxed")
+        await tally.add(Candidate(chain=chain.index, answer=stated, tokens=chain.token_count, scores=chain.scores))
+    votes = {method: tally.vote(method, len(result.chains)).answer for method in VOTES}
     return {
-        "right": result.answer == problem.answer,
+        **{method: voted == problem.answer for method, voted in votes.items()},
         "chains_right": sum(chain.answer == problem.answer for chain in result.chains) / len(result.chains),
         "verifications": result.stats.verifications,
         "rejections": result.stats.rejections,
@@ -126,27 +137,30 @@ def interval(values: np.ndarray, statistic: Callable[..., Any] = np.mean, draws:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Markdown: accuracy by majority with its interval, paired against the target alone, chains right, takeovers."""
+    """Markdown: accuracy by each vote, paired against the target alone with the same vote, chains right, takeovers."""
     lines = [
-        f"| {len(records)} held-out problems | right by majority (95 %) | against the target (95 %) | a chain is right "
-        "| taken over | target's share of tokens |",
-        "|---|---|---|---|---|---|",
+        f"| {len(records)} held-out problems | by majority | against the target (95 %) | by weighted vote "
+        "| against the target (95 %) | a chain is right | taken over | target's share of tokens |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    alone = np.array([r["ways"]["target"]["right"] for r in records], float)
     for name in records[0]["ways"]:
         rows = [r["ways"][name] for r in records]
-        right = np.array([row["right"] for row in rows], float)
         total = {key: sum(row[key] for row in rows) for key in rows[0]}
-        low, high = interval(right)
-        worse, better = interval(right - alone)
         written = total["drafted_tokens"] + total["target_tokens"]
+        votes = " | ".join(accuracy(records, name, method) for method in VOTES)
         lines.append(
-            f"| {name} | {right.mean():.3f} ({low:.3f} to {high:.3f}) | {(right - alone).mean():+.3f} "
-            f"({worse:+.3f} to {better:+.3f}) | {total['chains_right'] / len(rows):.3f} "
+            f"| {name} | {votes} | {total['chains_right'] / len(rows):.3f} "
             f"| {total['rejections'] / max(1, total['verifications']):.3f} "
             f"| {total['target_tokens'] / max(1, written):.2f} |"
         )
     return "\n".join(lines)
+
+
+def accuracy(records: list[dict[str, Any]], name: str, method: str) -> str:
+    """Two cells: the share of problems that a way got right, and by how much it differs from the target alone."""
+    right, alone = (np.array([r["ways"][way][method] for r in records], float) for way in (name, "target"))
+    worse, better = interval(right - alone)
+    return f"{right.mean():.3f} | {(right - alone).mean():+.3f} ({worse:+.3f} to {better:+.3f})"
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import statistics
 
 import pytest
 from hypothesis import given
@@ -40,7 +41,7 @@ def chain(
     index: int,
     answer: str | None,
     *,
-    score: float = 1.0,
+    score: float | tuple[float, ...] = 1.0,
     tokens: int = 100,
     history: tuple[str, ...] = (),
     kind: str = "boxed",
@@ -49,7 +50,7 @@ def chain(
         chain=index,
         answer=None if answer is None else Answer(answer, kind),
         tokens=tokens,
-        score=score,
+        scores=score if isinstance(score, tuple) else (score,),
         history=tuple((turn, Answer(text, kind)) for turn, text in enumerate(history)),
     )
 
@@ -97,8 +98,11 @@ async def test_auto_falls_back_to_the_best_chain_when_none_states_an_answer() ->
     assert (vote.winner, vote.answer, vote.confidence) == (1, None, 1 / 4)
 
 
-async def test_auto_is_the_majority_when_any_chain_states_an_answer() -> None:
+async def test_auto_is_weighted_when_any_chain_states_an_answer() -> None:
     assert (await vote_on(chain(0, None, score=0.1), chain(1, "7", score=3.0), method="auto")).winner == 1
+    assert (await vote_on(chain(0, "1", score=3.0), chain(1, "1", score=3.0), chain(2, "2", score=0.5))).answer == "1"
+    chains = (chain(0, "1", score=3.0), chain(1, "1", score=3.0), chain(2, "2", score=0.5))
+    assert (await vote_on(*chains, method="auto")).answer == "2"
 
 
 async def test_best_is_the_chain_with_the_best_score_whatever_the_others_say() -> None:
@@ -112,13 +116,31 @@ async def test_weighted_lets_one_likely_chain_outweigh_two_unlikely_ones() -> No
     assert (await vote_on(*chains, method="majority")).answer == "1"
     vote = await vote_on(*chains, method="weighted")
     assert vote.answer == "2"
-    assert [g.weight for g in vote.groups] == pytest.approx([1.0, 2 * math.exp(-2.5)])
+    spread = statistics.pstdev([3.0, 3.0, 0.5])
+    assert [g.weight for g in vote.groups] == pytest.approx([1.0, 2 * math.exp(-2.5 / spread)])
+
+
+async def test_weighted_takes_a_chain_for_as_strong_as_its_strangest_step() -> None:
+    vote = await vote_on(chain(0, "1", score=(0.1, 0.1, 4.0)), chain(1, "2", score=(1.5, 1.5, 1.5)), method="weighted")
+    assert vote.answer == "2"
+
+
+async def test_weighted_does_not_depend_on_the_scale_of_the_scores() -> None:
+    scores = [("1", (0.2, 0.9)), ("2", (0.3, 0.4)), ("1", (0.1, 0.8))]
+    votes = [
+        await vote_on(
+            *(chain(i, a, score=tuple(k * x for x in s)) for i, (a, s) in enumerate(scores)), method="weighted"
+        )
+        for k in (1, 40)
+    ]
+    assert [g.weight for g in votes[0].groups] == pytest.approx([g.weight for g in votes[1].groups])
 
 
 async def test_weighted_takes_a_chain_without_a_score_for_an_average_one() -> None:
     vote = await vote_on(
         chain(0, "1", score=1.0), chain(1, "2", score=3.0), chain(2, "3", score=float("nan")), method="weighted"
     )
+    # the two known scores are one standard deviation from their mean
     assert {g.answer: g.weight for g in vote.groups} == pytest.approx({"1": 1.0, "2": math.exp(-2), "3": math.exp(-1)})
 
 
