@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from a1agent import facade
-from a1agent.backends.base import Backend, Sequence
+from a1agent.backends.base import Backend, Sequence, Work
 from a1agent.calibration import Calibrations, key_of
 from a1agent.config import Options
 from a1agent.conformal.scores import score_function
@@ -41,7 +41,8 @@ Emit = Callable[[Event], None]
 class A1:
     """Two models that reason together: the draft writes in parallel chains, the target takes over a share of its steps.
 
-    `draft` and `target` are model addresses or backends; without arguments the embedded pair runs. `calibration` is
+    `draft` and `target` are model addresses or backends; without arguments the embedded pair runs, and with
+    `target="same"` the draft judges its own steps (`takeover="resample"` goes well with it). `calibration` is
     where calibration is kept: `"default"` (the user's data folder), a path, or None (memory only). Every other keyword
     is a field of `Options`; the same keywords given to a call override them there.
 
@@ -142,9 +143,9 @@ class A1:
                 call.emit(
                     QuestionOpened(
                         draft_prompt_tokens=draft.prompt_tokens,
-                        target_prompt_tokens=target.prompt_tokens,
+                        target_prompt_tokens=0 if target is draft else target.prompt_tokens,
                         draft_work=draft.prompt_work,
-                        target_work=target.prompt_work,
+                        target_work=Work() if target is draft else target.prompt_work,
                     )
                 )
                 return await reason(
@@ -217,6 +218,9 @@ async def _open(loaded: Loaded, question: Question, stack: contextlib.AsyncExitS
         stack.push_async_callback(sequence.close)
         return sequence
 
+    if loaded.judges_itself:
+        both = await one(loaded.draft)
+        return both, both
     draft, target = await asyncio.gather(one(loaded.draft), one(loaded.target))
     return draft, target
 

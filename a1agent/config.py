@@ -13,7 +13,7 @@ __all__ = ["CalibratorName", "Coverage", "EarlyStop", "Options", "ScoreName", "T
 
 Coverage = Literal["marginal", "conditional"]
 CalibratorName = Literal["static", "online", "adaptive"]
-TakeoverMode = Literal["rewrite", "continue"]
+TakeoverMode = Literal["rewrite", "continue", "resample"]
 VoteMethod = Literal["auto", "majority", "weighted", "shortest", "temporal", "best"]
 EarlyStop = Literal["exact", "beta", "off"]
 ScoreName = Literal["mean_nll", "worst_nll"]
@@ -41,8 +41,10 @@ class Options:
     takeover: TakeoverMode = _option(
         "rewrite",
         "rewrite: the target replaces a rejected step (right for most models); "
-        "continue: it writes after it (the paper's way, for targets that correct themselves, as thinking models do)",
+        "continue: it writes after it (the paper's way, for targets that correct themselves, as thinking models do); "
+        "resample: the draft writes the step anew, and the target only judges (for target=same)",
     )
+    attempts: int = _option(3, "most attempts at a step, for takeover=resample; the best stands if all are rejected")
     vote: VoteMethod = _option(
         "auto",
         "how answers are voted; auto: weighted by each chain's strangest step, or best when no chain states an answer",
@@ -89,7 +91,7 @@ class Options:
         return dataclasses.replace(self, **values)
 
     def _check_counts(self) -> None:
-        for name in ("chains", "turns", "step_tokens", "answer_tokens"):
+        for name in ("chains", "turns", "attempts", "step_tokens", "answer_tokens"):
             _at_least(name, getattr(self, name), 1)
         for name in ("takeover_tokens", "max_tokens"):
             if getattr(self, name) is not None:

@@ -44,18 +44,22 @@ class ChainStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDrafted:
-    """The draft wrote a step. `trimmed_tokens` were sampled and rewound before anyone saw them."""
+    """The draft wrote a step. `trimmed_tokens` were sampled and rewound before anyone saw them.
+
+    `attempt`: 0, or how often this step was rejected and drafted anew (`takeover="resample"`).
+    """
 
     chain: int
     turn: int
     step: Step
+    attempt: int = 0
     trimmed_tokens: int = 0
     work: Work = field(default_factory=Work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepVerified:
-    """The target scored a step and the calibrator decided."""
+    """The target scored a step and the calibrator decided. A model that judges itself reads no step twice: 0 tokens."""
 
     chain: int
     turn: int
@@ -66,7 +70,7 @@ class StepVerified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepAccepted:
-    """The drafted step stays."""
+    """The drafted step stays; with `takeover="resample"` the best one, when every attempt was rejected."""
 
     chain: int
     turn: int

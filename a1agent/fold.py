@@ -65,7 +65,7 @@ class StatsFold:
             case events.StepVerified():
                 self._verified(event)
             case events.StepAccepted():
-                self._settle(event.chain, kept=True)
+                self._settle(event.chain, event.step.tokens)
             case events.StepTakenOver():
                 self._taken_over(event)
             case events.ChainFinished():
@@ -100,14 +100,14 @@ class StatsFold:
         self.verdicts.append(("", verdict.score, verdict.rejected))
 
     def _taken_over(self, event: events.StepTakenOver) -> None:
-        self._settle(event.chain, kept=event.takeover == "continue")
+        self._settle(event.chain, self.pending[event.chain].pending_tokens if event.takeover == "continue" else 0)
         self.target_tokens += event.step.tokens
         self.target_output_tokens += event.step.tokens + event.trimmed_tokens
         self.takeover_s += self._seconds(event.work)
 
     def _finished(self, event: events.ChainFinished) -> None:
         # What a cancelled or failed chain had drafted and nobody decided on is lost, and counted as such.
-        self._settle(event.chain, kept=False)
+        self._settle(event.chain, 0)
         if event.result.end == "cancelled":
             self.cancelled += 1
         elif event.result.end == "failed":
@@ -115,12 +115,11 @@ class StatsFold:
         else:
             self.finished += 1
 
-    def _settle(self, chain: int, *, kept: bool) -> None:
+    def _settle(self, chain: int, kept: int) -> None:
+        """Decides on what a chain drafted since the last time: `kept` tokens stay, those of other attempts do not."""
         state = self.pending[chain]
-        if kept:
-            self.kept_tokens += state.pending_tokens
-        else:
-            self.discarded_tokens += state.pending_tokens
+        self.kept_tokens += kept
+        self.discarded_tokens += state.pending_tokens - kept
         state.pending_tokens = 0
 
     def _seconds(self, work: Work) -> float:

@@ -16,6 +16,7 @@ __all__ = ["Loaded", "Model", "Pair"]
 
 Model = str | Backend
 
+SAME = "same"
 _POOL = Pool()
 _STEP_FLOOR = 256
 """Tokens before a blank line ends a step, for models whose paragraphs are short against their reasoning."""
@@ -29,12 +30,17 @@ class Loaded:
     target: Backend
     short_steps: bool
 
+    @property
+    def judges_itself(self) -> bool:
+        """Whether one model is both, and knows the scores of its steps when it has written them."""
+        return self.draft is self.target and self.draft.info.scores_as_it_writes
+
     def settle(self, options: Options) -> Options:
         """The options with what depends on the models filled in.
 
-        Raises `CannotRewind` when steps are to be rewritten and a model cannot take one back.
+        Raises `CannotRewind` when steps are to be taken back and a model cannot do that.
         """
-        if options.takeover == "rewrite":
+        if options.takeover != "continue":
             for backend in (self.draft, self.target):
                 if not backend.info.can_rewind:
                     raise CannotRewind(
@@ -47,10 +53,11 @@ class Loaded:
 
 
 class Pair:
-    """Draft and target, by address or as backends that the caller owns."""
+    """Draft and target, by address or as backends that the caller owns. A target `"same"` is the draft itself."""
 
     def __init__(self, draft: Model, target: Model) -> None:
-        self._given = {"draft": _address(draft), "target": _address(target)}
+        own = _address(draft)
+        self._given = {"draft": own, "target": own if target == SAME else _address(target)}
         self._held: list[Address] = []
         self._loaded: Loaded | None = None
         self._closed = False

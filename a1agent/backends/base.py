@@ -39,7 +39,11 @@ Finish = Literal["stop", "length", "end"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What a model is and can do. Fingerprints are hex digests: equal tokenizers give equal ids for any text."""
+    """What a model is and can do. Fingerprints are hex digests: equal tokenizers give equal ids for any text.
+
+    `scores_as_it_writes`: the log-probabilities of what it writes, that of ending the turn included, are those that
+    scoring the same text would give; a model that judges its own steps then need not read them again.
+    """
 
     name: str
     fingerprint: str
@@ -50,6 +54,7 @@ class ModelInfo:
     reuses_prefix: bool = True
     max_sequences: int = 256
     parameters: int | None = None
+    scores_as_it_writes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +111,15 @@ class Generated:
 
     `logprobs`: natural log-probability of each id of `step` under the unmodified distribution (temperature 1, no
     truncation). `finish`: `stop` (boundary or stop string), `length`, or `end` (the model ended its turn; the end token
-    is not part of the step and not in the sequence). `stop_string`: the string of `Stop.strings` met, else None.
+    is not part of the step and not in the sequence). `end`: log-probability of ending the turn there, where it did so
+    and the backend tells. `stop_string`: the string of `Stop.strings` met, else None.
     `trimmed_tokens`: sampled and rewound again.
     """
 
     step: StepText
     logprobs: tuple[float, ...]
     finish: Finish
+    end: float | None = None
     stop_string: str | None = None
     trimmed_tokens: int = 0
     work: Work = field(default_factory=Work)

@@ -124,6 +124,7 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
         can_rewind=runner.can_rewind,
         max_sequences=runner.lanes,
         parameters=int(api.llama_model_n_params(model)),
+        scores_as_it_writes=True,
     )
     return LlamaCppBackend(Engine(runner, options.keep_tokens), info, vocabulary, template)
 

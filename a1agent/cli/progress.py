@@ -65,7 +65,8 @@ class Progress:
     def _step(self, row: ChainRow, event: StepDrafted | StepVerified | StepAccepted | StepTakenOver) -> None:
         match event:
             case StepDrafted():
-                row.cells.append("pending")
+                if event.attempt == 0:
+                    row.cells.append("pending")
                 row.doing = "is verified"
             case StepVerified():
                 row.verdict = event.verdict

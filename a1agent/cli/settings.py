@@ -54,7 +54,12 @@ class Setting:
 def _settings() -> dict[str, Setting]:
     own = (
         Setting(name="draft", kind=str, default="embedded:draft", help="address of the model that drafts"),
-        Setting(name="target", kind=str, default="embedded:target", help="address of the model that takes over"),
+        Setting(
+            name="target",
+            kind=str,
+            default="embedded:target",
+            help="address of the model that judges and takes over; same: the draft itself",
+        ),
         Setting(
             name="calibration",
             kind=str,

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from a1agent.backends.base import Generated, ModelInfo, Sampling, Sequence, Stop
+from a1agent.backends.base import Generated, Mark, ModelInfo, Sampling, Sequence, StepText, Stop
 from a1agent.config import Options
 from a1agent.conformal.calibrators import Calibrator
 from a1agent.conformal.scores import ScoreFunction
@@ -15,7 +15,7 @@ from a1agent.events import Event
 from a1agent.prompts import BLANK_LINE, final_message
 from a1agent.types import Author, ChainEnd, ChainResult, Step, Turn
 
-__all__ = ["Call", "Chain", "seed_of"]
+__all__ = ["Call", "Chain", "Marks", "seed_of", "step_of"]
 
 _SLACK_TOKENS = 32
 """Room kept in the context beside the answer: the words that ask for it, and steps that other tokenizers cut finer."""
@@ -36,10 +36,10 @@ class Call:
     emit: Callable[[Event], None]
     deadline: float | None = None
 
-    def sampling(self, chain: int, turn: int, author: Author) -> Sampling:
+    def sampling(self, chain: int, turn: int, author: Author, attempt: int = 0) -> Sampling:
         """How the step of this chain and turn is drawn: its seed does not depend on who arrives first."""
         o = self.options
-        seed = seed_of(self.seed, self.key, chain, turn, author)
+        seed = seed_of(self.seed, self.key, chain, turn, author, attempt)
         return Sampling(temperature=o.temperature, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p, seed=seed)
 
     def stop(self) -> Stop:
@@ -47,9 +47,17 @@ class Call:
         return Stop(boundary=BLANK_LINE, min_tokens=self.options.min_step_tokens or 0, strings=self.options.stop)
 
 
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Where both sequences stood before a step."""
+
+    draft: Mark
+    target: Mark
+
+
 @dataclass(slots=True, kw_only=True)
 class Chain:
-    """One attempt while it grows. `room` tells how many tokens it may still write before it must state its answer."""
+    """One attempt at the question while it grows. Of a model that is its own target, both sequences are one."""
 
     index: int
     draft: Sequence
@@ -62,6 +70,26 @@ class Chain:
     ended: bool = False
     end: ChainEnd = "turns"
     answer: Answer | None = None
+
+    @property
+    def own_target(self) -> bool:
+        """Whether the draft judges itself."""
+        return self.target is self.draft
+
+    def mark(self) -> Marks:
+        """Where the chain stands."""
+        return Marks(self.draft.mark(), self.target.mark())
+
+    def rewind(self, marks: Marks) -> None:
+        """Takes both models back. Raises `CannotRewind`."""
+        self.draft.rewind(marks.draft)
+        if not self.own_target:
+            self.target.rewind(marks.target)
+
+    async def append(self, step: StepText) -> None:
+        """Adds a text that neither model wrote here; it rides with their next calls."""
+        for sequence in {id(s): s for s in (self.draft, self.target)}.values():
+            await sequence.append(step)
 
     def room(self, call: Call) -> int:
         """Tokens left in both contexts and under `max_tokens`, less what stating the answer takes."""

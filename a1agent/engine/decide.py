@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from a1agent.backends.base import TokenScores
 from a1agent.conformal.calibrators import Observed
 from a1agent.engine.chain import Call, Chain
+from a1agent.engine.verify import Verified
 from a1agent.events import StepVerified
 from a1agent.types import Verdict
 
 __all__ = ["decide"]
 
 
-def decide(call: Call, chain: Chain, turn: int, score: float, scored: TokenScores) -> Verdict:
+def decide(call: Call, chain: Chain, turn: int, attempt: int, verified: Verified) -> Verdict:
     """The verdict on a scored step; one atomic act that also feeds the calibrator."""
     decision = call.calibrator.decide(
         Observed(
-            score=score,
+            score=verified.score,
             question=call.key,
             chain=chain.index,
             turn=turn,
+            attempt=attempt,
         ),
         call.options.rejection_rate,
     )
     verdict = Verdict(
-        score=score,
+        score=verified.score,
         p_value=decision.p_value,
         level=decision.level,
         rejected=decision.rejected,
@@ -31,6 +32,6 @@ def decide(call: Call, chain: Chain, turn: int, score: float, scored: TokenScore
         forced=decision.forced,
     )
     call.emit(
-        StepVerified(chain=chain.index, turn=turn, verdict=verdict, scored_tokens=len(scored.ids), work=scored.work)
+        StepVerified(chain=chain.index, turn=turn, verdict=verdict, scored_tokens=verified.tokens, work=verified.work)
     )
     return verdict

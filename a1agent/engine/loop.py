@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 
 from a1agent.backends.base import Sequence, StepText
 from a1agent.engine import earlystop
+from a1agent.engine.attempt import attempt, resample
 from a1agent.engine.chain import Call, Chain, step_of
-from a1agent.engine.decide import decide
-from a1agent.engine.draft import draft
 from a1agent.engine.extract import extract_answer
-from a1agent.engine.takeover import Marks, take_over
-from a1agent.engine.verify import verify
+from a1agent.engine.takeover import take_over
 from a1agent.engine.vote import Candidate, Tally, Vote
 from a1agent.events import ChainFinished, ChainStarted, StepAccepted
 from a1agent.prompts import answer_cue, final_message
@@ -34,13 +32,16 @@ class Outcome:
 async def reason(call: Call, draft_root: Sequence, target_root: Sequence, tally: Tally) -> Outcome:
     """Runs all chains of a call to their ends, an early majority, or the time limit, and votes.
 
+    The roots hold the prompt; one and the same for both is a model that judges itself.
+
     Cancelling it closes every chain's sequences before it returns.
     """
     run = _Run(call=call, tally=tally)
     try:
         for index in range(call.options.chains):
-            chain = Chain(index=index, draft=draft_root.fork(), target=target_root.fork())
-            run.start(chain)
+            draft = draft_root.fork()
+            target = draft if target_root is draft_root else target_root.fork()
+            run.start(Chain(index=index, draft=draft, target=target))
         await run.watch()
     finally:
         await run.stop()
@@ -150,19 +151,19 @@ async def grow(call: Call, chain: Chain) -> None:
 
 async def take_turn(call: Call, chain: Chain, turn: int, room: int, most: int | None = None) -> None:
     """One round: the draft writes, the target scores, the calibrator decides, the step stays or is taken over."""
-    options = call.options
-    marks = Marks(draft=chain.draft.mark(), target=chain.target.mark())
-    drafted = await draft(call, chain, turn, min(most or options.step_tokens, room))
-    score, scored = await verify(call, chain, drafted)
-    verdict = decide(call, chain, turn, score, scored)
-    step, taken = step_of(drafted, "draft"), None
-    if verdict.rejected:
-        limit = most or options.takeover_tokens or options.step_tokens
-        taken = await take_over(call, chain, turn, drafted, score, marks, min(limit, room))
-    else:
-        chain.grow(drafted, "draft", score)
+    options, marks = call.options, chain.mark()
+    limit = min(most or options.step_tokens, room)
+    tried, taken = await attempt(call, chain, turn, 0, limit), None
+    if tried.verdict.rejected and options.takeover == "resample":
+        tried = await resample(call, chain, turn, tried, marks, limit)
+    elif tried.verdict.rejected:
+        limit = min(most or options.takeover_tokens or options.step_tokens, room)
+        taken = await take_over(call, chain, turn, tried, marks, limit)
+    step = step_of(tried.drafted, "draft")
+    if taken is None:
+        chain.grow(tried.drafted, "draft", tried.verdict.score)
         call.emit(StepAccepted(chain=chain.index, turn=turn, step=step))
-    chain.turns.append(Turn(index=turn, drafted=step, verdict=verdict, taken_over=taken))
+    chain.turns.append(Turn(index=turn, drafted=step, verdict=tried.verdict, taken_over=taken))
 
 
 async def state_answer(call: Call, chain: Chain) -> None:
@@ -172,7 +173,7 @@ async def state_answer(call: Call, chain: Chain) -> None:
     """
     cue = answer_cue(chain.text, call.boxed)
     if cue:
-        await asyncio.gather(chain.draft.append(StepText(text=cue)), chain.target.append(StepText(text=cue)))
+        await chain.append(StepText(text=cue))
         chain.text += cue
     await take_turn(call, chain, len(chain.turns), call.options.answer_tokens, call.options.answer_tokens)
 

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from a1agent.backends.base import Generated, TokenScores
+from dataclasses import dataclass, field
+
+from a1agent.backends.base import Generated, Work
 from a1agent.engine.chain import Call, Chain
 
-__all__ = ["verify"]
+__all__ = ["Verified", "verify"]
 
 
-async def verify(call: Call, chain: Chain, drafted: Generated) -> tuple[float, TokenScores]:
-    """The step's score (nats per token, larger = stranger) and the token scores it comes from.
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The step's score (nats per token, larger = stranger), and how many tokens were read for it."""
 
-    Where the draft ended its turn, ending it there is scored as one more token: a draft that ends too early is caught.
+    score: float
+    tokens: int = 0
+    work: Work = field(default_factory=Work)
+
+
+async def verify(call: Call, chain: Chain, drafted: Generated) -> Verified:
+    """Where the draft ended its turn, ending it there is scored as one more token: one that ends too early is caught.
+
+    A model that is its own target has just told what the score would be, and reads nothing.
     """
+    if chain.own_target:
+        return Verified(call.score(_with_end(drafted.logprobs, drafted.end)))
     scores = await chain.target.score(drafted.step, end=drafted.finish == "end")
-    logprobs = scores.logprobs if scores.end is None else (*scores.logprobs, scores.end)
-    return call.score(logprobs), scores
+    return Verified(call.score(_with_end(scores.logprobs, scores.end)), len(scores.ids), scores.work)
+
+
+def _with_end(logprobs: tuple[float, ...], end: float | None) -> tuple[float, ...]:
+    return logprobs if end is None else (*logprobs, end)

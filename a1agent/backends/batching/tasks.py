@@ -66,6 +66,10 @@ class Task:
         """For each wanted position in `start:stop`: the id to score there, or None for one to sample."""
         raise NotImplementedError
 
+    def reads(self, token: int) -> int:
+        """The target whose log-probability is wanted of a sampled token."""
+        return token
+
     def accept(self, tokens: list[int], logprobs: list[float]) -> None:
         """Takes the results of the positions asked for last."""
         raise NotImplementedError
@@ -182,6 +186,7 @@ class Generate(Task):
         self._logprobs: list[float] = []
         self._forced: list[int] = []
         self._finish: Finish | None = None
+        self._end: float | None = None
         self._stop_string: str | None = None
         self._trimmed = 0
 
@@ -192,11 +197,15 @@ class Generate(Task):
     def targets(self, start: int, stop: int) -> list[int | None]:
         return [self._forced[0]] if self._forced else [None]
 
+    def reads(self, token: int) -> int:
+        return END if token in self._vocabulary.end_ids else token
+
     def accept(self, tokens: list[int], logprobs: list[float]) -> None:
         token = tokens[0]
         if self._forced:
             self._append(self._forced.pop(0), logprobs[0])
         elif token in self._vocabulary.end_ids:
+            self._end = logprobs[0]
             self._finish_at(self._text.tokens_within(len(self._text.text)), "end")
         else:
             self._append(token, logprobs[0])
@@ -209,6 +218,7 @@ class Generate(Task):
             step=step,
             logprobs=tuple(self._logprobs),
             finish=self._finish or "length",
+            end=self._end,
             stop_string=self._stop_string,
             trimmed_tokens=self._trimmed,
             work=self.work(),

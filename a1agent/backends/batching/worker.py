@@ -198,18 +198,20 @@ class Engine:
     def _read(self, plan: Plan) -> tuple[list[int], list[float]]:
         """The token of each wanted row (given or sampled) and its log-probability."""
         targets: list[int | None] = []
-        picks: list[tuple[int, object]] = []
+        picks: list[tuple[int, Task]] = []
         for share in plan.shares:
             if share.stop > share.wanted:
                 wanted = share.task.targets(share.wanted, share.stop)
-                picks.extend((len(targets) + i, share.task.sampler) for i, t in enumerate(wanted) if t is None)
+                picks.extend((len(targets) + i, share.task) for i, t in enumerate(wanted) if t is None)
                 targets.extend(wanted)
         if not targets:
             return [], []
-        for (row, _), token in zip(picks, self._runner.sample(picks), strict=True):
-            targets[row] = token
         tokens = [0 if target is None else target for target in targets]
-        return tokens, self._runner.log_probabilities(tokens)
+        read = list(tokens)
+        sampled = self._runner.sample([(row, task.sampler) for row, task in picks])
+        for (row, task), token in zip(picks, sampled, strict=True):
+            tokens[row], read[row] = token, task.reads(token)
+        return tokens, self._runner.log_probabilities(read)
 
     def _start(self, task: Task) -> None:
         if self.closed or task.holder.closed:

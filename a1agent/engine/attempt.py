@@ -1,0 +1,50 @@
+"""One attempt at a step: draft -> verify -> decide; and further ones, where a rejected step is drafted anew."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from a1agent.backends.base import Generated
+from a1agent.engine.chain import Call, Chain, Marks
+from a1agent.engine.decide import decide
+from a1agent.engine.draft import draft
+from a1agent.engine.verify import verify
+from a1agent.types import Verdict
+
+__all__ = ["Attempt", "attempt", "resample"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A drafted step, which stands at the end of both sequences, and the verdict on it."""
+
+    drafted: Generated
+    verdict: Verdict
+
+
+async def attempt(call: Call, chain: Chain, turn: int, number: int, max_tokens: int) -> Attempt:
+    """The draft writes up to `max_tokens` tokens, the target scores them, the calibrator decides."""
+    drafted = await draft(call, chain, turn, number, max_tokens)
+    verified = await verify(call, chain, drafted)
+    return Attempt(drafted, decide(call, chain, turn, number, verified))
+
+
+async def resample(call: Call, chain: Chain, turn: int, first: Attempt, marks: Marks, max_tokens: int) -> Attempt:
+    """Drafts a rejected step anew until one is accepted or the attempts are used up; then the best of them stands."""
+    last = best = first
+    for number in range(1, call.options.attempts):
+        chain.rewind(marks)
+        last = await attempt(call, chain, turn, number, max_tokens)
+        if not last.verdict.rejected:
+            return last
+        best = min(best, last, key=_strangeness)
+    if best is not last:
+        chain.rewind(marks)
+        await chain.append(best.drafted.step)
+    return best
+
+
+def _strangeness(tried: Attempt) -> float:
+    score = tried.verdict.score
+    return math.inf if math.isnan(score) else score
