@@ -18,13 +18,18 @@ __all__ = ["SCHEMES", "Address", "Pool", "Scheme", "check_memory", "parse_addres
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """A kind of model address: the module that loads it, and whether its models can score, where that is known."""
+    """A kind of model address: the module that loads it, and whether its models can score, where that is known.
+
+    `package`: what must be installed for it, which the extra `extra` brings.
+    """
 
     name: str
     module: str
     example: str
     summary: str
     can_score: bool = True
+    package: str | None = None
+    extra: str | None = None
 
 
 SCHEMES = {
@@ -35,12 +40,16 @@ SCHEMES = {
             module="a1agent.backends.llama_cpp",
             example="embedded:draft",
             summary="the pair that ships with a1agent, in llama.cpp",
+            package="llama_cpp",
+            extra="llama-cpp",
         ),
         Scheme(
             name="llama-cpp",
             module="a1agent.backends.llama_cpp",
             example="llama-cpp:model.gguf?n_ctx=8192&n_gpu_layers=-1",
             summary="a GGUF file in process, through llama-cpp-python",
+            package="llama_cpp",
+            extra="llama-cpp",
         ),
         Scheme(
             name="scripted",

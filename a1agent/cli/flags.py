@@ -14,6 +14,8 @@ __all__ = ["Command", "with_settings"]
 
 Command = Callable[..., int]
 
+_METAVARS: dict[Any, str] = {int: "INTEGER", float: "FLOAT", str: "TEXT"}
+
 
 def with_settings(command: Command) -> Command:
     """The command with a flag a setting; its parameter `settings` receives the effective ones."""
@@ -34,10 +36,13 @@ def with_settings(command: Command) -> Command:
 
 
 def _parameter(setting: Setting) -> inspect.Parameter:
-    kind: Any = list[str] if setting.base is tuple else setting.base
+    kind: Any = list[str] if setting.base is tuple else str if setting.optional else setting.base
     shown = setting.default if setting.default not in (None, ()) else False
     option: Any = typer.Option(
-        setting.flag, help=setting.help, show_default=str(shown) if shown is not False else False
+        setting.flag,
+        help=setting.help,
+        show_default=str(shown) if shown is not False else False,
+        metavar=f"{_METAVARS[setting.base]}|none" if setting.optional else None,
     )
     return inspect.Parameter(
         setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]

@@ -18,12 +18,6 @@ from a1agent.errors import A1Error
 
 __all__ = ["models"]
 
-_NEEDS = {
-    "a1agent.backends.llama_cpp": ("llama_cpp", "llama-cpp"),
-    "a1agent.backends.transformers": ("torch", "transformers"),
-}
-"""The package that a backend's module needs, and the extra that brings it."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
@@ -55,15 +49,14 @@ def models(
 
 
 def _kind(scheme: Scheme) -> dict[str, Any]:
-    package, extra = _NEEDS.get(scheme.module, (None, None))
-    ready = package is None or importlib.util.find_spec(package) is not None
+    ready = scheme.package is None or importlib.util.find_spec(scheme.package) is not None
     return {
         "scheme": scheme.name,
         "summary": scheme.summary,
         "example": scheme.example,
         "can_be_target": scheme.can_score,
         "available": ready,
-        "install": None if ready else f"pip install 'a1agent[{extra}]'",
+        "install": None if ready else f"pip install 'a1agent[{scheme.extra}]'",
     }
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
+from a1agent.engine.canonical import same_key
 from a1agent.events import (
     ChainFinished,
     ChainStarted,
@@ -40,7 +41,7 @@ class Progress:
 
     opened: bool = False
     rows: list[ChainRow] = field(default_factory=list[ChainRow])
-    answers: Counter[str | None] = field(default_factory=Counter[str | None])
+    answers: Counter[str | None] = field(default_factory=Counter[str | None])  # by the first spelling seen
     finished: int = 0
     verified: int = 0
     rejected: int = 0
@@ -84,7 +85,11 @@ class Progress:
         row.result = result
         if result.finished:
             self.finished += 1
-            self.answers[result.answer] += 1
+            self.answers[self._spelling(result.answer)] += 1
+
+    def _spelling(self, answer: str | None) -> str | None:
+        """The spelling under which an equal answer is counted; the vote itself also compares by algebra."""
+        return next((known for known in self.answers if known and answer and same_key(known, answer)), answer)
 
 
 def ending(result: ChainResult) -> str:

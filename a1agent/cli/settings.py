@@ -125,8 +125,7 @@ def read_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     values |= _from_environment()
     for name, value in (flags or {}).items():
         if value is not None and value != []:
-            given = tuple(cast("list[str]", value)) if isinstance(value, list) else value
-            values[name] = Value(given, "flag")
+            values[name] = Value(_of_flag(SETTINGS[name], value), "flag")
     for name, value in values.items():
         _check(SETTINGS[name], value)
     return Settings(values)
@@ -170,11 +169,17 @@ def _from_environment() -> dict[str, Value]:
     for name, setting in SETTINGS.items():
         text = os.environ.get(setting.variable)
         if text:
-            found[name] = Value(_of_text(setting, text), setting.variable)
+            found[name] = Value(_of_text(setting, text, setting.variable), setting.variable)
     return found
 
 
-def _of_text(setting: Setting, text: str) -> Any:
+def _of_flag(setting: Setting, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(cast("list[str]", value))
+    return _of_text(setting, value, setting.flag) if isinstance(value, str) else value
+
+
+def _of_text(setting: Setting, text: str, source: str) -> Any:
     if setting.optional and text.lower() == "none":
         return None
     base = setting.base
@@ -185,7 +190,7 @@ def _of_text(setting: Setting, text: str) -> Any:
     try:
         return base(text)
     except ValueError:
-        raise InvalidOption(f"{setting.variable} is {text!r}", f"it is {_kind_name(setting)}") from None
+        raise InvalidOption(f"{source} is {text!r}", f"it is {_kind_name(setting)}") from None
 
 
 def _kind_name(setting: Setting) -> str:

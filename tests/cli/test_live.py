@@ -46,6 +46,15 @@ def finish(view: LiveView, chain: int, answer: str | None, end: str = "answered"
     view.add(ChainFinished(chain=chain, result=result))
 
 
+def test_spellings_of_one_answer_are_one_vote() -> None:
+    out = console()
+    view = LiveView(out, "a and b", turns=3)
+    for chain, answer in enumerate(("0.5", r"\frac{1}{2}", "2")):
+        view.add(ChainStarted(chain=chain))
+        finish(view, chain, answer)
+    assert "0.5 ██ 2" in drawn(view, out)[-2]
+
+
 def test_a_chain_is_a_line_of_its_turns_its_verdict_and_its_answer() -> None:
     out = console()
     view = LiveView(out, "a and b", turns=3)

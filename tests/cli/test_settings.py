@@ -27,6 +27,18 @@ def test_a_flag_beats_a_variable_beats_the_file_beats_the_default(file: Path, mo
     assert sources == ["flag", "A1_TURNS", str(file), "default"]
 
 
+def test_a_flag_can_set_an_option_back_to_none(monkeypatch) -> None:
+    monkeypatch.setenv("A1_TIMEOUT_S", "5")
+    assert read_settings({}).options.timeout_s == 5.0
+    assert read_settings({"timeout_s": "none"}).options.timeout_s is None
+    assert read_settings({"timeout_s": "7"}).options.timeout_s == 7.0
+
+
+def test_a_flag_that_is_no_number_is_named(monkeypatch) -> None:
+    with pytest.raises(InvalidOption, match=r"--timeout-s is 'soon'"):
+        read_settings({"timeout_s": "soon"})
+
+
 def test_the_file_of_the_user_folder_is_read(user_folders: Path, monkeypatch) -> None:
     from a1agent.cli.settings import config_path
 
