@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from collections.abc import Sequence as Messages
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from a1agent import facade
+from a1agent.admission import Ticket, enter
 from a1agent.backends.base import Backend, Sequence, Work
 from a1agent.calibration import Calibrations, key_of
 from a1agent.config import Options
@@ -24,7 +26,7 @@ from a1agent.engine.equivalence import Equivalence
 from a1agent.engine.loop import Outcome, reason
 from a1agent.engine.vote import Tally
 from a1agent.errors import SolveError
-from a1agent.events import Event, QuestionOpened, VoteClosed
+from a1agent.events import ChainFinished, Event, QuestionOpened, VoteClosed
 from a1agent.fold import StatsFold
 from a1agent.models import Loaded, Model, Pair
 from a1agent.notices import Once
@@ -139,6 +141,8 @@ class A1:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 async with asyncio.timeout_at(call.deadline):
+                    ticket = await enter((loaded.draft, loaded.target), call.options.chains)
+                    stack.callback(ticket.close)
                     draft, target = await _open(loaded, question, stack)
                 call.emit(
                     QuestionOpened(
@@ -146,14 +150,15 @@ class A1:
                         target_prompt_tokens=0 if target is draft else target.prompt_tokens,
                         draft_work=draft.prompt_work,
                         target_work=Work() if target is draft else target.prompt_work,
+                        queued_s=ticket.queued_s,
                     )
                 )
-                return await reason(
-                    call, draft, target, Tally(self._equivalence, histories=call.options.vote == "temporal")
-                )
+                tally = Tally(self._equivalence, histories=call.options.vote == "temporal")
+                return await reason(replace(call, emit=_with_ticket(call.emit, ticket)), draft, target, tally)
         except TimeoutError:
             raise SolveError(
-                f"the time limit of {call.options.timeout_s} s passed before the prompt was read", "raise timeout_s"
+                f"the time limit of {call.options.timeout_s} s passed before the prompt was read",
+                "raise timeout_s, or ask fewer questions at a time",
             ) from None
         finally:
             call.calibrator.close_question(call.key)
@@ -206,6 +211,15 @@ class _Keys:
         finally:
             with self._lock:
                 self._open.discard(name)
+
+
+def _with_ticket(emit: Emit, ticket: Ticket) -> Emit:
+    def told(event: Event) -> None:
+        emit(event)
+        if isinstance(event, ChainFinished):
+            ticket.chain_ended()
+
+    return told
 
 
 def _ignore(event: Event) -> None:

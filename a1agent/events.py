@@ -27,12 +27,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionOpened:
-    """Both models hold the prompt."""
+    """Both models hold the prompt. `queued_s`: seconds the question waited in line before."""
 
     draft_prompt_tokens: int
     target_prompt_tokens: int
     draft_work: Work
     target_work: Work
+    queued_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

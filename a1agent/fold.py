@@ -51,6 +51,7 @@ class StatsFold:
     verify_s: float = 0.0
     takeover_s: float = 0.0
     waiting_s: float = 0.0
+    queued_s: float = 0.0
 
     def add(self, event: events.Event) -> None:
         """Takes one event in."""
@@ -75,6 +76,7 @@ class StatsFold:
 
     def _opened(self, event: events.QuestionOpened) -> None:
         self.draft_prompt = (event.draft_prompt_tokens, event.draft_work.cached_tokens)
+        self.queued_s = event.queued_s
         self.target_prompt = (event.target_prompt_tokens, event.target_work.cached_tokens)
         for work in (event.draft_work, event.target_work):
             self.waiting_s += work.waiting_s
@@ -180,6 +182,7 @@ class StatsFold:
             verify_s=self.verify_s,
             takeover_s=self.takeover_s,
             waiting_s=self.waiting_s,
+            queued_s=self.queued_s,
             wall_s=wall_s,
             draft_tokens_per_s=_rate(self.drafted_tokens, self.draft_s),
             target_tokens_per_s=_rate(self.target_output_tokens, self.takeover_s),

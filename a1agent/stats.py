@@ -20,8 +20,9 @@ class RejectionStats(BaseModel):
     """What a call did. Tokens are counted in those of the model that processed them; `*_s` are seconds.
 
     `draft_s`, `verify_s` and `takeover_s` are shares of the forwards each call rode in, so that they add up over
-    chains that were batched together; `waiting_s` is what chains spent in no forward. `drafted_tokens` =
-    `kept_tokens` + `discarded_tokens`. `selectivity` is null while steps were all accepted or all rejected.
+    chains that were batched together; `waiting_s` is what chains spent in no forward, `queued_s` what the
+    question waited in line before. `drafted_tokens` = `kept_tokens` + `discarded_tokens`. `selectivity` is null while
+    steps were all accepted or all rejected.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,6 +53,7 @@ class RejectionStats(BaseModel):
     verify_s: float
     takeover_s: float
     waiting_s: float
+    queued_s: float
     wall_s: float
     draft_tokens_per_s: float | None
     target_tokens_per_s: float | None

@@ -43,6 +43,7 @@ class ModelInfo:
 
     `scores_as_it_writes`: the log-probabilities of what it writes, that of ending the turn included, are those that
     scoring the same text would give; a model that judges its own steps then need not read them again.
+    `at_once`: chains beyond which more at a time gain nothing, so that further questions wait in line; None: no bound.
     """
 
     name: str
@@ -52,7 +53,7 @@ class ModelInfo:
     can_score: bool = True
     can_rewind: bool = True
     reuses_prefix: bool = True
-    max_sequences: int = 256
+    at_once: int | None = None
     parameters: int | None = None
     scores_as_it_writes: bool = False
 
@@ -202,7 +203,7 @@ class Sequence(Protocol):
         ...
 
     async def close(self) -> None:
-        """Frees the sequence; closing twice is fine."""
+        """Frees the sequence, also when it is cancelled meanwhile; closing twice is fine."""
         ...
 
 

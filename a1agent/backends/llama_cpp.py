@@ -36,6 +36,8 @@ from a1agent.types import Question
 __all__ = ["OPTIONS", "LlamaCppBackend", "estimate_memory", "load"]
 
 _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+):(.+\.gguf)")
+_AT_ONCE = 16
+"""Chains on a CPU: with more, reading through each other's cells costs what larger batches gain."""
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
@@ -122,7 +124,7 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
         tokenizer_fingerprint=vocabulary.fingerprint,
         context_length=context,
         can_rewind=runner.can_rewind,
-        max_sequences=runner.lanes,
+        at_once=min(runner.lanes, options.at_once or (_AT_ONCE if runner.device == "cpu" else runner.lanes)),
         parameters=int(api.llama_model_n_params(model)),
         scores_as_it_writes=True,
     )

@@ -39,6 +39,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "type_k": (str, f"type of cached keys: {', '.join(KV_TYPES)}"),
     "type_v": (str, f"type of cached values: {', '.join(KV_TYPES)}; other than f16 and f32 need flash attention"),
     "max_sequences": (int, "most sequences in the cache at once; more wait in line"),
+    "at_once": (int, "chains that run at a time, further questions wait in line; 0: 16 on a CPU, else all that fit"),
     "verbose": (bool, "show llama.cpp's log"),
 }
 
@@ -54,6 +55,7 @@ _LIMITS = {
     "n_batch": (1, 8192),
     "n_gpu_layers": (-1, 2**15),
     "max_sequences": (1, 256),
+    "at_once": (0, 256),
 }
 
 
@@ -71,6 +73,7 @@ class LlamaOptions:
     type_k: str = "f16"
     type_v: str = "f16"
     max_sequences: int = 256
+    at_once: int = 0
     verbose: bool = False
 
     @classmethod

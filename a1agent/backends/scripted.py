@@ -125,6 +125,7 @@ class ScriptedBackend:
         context_length: int = 65536,
         can_score: bool = True,
         can_rewind: bool = True,
+        at_once: int | None = None,
         jitter: int = 0,
         arrival_seed: int = 0,
     ) -> None:
@@ -138,7 +139,7 @@ class ScriptedBackend:
             context_length=context_length,
             can_score=can_score,
             can_rewind=can_rewind,
-            max_sequences=2**31,
+            at_once=at_once,
         )
 
     @property
@@ -169,7 +170,11 @@ class ScriptedBackend:
                 "shorten the question",
             )
         sequence = ScriptedSequence(self, prompt, ids, decoded=0)
-        sequence.prompt_work = await sequence.decode(len(ids) - 1)
+        try:
+            sequence.prompt_work = await sequence.decode(len(ids) - 1)
+        except BaseException:
+            await sequence.close()
+            raise
         return sequence
 
     async def aclose(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from a1agent.cli.console import console
 from a1agent.config import CalibratorName, Coverage
-from a1agent.errors import InvalidOption
+from a1agent.errors import InvalidOption, MissingExtra
 
 if TYPE_CHECKING:
     from a1agent.conformal.replay import ReplayReport
@@ -51,12 +52,19 @@ def replay(
     )
     report = measure_replay(steps, rejection_rate)
     if plot:
-        plot_replay(steps, rejection_rate, plot)
+        _draw(lambda: plot_replay(steps, rejection_rate, plot))
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report)))
     else:
         console().print(_table(report, rejection_rate))
     return 0
+
+
+def _draw(plot: Callable[[], None]) -> None:
+    try:
+        plot()
+    except ImportError as error:
+        raise MissingExtra("a plot", "bench") from error
 
 
 def _table(report: ReplayReport, asked: float) -> Table:

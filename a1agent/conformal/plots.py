@@ -4,12 +4,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from a1agent.errors import MissingExtra
-
 try:
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise MissingExtra("a plot", "bench") from error
+    raise ImportError("Plotting needs matplotlib: pip install 'a1agent[bench]'") from error
 
 __all__ = ["draw_rates"]
 

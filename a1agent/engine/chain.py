@@ -124,6 +124,13 @@ class Chain:
         message = final_message(self.text)
         self.answer = extract_answer(message, call.options.answer)
 
+    async def close_sequences(self) -> None:
+        """Frees what it holds in both models, even if it is cancelled meanwhile."""
+        try:
+            await self.draft.close()
+        finally:
+            await self.target.close()
+
     def result(self, error: str | None = None) -> ChainResult:
         """The chain as a frozen value."""
         return ChainResult(

@@ -332,6 +332,20 @@ class Contract:
             assert sequence.length == before
             assert await self._continued(sequence) == expected
 
+    async def test_a_prompt_that_nobody_waits_for_any_more_is_not_kept_open(
+        self, backend_factory: BackendFactory, question: Question
+    ) -> None:
+        async with loaded(backend_factory) as backend:
+            for turns in (0, 1, 2, 3, 5, 8):
+                task = asyncio.create_task(backend.open(question))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+                if not task.cancelled():  # it was done sooner than that
+                    await task.result().close()
+                assert backend.counters.sequences_alive == 0
+
     async def test_a_second_call_on_a_busy_sequence_is_refused(
         self, backend_factory: BackendFactory, question: Question
     ) -> None:

@@ -16,7 +16,6 @@ from a1agent.conformal.replay import (
     replay,
     replay_steps,
 )
-from a1agent.errors import MissingExtra
 
 DATA = Path(__file__).parents[1] / "data"
 TRACE = DATA / "math500_r1-llama-8b_qwq-32b.csv"
@@ -157,5 +156,5 @@ def test_a_plot_without_matplotlib_names_the_extra_to_install(tmp_path, monkeypa
 
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     monkeypatch.delitem(sys.modules, "a1agent.conformal.plots", raising=False)
-    with pytest.raises(MissingExtra, match=r"pip install 'a1agent\[bench\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'a1agent\[bench\]'"):
         plot_replay([], 0.4, tmp_path / "rates.png")
