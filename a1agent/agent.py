@@ -13,7 +13,7 @@ from collections.abc import Sequence as Messages
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from a1agent import facade
 from a1agent.admission import Ticket, enter
@@ -23,6 +23,7 @@ from a1agent.config import Options
 from a1agent.conformal.scores import score_function
 from a1agent.engine.chain import Call
 from a1agent.engine.equivalence import Equivalence
+from a1agent.engine.finish import finish
 from a1agent.engine.loop import Outcome, reason
 from a1agent.engine.vote import Tally
 from a1agent.errors import SolveError
@@ -93,8 +94,7 @@ class A1:
             yield VoteClosed(result=await task)
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+            await finish(_ended(task))
 
     async def load(self) -> None:
         """Loads both models now instead of with the first question. Raises `ModelError`, `MissingExtra`."""
@@ -226,17 +226,27 @@ def _ignore(event: Event) -> None:
     pass
 
 
+async def _ended(task: asyncio.Task[Result]) -> None:
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # it was raised before, or nobody waits for it any more
+
+
 async def _open(loaded: Loaded, question: Question, stack: contextlib.AsyncExitStack) -> tuple[Sequence, Sequence]:
     async def one(backend: Backend) -> Sequence:
         sequence = await backend.open(question)
-        stack.push_async_callback(sequence.close)
+        stack.push_async_callback(lambda: finish(sequence.close()))
         return sequence
 
     if loaded.judges_itself:
         both = await one(loaded.draft)
         return both, both
-    draft, target = await asyncio.gather(one(loaded.draft), one(loaded.target))
-    return draft, target
+    # Both come to an end before one's error is raised: what is opened after the stack was left would stay open.
+    draft, target = await asyncio.gather(one(loaded.draft), one(loaded.target), return_exceptions=True)
+    for opened in (draft, target):
+        if isinstance(opened, BaseException):
+            raise opened
+    return cast("tuple[Sequence, Sequence]", (draft, target))
 
 
 def _check_failures(outcome: Outcome, stats: RejectionStats) -> None:

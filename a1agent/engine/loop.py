@@ -10,8 +10,8 @@ from a1agent.engine import earlystop
 from a1agent.engine.attempt import attempt, resample
 from a1agent.engine.chain import Call, Chain, step_of
 from a1agent.engine.extract import extract_answer
+from a1agent.engine.finish import finish
 from a1agent.engine.takeover import take_over
-from a1agent.engine.unwind import to_the_end
 from a1agent.engine.vote import Candidate, Tally, Vote
 from a1agent.events import ChainFinished, ChainStarted, StepAccepted
 from a1agent.prompts import answer_cue, final_message
@@ -45,7 +45,7 @@ async def reason(call: Call, draft_root: Sequence, target_root: Sequence, tally:
             run.start(Chain(index=index, draft=draft, target=target))
         await run.watch()
     finally:
-        await to_the_end(run.stop())
+        await finish(run.stop())
     vote = tally.vote(call.options.vote, started=call.options.chains)
     return Outcome(sorted(run.results, key=lambda r: r.index), vote, run.timed_out, run.causes)
 

@@ -1,0 +1,26 @@
+"""Cleaning up whatever happens: a cancelled call still frees all it holds before it returns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+__all__ = ["finish"]
+
+
+async def finish(work: Coroutine[Any, Any, object]) -> None:
+    """Awaits `work` to its end, also while the waiter is cancelled, be it again and again; then passes that on.
+
+    Cancel scopes of other libraries cancel a task anew in every step of the event loop until it leaves them.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    task.result()
