@@ -19,6 +19,7 @@ from a1agent.errors import (
     CannotRewind,
     CannotScore,
     ContextOverflow,
+    InvalidAnswer,
     InvalidOption,
     InvalidQuestion,
     MissingExtra,
@@ -41,7 +42,18 @@ from a1agent.events import (
     VoteClosed,
 )
 from a1agent.stats import RejectionStats
-from a1agent.types import ChainResult, Message, Question, Result, Step, Turn, Usage, Verdict
+from a1agent.types import (
+    ChainResult,
+    InvalidToolCall,
+    Message,
+    Question,
+    Result,
+    Step,
+    ToolCall,
+    Turn,
+    Usage,
+    Verdict,
+)
 
 __version__ = "0.1.0"
 
@@ -58,8 +70,10 @@ __all__ = [
     "ChainStarted",
     "ContextOverflow",
     "Event",
+    "InvalidAnswer",
     "InvalidOption",
     "InvalidQuestion",
+    "InvalidToolCall",
     "Message",
     "MissingExtra",
     "ModelError",
@@ -77,6 +91,7 @@ __all__ = [
     "StepDrafted",
     "StepTakenOver",
     "StepVerified",
+    "ToolCall",
     "Turn",
     "Usage",
     "UsageError",

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, cast
 
 from a1agent import facade
 from a1agent.admission import Ticket, enter
+from a1agent.answers import Asked, prepare, result_of
 from a1agent.backends.base import Backend, Sequence, Work
 from a1agent.calibration import Calibrations, key_of
 from a1agent.config import Options
@@ -31,8 +32,6 @@ from a1agent.events import ChainFinished, Event, QuestionOpened, VoteClosed
 from a1agent.fold import StatsFold
 from a1agent.models import Loaded, Model, Pair
 from a1agent.notices import Once
-from a1agent.prompts import asks_for_box, split_thinking
-from a1agent.stats import RejectionStats
 from a1agent.types import Message, Question, Result
 
 __all__ = ["A1"]
@@ -101,6 +100,7 @@ class A1:
         await self.pair.load()
 
     async def _answer(self, question: Question, options: Options, emit: Emit) -> Result:
+        asked = await asyncio.to_thread(prepare, question, options)  # before any model is loaded
         loaded = await self.pair.load()
         options = loaded.settle(options)
         started = time.perf_counter()
@@ -111,24 +111,21 @@ class A1:
             emit(event)
 
         with self._keys.key(question, options.seed) as (key, seed):
-            call = await self._call(question, options, loaded, key, seed, record)
-            outcome = await self._reason(call, question, loaded)
+            call = await self._call(asked, options, loaded, key, seed, record)
+            outcome = await self._reason(call, asked.question, loaded)
         stats = fold.stats(time.perf_counter() - started)
-        _check_failures(outcome, stats)
         remarks = await self._notices.of_call(loaded, self.pair.embedded, question, stats)
-        return _result(outcome, stats, fold, remarks)
+        return result_of(asked, outcome, stats, fold.usage(), remarks)
 
-    async def _call(
-        self, question: Question, options: Options, loaded: Loaded, key: str, seed: int, emit: Emit
-    ) -> Call:
-        stored = key_of(options, question, loaded.draft.info, loaded.target.info)
+    async def _call(self, asked: Asked, options: Options, loaded: Loaded, key: str, seed: int, emit: Emit) -> Call:
+        stored = key_of(options, asked.question, loaded.draft.info, loaded.target.info)
         calibrator = await asyncio.to_thread(self._calibrations.calibrator, stored, options)
         loop_time = asyncio.get_running_loop().time()
         return Call(
             key=key,
             options=options,
             seed=seed,
-            boxed=asks_for_box(question),
+            statement=asked.statement,
             draft=loaded.draft.info,
             target=loaded.target.info,
             calibrator=calibrator,
@@ -247,26 +244,3 @@ async def _open(loaded: Loaded, question: Question, stack: contextlib.AsyncExitS
         if isinstance(opened, BaseException):
             raise opened
     return cast("tuple[Sequence, Sequence]", (draft, target))
-
-
-def _check_failures(outcome: Outcome, stats: RejectionStats) -> None:
-    if outcome.causes and not any(chain.finished for chain in outcome.chains):
-        first = outcome.causes[0]
-        raise SolveError(f"all {len(outcome.causes)} chains failed", str(first), outcome.causes, stats) from first
-
-
-def _result(outcome: Outcome, stats: RejectionStats, fold: StatsFold, remarks: list[str]) -> Result:
-    winner = next((c for c in outcome.chains if c.index == outcome.vote.winner), None)
-    thinking, message = split_thinking(winner.text) if winner else (None, "")
-    return Result(
-        answer=outcome.vote.answer,
-        text=message,
-        reasoning=thinking if thinking is not None else message,
-        confidence=outcome.vote.confidence,
-        complete=not outcome.timed_out,
-        chains=tuple(outcome.chains),
-        winner=outcome.vote.winner,
-        stats=stats,
-        usage=fold.usage(),
-        notices=tuple(remarks),
-    )

@@ -16,13 +16,14 @@ A1Error
 │   └── BackendClosed          it was closed
 ├── CalibrationError           a calibration or its store cannot be used
 └── SolveError                 every chain failed; carries the causes and partial statistics
+    └── InvalidAnswer          no chain gave an answer in the asked format; carries the best chain's text
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from a1agent.stats import RejectionStats
@@ -35,6 +36,7 @@ __all__ = [
     "CannotRewind",
     "CannotScore",
     "ContextOverflow",
+    "InvalidAnswer",
     "InvalidOption",
     "InvalidQuestion",
     "MissingExtra",
@@ -134,8 +136,19 @@ class SolveError(A1Error):
         self.causes = tuple(causes)
         self.stats = stats
 
-    def __reduce__(self) -> tuple[type[SolveError], tuple[str, str, tuple[BaseException, ...], RejectionStats | None]]:
+    def __reduce__(self) -> tuple[type[SolveError], tuple[Any, ...]]:
         return SolveError, (self.what, self.hint, self.causes, self.stats)
+
+
+class InvalidAnswer(SolveError):
+    """No chain gave an answer in the asked format. `text` is what the best chain wrote, `stats` what was counted."""
+
+    def __init__(self, what: str, hint: str = "", text: str = "", stats: RejectionStats | None = None) -> None:
+        super().__init__(what, hint, stats=stats)
+        self.text = text
+
+    def __reduce__(self) -> tuple[type[InvalidAnswer], tuple[Any, ...]]:
+        return InvalidAnswer, (self.what, self.hint, self.text, self.stats)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

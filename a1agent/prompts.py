@@ -9,9 +9,11 @@ from a1agent.types import Question
 __all__ = [
     "BLANK_LINE",
     "BOXED_INSTRUCTION",
+    "BOX_OPENING",
     "THINK_CLOSE",
     "THINK_OPEN",
     "answer_cue",
+    "ask_after",
     "ask_for_box",
     "final_message",
     "is_thinking",
@@ -20,19 +22,25 @@ __all__ = [
 
 BLANK_LINE = "\n\n"
 BOXED_INSTRUCTION = "Think step by step and put the final answer in \\boxed{}."
+BOX_OPENING = "The final answer is \\boxed{"
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 
 
-def ask_for_box(question: Question) -> Question:
-    """The question with the request to box its answer after the last user message."""
+def ask_after(question: Question, request: str) -> Question:
+    """The question with a request after its last user message; a conversation without one is left as it is."""
     last = max((i for i, m in enumerate(question.messages) if m.role == "user"), default=None)
-    if last is None or BOXED_INSTRUCTION in question.messages[last].content:
+    if last is None or request in question.messages[last].content:
         return question
     message = question.messages[last]
-    asked = dataclasses.replace(message, content=f"{message.content}{BLANK_LINE}{BOXED_INSTRUCTION}")
+    asked = dataclasses.replace(message, content=f"{message.content}{BLANK_LINE}{request}")
     messages = (*question.messages[:last], asked, *question.messages[last + 1 :])
     return dataclasses.replace(question, messages=messages)
+
+
+def ask_for_box(question: Question) -> Question:
+    """The question with the request to box its answer after the last user message."""
+    return ask_after(question, BOXED_INSTRUCTION)
 
 
 def asks_for_box(question: Question) -> bool:
@@ -60,10 +68,10 @@ def final_message(text: str) -> str:
     return split_thinking(text)[1]
 
 
-def answer_cue(text: str, boxed: bool) -> str:
+def answer_cue(text: str, opening: str | None) -> str:
     """What makes a chain that ran out of turns or tokens state its answer: closes the thinking, opens the statement."""
     close = f"\n{THINK_CLOSE}{BLANK_LINE}" if is_thinking(text) else ""
-    if not boxed:
+    if opening is None:
         return close or ("" if text.endswith("\n") else BLANK_LINE)
     lead = close or ("" if not text or text.endswith(BLANK_LINE) else BLANK_LINE)
-    return f"{lead}The final answer is \\boxed{{"
+    return lead + opening

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,12 +18,14 @@ __all__ = [
     "Author",
     "ChainEnd",
     "ChainResult",
+    "InvalidToolCall",
     "Message",
     "ModelUsage",
     "Question",
     "Result",
     "Role",
     "Step",
+    "ToolCall",
     "Turn",
     "Usage",
     "Verdict",
@@ -33,11 +36,16 @@ Author = Literal["draft", "target"]
 ChainEnd = Literal["answered", "ended", "turns", "tokens", "timeout", "cancelled", "failed"]
 
 _ROLES = ("system", "user", "assistant", "tool")
+_CHOICES = ("auto", "none", "required")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message of a conversation; `content` is text, `extra` what a chat template may read beside it."""
+    """One message of a conversation; `content` is text, `extra` what a chat template may read beside it.
+
+    `extra["tool_calls"]` of an assistant's message has the shape of OpenAI's chat messages; arguments that are JSON
+    text become objects, as templates want them. A tool's message names its call in `extra["tool_call_id"]`.
+    """
 
     role: Role
     content: str
@@ -46,25 +54,51 @@ class Message:
     def __post_init__(self) -> None:
         if self.role not in _ROLES:
             raise InvalidQuestion(f"unknown role {self.role!r}", f"use one of {', '.join(_ROLES)}")
+        if self.extra.get("tool_calls"):
+            calls = [_as_template_call(call) for call in self.extra["tool_calls"]]
+            object.__setattr__(self, "extra", {**self.extra, "tool_calls": calls})
 
     def as_dict(self) -> dict[str, Any]:
         """The mapping a chat template reads."""
         return {**self.extra, "role": self.role, "content": self.content}
 
 
+def _as_template_call(call: Any) -> dict[str, Any]:
+    """A tool call of a past message as chat templates read it. Raises `InvalidQuestion` when it is none."""
+    try:
+        function = {**call["function"]}
+        arguments = function["arguments"]
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments or "{}")
+        if not isinstance(function["name"], str) or not isinstance(arguments, Mapping):
+            raise TypeError
+    except (KeyError, TypeError, ValueError):
+        shape = '{"type": "function", "function": {"name": ..., "arguments": {...}}}'
+        raise InvalidQuestion(f"a message holds a malformed tool call: {call!r}", f"its shape is {shape}") from None
+    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked: a conversation, the tools the model may call, and the format the answer must have."""
+    """What is asked: a conversation, the tools the model may call, and the format the answer must have.
+
+    `tools`: function tools in OpenAI's shape. `tool_choice`: `"auto"`, `"none"`, `"required"`, or the name of the tool
+    that must be called. `response_format`: `{"type": "json_schema", "json_schema": {"schema": ...}}`, or `json_object`.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     response_format: Mapping[str, Any] | None = None
+    tool_choice: str = "auto"
 
     def __post_init__(self) -> None:
         if not self.messages:
             raise InvalidQuestion("the question has no messages", "pass a text or at least one message")
-        if self.messages[-1].role != "assistant" and not self.messages[-1].content.strip():
+        last = self.messages[-1]
+        if last.role in ("system", "user") and not last.content.strip():
             raise InvalidQuestion("the question is empty", "ask something")
+        if not self.tools and self.tool_choice not in _CHOICES[:2]:
+            raise InvalidQuestion(f"tool_choice is {self.tool_choice!r} and there are no tools", "pass the tools too")
 
     @classmethod
     def of(cls, question: str | Question | Sequence[Message | Mapping[str, Any]]) -> Question:
@@ -89,11 +123,30 @@ def _message(message: Message | Mapping[str, Any]) -> Message:
         return message
     fields = dict(message)
     role, content = fields.pop("role", None), fields.pop("content", None)
+    if content is None and fields.get("tool_calls"):
+        content = ""
     if role is None or not isinstance(content, str):
         known = ", ".join(map(repr, message))
         hint = nearest("role" if role is None else "content", list(message))
         raise InvalidQuestion(f"a message needs 'role' and a text 'content', got the keys {known}", hint)
     return Message(role=role, content=content, extra=fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call of a tool that a model asks for; `arguments` is a JSON object."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvalidToolCall:
+    """What looks like a tool call and is none: its text, what is wrong with it, and the tool it names, if it does."""
+
+    text: str
+    error: str
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +253,9 @@ class Result:
     `answer`: the voted answer (None: no chain stated one). `text`: the final message. `reasoning`: the winning chain;
     of thinking models what stands before `</think>`. `confidence`: the winner's share of the started chains.
     `complete`: no limit cut the call short. `notices`: what a person should know about this answer.
+    `tool_calls`: those the winning chain asks for, all of that one chain; `text` then is what it says beside them, and
+    `answer` the calls in canonical JSON. `invalid_tool_calls`: its malformed ones. Where the question set a
+    `response_format`, `answer` is the JSON.
     """
 
     answer: str | None
@@ -212,6 +268,8 @@ class Result:
     stats: RejectionStats
     usage: Usage
     notices: tuple[str, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form without the chains."""
@@ -222,6 +280,8 @@ class Result:
             "reasoning": self.reasoning,
             "complete": self.complete,
             "notices": list(self.notices),
+            "tool_calls": [dataclasses.asdict(call) for call in self.tool_calls],
+            "invalid_tool_calls": [dataclasses.asdict(call) for call in self.invalid_tool_calls],
             "stats": self.stats.model_dump(mode="json"),
             "usage": self.usage.as_dict(),
         }

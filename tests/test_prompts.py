@@ -4,6 +4,7 @@ import pytest
 
 from a1agent import Message, Question
 from a1agent.prompts import (
+    BOX_OPENING,
     BOXED_INSTRUCTION,
     answer_cue,
     ask_for_box,
@@ -56,4 +57,4 @@ def test_thinking_is_open_until_it_is_closed() -> None:
     ],
 )
 def test_a_chain_is_asked_for_its_answer_where_it_stands(text: str, boxed: bool, cue: str) -> None:
-    assert answer_cue(text, boxed) == cue
+    assert answer_cue(text, BOX_OPENING if boxed else None) == cue

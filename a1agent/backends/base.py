@@ -15,8 +15,9 @@ Invariants every backend keeps (tested by `tests/backends/contract.py`):
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from a1agent.types import Question
 
@@ -44,6 +45,7 @@ class ModelInfo:
     `scores_as_it_writes`: the log-probabilities of what it writes, that of ending the turn included, are those that
     scoring the same text would give; a model that judges its own steps then need not read them again.
     `at_once`: chains beyond which more at a time gain nothing, so that further questions wait in line; None: no bound.
+    `can_constrain`: it can be held to a JSON schema while it writes.
     """
 
     name: str
@@ -56,17 +58,23 @@ class ModelInfo:
     at_once: int | None = None
     parameters: int | None = None
     scores_as_it_writes: bool = False
+    can_constrain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 keeps all; `seed` makes a call repeatable."""
+    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 keeps all; `seed` makes a call repeatable.
+
+    `schema`: a JSON schema that all the model writes, up to the end of its turn, must match; only for models that can
+    be held to one, and as far as they know its keywords.
+    """
 
     temperature: float = 0.8
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from a1agent.backends.base import Generated, Mark, ModelInfo, Sampling, Sequence, StepText, Stop
 from a1agent.config import Options
 from a1agent.conformal.calibrators import Calibrator
 from a1agent.conformal.scores import ScoreFunction
-from a1agent.engine.extract import Answer, extract_answer
+from a1agent.engine.extract import Answer
+from a1agent.engine.statement import Statement
 from a1agent.events import Event
 from a1agent.prompts import BLANK_LINE, final_message
 from a1agent.types import Author, ChainEnd, ChainResult, Step, Turn
@@ -23,28 +24,47 @@ _SLACK_TOKENS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One question being answered: all that its chains share. `deadline`: in the event loop's seconds."""
+    """One question being answered: all that its chains share. `deadline`: in the event loop's seconds.
+
+    `stating`: a chain is being made to state its answer.
+    """
 
     key: str
     options: Options
     seed: int
-    boxed: bool
+    statement: Statement
     draft: ModelInfo
     target: ModelInfo
     calibrator: Calibrator
     score: ScoreFunction
     emit: Callable[[Event], None]
     deadline: float | None = None
+    stating: bool = False
 
     def sampling(self, chain: int, turn: int, author: Author, attempt: int = 0) -> Sampling:
         """How the step of this chain and turn is drawn: its seed does not depend on who arrives first."""
         o = self.options
         seed = seed_of(self.seed, self.key, chain, turn, author, attempt)
-        return Sampling(temperature=o.temperature, top_k=o.top_k, top_p=o.top_p, min_p=o.min_p, seed=seed)
+        able = (self.draft if author == "draft" else self.target).can_constrain
+        return Sampling(
+            temperature=o.temperature,
+            top_k=o.top_k,
+            top_p=o.top_p,
+            min_p=o.min_p,
+            seed=seed,
+            schema=self.statement.schema if self.stating and able else None,
+        )
 
     def stop(self) -> Stop:
-        """Where a step ends."""
-        return Stop(boundary=BLANK_LINE, min_tokens=self.options.min_step_tokens or 0, strings=self.options.stop)
+        """Where a step ends. A statement in a given format is one step, whatever lines it has."""
+        strings = self.options.stop
+        if self.stating and self.statement.closing is not None:
+            return Stop(strings=(*strings, self.statement.closing))
+        return Stop(boundary=BLANK_LINE, min_tokens=self.options.min_step_tokens or 0, strings=strings)
+
+    def for_statement(self) -> Call:
+        """The call as the step sees it in which a chain states its answer."""
+        return replace(self, stating=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +117,7 @@ class Chain:
             call.draft.context_length - self.draft.length,
             call.target.context_length - self.target.length,
         )
-        left -= call.options.answer_tokens + _SLACK_TOKENS
+        left -= call.statement.tokens + _SLACK_TOKENS
         if call.options.max_tokens is not None:
             left = min(left, call.options.max_tokens - self.tokens)
         return left
@@ -113,16 +133,26 @@ class Chain:
         return step
 
     def states_answer(self, call: Call) -> bool:
-        """Whether the message already states the boxed answer it was asked for."""
-        if not call.boxed:
-            return False
-        return extract_answer(final_message(self.text), "boxed") is not None
+        """Whether the message already states an answer that ends the chain."""
+        return call.statement.early and self._read(call) is not None
+
+    def lacks_answer(self, call: Call) -> bool:
+        """Whether the message states none of the answers that the call must have."""
+        return call.statement.required and self._read(call) is None
 
     def close(self, call: Call, end: ChainEnd) -> None:
         """Reads the answer the chain ended with."""
         self.end = end
-        message = final_message(self.text)
-        self.answer = extract_answer(message, call.options.answer)
+        self.answer = self._read(call)
+
+    def remember(self, call: Call, turn: int) -> None:
+        """Keeps the answer the chain holds after a turn, for the vote over time."""
+        answer = self._read(call)
+        if answer is not None:
+            self.history.append((turn, answer))
+
+    def _read(self, call: Call) -> Answer | None:
+        return call.statement.read(final_message(self.text))
 
     async def close_sequences(self) -> None:
         """Frees what it holds in both models, even if it is cancelled meanwhile."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["AUTO_ORDER", "EXTRACTORS", "Answer", "Kind", "canonical_json", "extract_answer"]
+__all__ = ["AUTO_ORDER", "EXTRACTORS", "Answer", "Kind", "canonical_json", "extract_answer", "json_texts"]
 
 Kind = Literal["auto", "boxed", "phrase", "choice", "json", "text"]
 
@@ -25,10 +25,14 @@ _MAX_TRIES = 16
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a chain states, as written (`text`), and where it was found (`kind`, never "auto")."""
+    """What a chain states, as written (`text`), and where it was found (`kind`, never "auto").
+
+    `key`: answers with equal keys are equal; None: the canonical form of the text is the key.
+    """
 
     text: str
     kind: str
+    key: str | None = None
 
 
 def extract_answer(text: str, kind: Kind = "auto") -> Answer | None:
@@ -180,6 +184,15 @@ def _number(digits: str) -> float | int:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(constant)
+
+
+def json_texts(text: str) -> Iterator[str]:
+    """What may be JSON in a text, as written, last first: all of it, fenced blocks, balanced objects and arrays."""
+    yield text.strip()
+    for block in reversed(text.split("```")[1::2]):
+        yield block.removeprefix("json").strip()
+    for start, end in reversed(_balanced_spans(text)):
+        yield text[start:end]
 
 
 def _json(text: str) -> Answer | None:

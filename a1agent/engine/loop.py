@@ -9,12 +9,11 @@ from a1agent.backends.base import Sequence, StepText
 from a1agent.engine import earlystop
 from a1agent.engine.attempt import attempt, resample
 from a1agent.engine.chain import Call, Chain, step_of
-from a1agent.engine.extract import extract_answer
 from a1agent.engine.finish import finish
 from a1agent.engine.takeover import take_over
 from a1agent.engine.vote import Candidate, Tally, Vote
 from a1agent.events import ChainFinished, ChainStarted, StepAccepted
-from a1agent.prompts import answer_cue, final_message
+from a1agent.prompts import answer_cue
 from a1agent.types import ChainEnd, ChainResult, Turn
 
 __all__ = ["Outcome", "reason"]
@@ -142,11 +141,12 @@ async def grow(call: Call, chain: Chain) -> None:
             break
         await take_turn(call, chain, turn, room)
         if chain.ended or chain.states_answer(call):
-            chain.close(call, "ended" if chain.ended else "answered")
-            return
+            end = "ended" if chain.ended else "answered"
+            break
         if call.options.vote == "temporal":
-            _remember(call, chain, turn)
-    await state_answer(call, chain)
+            chain.remember(call, turn)
+    if end in ("turns", "tokens") or chain.lacks_answer(call):
+        await state_answer(call, chain)
     chain.close(call, end)
 
 
@@ -168,18 +168,13 @@ async def take_turn(call: Call, chain: Chain, turn: int, room: int, most: int | 
 
 
 async def state_answer(call: Call, chain: Chain) -> None:
-    """Makes a chain that ran out of turns or tokens close its thinking and state its answer.
+    """Makes a chain that ran out of turns or tokens, or ended without an answer, close its thinking and state one.
 
     The statement is a step like any other: drafted, scored, and taken over where it is strange.
     """
-    cue = answer_cue(chain.text, call.boxed)
+    statement = call.statement
+    cue = answer_cue(chain.text, statement.opening)
     if cue:
         await chain.append(StepText(text=cue))
         chain.text += cue
-    await take_turn(call, chain, len(chain.turns), call.options.answer_tokens, call.options.answer_tokens)
-
-
-def _remember(call: Call, chain: Chain, turn: int) -> None:
-    answer = extract_answer(final_message(chain.text), call.options.answer)
-    if answer is not None:
-        chain.history.append((turn, answer))
+    await take_turn(call.for_statement(), chain, len(chain.turns), statement.tokens, statement.tokens)

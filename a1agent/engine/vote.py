@@ -127,7 +127,7 @@ class Tally:
 
     async def _place(self, answer: Answer) -> None:
         """Finds the answer's group: compares it with each key of every group that it has not been found to equal."""
-        key = canonical_key(answer.text)
+        key = _key(answer)
         compared: set[str] = set()
         equal: set[str] = set()
         while key not in self._group_of and (other := self._next(compared, equal)) is not None:
@@ -156,14 +156,14 @@ class Tally:
                 self._group_of[key] = first
 
     def _group(self, answer: Answer) -> int | None:
-        return self._group_of.get(canonical_key(answer.text))
+        return self._group_of.get(_key(answer))
 
     def _members(self) -> dict[int, list[Candidate]]:
         """The chains of each answer, best first."""
         members: dict[int, list[Candidate]] = {}
         for candidate in sorted(self._candidates, key=_rank):
             if candidate.answer is not None:
-                members.setdefault(self._group_of[canonical_key(candidate.answer.text)], []).append(candidate)
+                members.setdefault(self._group_of[_key(candidate.answer)], []).append(candidate)
         return members
 
     def _ranked(self, method: VoteMethod, members: dict[int, list[Candidate]]) -> tuple[Group, ...]:
@@ -197,6 +197,10 @@ class Tally:
                 if group is not None and group in votes:
                     votes[group].append(share / whole)
         return {group: math.fsum(shares) for group, shares in votes.items()}
+
+
+def _key(answer: Answer) -> str:
+    return canonical_key(answer.text) if answer.key is None else answer.key
 
 
 def _rank(candidate: Candidate) -> tuple[float, int]:

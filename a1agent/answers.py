@@ -1,0 +1,81 @@
+"""From a question to what its chains must state, and from how they ended to the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from a1agent import structured, tools
+from a1agent.config import Options
+from a1agent.engine.loop import Outcome
+from a1agent.engine.statement import Statement, plain_statement
+from a1agent.errors import InvalidAnswer, SolveError
+from a1agent.prompts import asks_for_box, split_thinking
+from a1agent.stats import RejectionStats
+from a1agent.structured import JsonFormat
+from a1agent.types import Question, Result, Usage
+
+__all__ = ["Asked", "prepare", "result_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question as the models are shown it, and how its chains state their answers."""
+
+    question: Question
+    statement: Statement
+    format: JsonFormat | None
+
+
+def prepare(question: Question, options: Options) -> Asked:
+    """What to show the models and what to read. Raises `InvalidQuestion` for tools or formats that are none."""
+    offered = tools.offer(question)
+    wanted = structured.format_of(offered)
+    shown = structured.ask(offered)
+    if wanted is not None:
+        statement = wanted.statement(options.answer_tokens)
+    else:
+        statement = plain_statement(options.answer, asks_for_box(shown), options.answer_tokens)
+    if shown.tools:
+        statement = tools.tool_statement(shown, statement)
+    return Asked(shown, statement, wanted)
+
+
+def result_of(asked: Asked, outcome: Outcome, stats: RejectionStats, usage: Usage, notices: list[str]) -> Result:
+    """The result of a call whose chains have voted.
+
+    Raises `SolveError` when every chain failed, `InvalidAnswer` when none stated what it had to.
+    """
+    _check_failures(outcome, stats)
+    winner = next((c for c in outcome.chains if c.index == outcome.vote.winner), None)
+    thinking, message = split_thinking(winner.text) if winner else (None, "")
+    if asked.statement.required and outcome.vote.answer is None:
+        raise _invalid(asked, message, stats)
+    found = tools.parse_calls(message, tools.names_of(asked.question))
+    return Result(
+        answer=outcome.vote.answer,
+        text=found.content,
+        reasoning=thinking if thinking is not None else message,
+        confidence=outcome.vote.confidence,
+        complete=not outcome.timed_out,
+        chains=tuple(outcome.chains),
+        winner=outcome.vote.winner,
+        stats=stats,
+        usage=usage,
+        notices=tuple(notices),
+        tool_calls=found.calls,
+        invalid_tool_calls=found.invalid,
+    )
+
+
+def _check_failures(outcome: Outcome, stats: RejectionStats) -> None:
+    if outcome.causes and not any(chain.finished for chain in outcome.chains):
+        first = outcome.causes[0]
+        raise SolveError(f"all {len(outcome.causes)} chains failed", str(first), outcome.causes, stats) from first
+
+
+def _invalid(asked: Asked, message: str, stats: RejectionStats) -> InvalidAnswer:
+    if asked.format is None:
+        what = "no chain called a tool, though one had to be called"
+        return InvalidAnswer(what, "see the error's text for what the best chain wrote", message, stats)
+    why = asked.format.complaint(message)
+    return InvalidAnswer(f"no chain gave an answer in the asked format ({why})", "use more chains", message, stats)

@@ -1,0 +1,134 @@
+"""Answers in a given format: JSON, with or without a JSON schema. Asked for, validated, brought into one form.
+
+{"type": "json_object"}                                                    any JSON object
+{"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}     JSON that matches a schema
+{"type": "text"}                                                           no format
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from a1agent.engine.extract import Answer, canonical_json, json_texts
+from a1agent.engine.statement import Statement
+from a1agent.errors import InvalidQuestion, nearest
+from a1agent.prompts import ask_after
+from a1agent.types import Question
+
+__all__ = ["JsonFormat", "ask", "check_schema", "format_of"]
+
+_TYPES = ("text", "json_object", "json_schema")
+_TOKENS = 512
+"""Most tokens for a JSON statement where `answer_tokens` allows fewer: an object cut short is worth nothing."""
+_OPENING = "The answer in JSON:\n```json\n"
+_CLOSING = "\n```"  # JSON text holds no raw line break inside a string, so this never cuts one
+
+
+class JsonFormat:
+    """JSON that matches `schema`, checked with `jsonschema`; references leave the schema never."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self.schema = schema
+        self._validator = check_schema(schema, "the response format")
+
+    @property
+    def request(self) -> str:
+        """What asks a model for it."""
+        if self.schema == {"type": "object"}:
+            return "End your answer with a JSON object."
+        schema = json.dumps(self.schema, ensure_ascii=False)
+        return f"End your answer with JSON that matches this JSON schema:\n{schema}"
+
+    def read(self, message: str) -> Answer | None:
+        """The last JSON in a message that matches, as written; equal values have equal keys."""
+        for text in json_texts(message):
+            key = canonical_json(text)
+            if key is not None and self._matches(text):
+                return Answer(text, "json", key)
+        return None
+
+    def complaint(self, message: str) -> str:
+        """Why `read` finds nothing in a message."""
+        for text in json_texts(message):
+            if canonical_json(text) is not None:
+                error = next(iter(self._validator.iter_errors(json.loads(text))), None)
+                return "it matches" if error is None else f"at {error.json_path}: {error.message}"
+        return "it holds no JSON"
+
+    def statement(self, answer_tokens: int) -> Statement:
+        """How chains state an answer in this format."""
+        return Statement(
+            read=self.read,
+            tokens=max(answer_tokens, _TOKENS),
+            required=True,
+            opening=_OPENING,
+            closing=_CLOSING,
+            schema=self.schema,
+        )
+
+    def _matches(self, text: str) -> bool:
+        try:
+            return bool(self._validator.is_valid(json.loads(text)))
+        except RecursionError:
+            return False
+
+
+def format_of(question: Question) -> JsonFormat | None:
+    """The format that a question asks for. Raises `InvalidQuestion` for one that is unknown or whose schema is none."""
+    wanted = question.response_format
+    if wanted is None or wanted.get("type") == "text":
+        return None
+    if wanted.get("type") == "json_object":
+        return JsonFormat({"type": "object"})
+    if wanted.get("type") != "json_schema":
+        raise InvalidQuestion(f"unknown response_format {wanted!r}", nearest(str(wanted.get("type")), _TYPES))
+    named = wanted.get("json_schema")
+    schema = cast("Mapping[str, Any]", named).get("schema") if isinstance(named, Mapping) else None
+    if not isinstance(schema, Mapping):
+        shape = '{"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}'
+        raise InvalidQuestion("response_format json_schema holds no schema", f"its shape is {shape}")
+    return JsonFormat(cast("Mapping[str, Any]", schema))
+
+
+def ask(question: Question) -> Question:
+    """The question with the request for its format after the last user message. Raises `InvalidQuestion`."""
+    wanted = format_of(question)
+    return question if wanted is None else ask_after(question, wanted.request)
+
+
+def check_schema(schema: Mapping[str, Any], what: str) -> Any:
+    """A validator of the schema. Raises `InvalidQuestion` when it is none, or refers to what it does not hold."""
+    jsonschema: Any = importlib.import_module("jsonschema")
+    referencing: Any = importlib.import_module("referencing")
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    registry = referencing.Registry()
+    try:
+        kind.check_schema(schema)
+        specification = importlib.import_module("referencing.jsonschema").DRAFT202012
+        resource = specification.create_resource(schema)
+        resolver = registry.with_resource("", resource).resolver()
+        for reference in _references(schema):
+            resolver.lookup(reference)
+    except jsonschema.SchemaError as error:
+        raise InvalidQuestion(f"{what} is no JSON schema: {error.message}", f"look at {error.json_path}") from error
+    except referencing.exceptions.Unresolvable as error:
+        raise InvalidQuestion(
+            f"{what} refers to {error.ref!r}, which it does not hold", "put it under $defs; nothing is fetched"
+        ) from error
+    return kind(schema, registry=registry)
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[str, Any]", value)
+        reference = fields.get("$ref")
+        if isinstance(reference, str):
+            yield reference
+        for inner in fields.values():
+            yield from _references(inner)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for inner in cast("Sequence[Any]", value):
+            yield from _references(inner)
