@@ -95,6 +95,14 @@ class A1:
             task.cancel()
             await finish(_ended(task))
 
+    def stream(self, question: Askable, **options: Any) -> Generator[Event]:
+        """As `astream`, without an event loop; closing it early cancels the call before it returns."""
+        return facade.iterate(self.astream(question, **options))
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """Ids of a text in the target's vocabulary; loads the models when that was not done yet."""
+        return facade.run(self.pair.load()).target.tokenize(text)
+
     async def load(self) -> None:
         """Loads both models now instead of with the first question. Raises `ModelError`, `MissingExtra`."""
         await self.pair.load()

@@ -54,7 +54,7 @@ def result_of(asked: Asked, outcome: Outcome, stats: RejectionStats, usage: Usag
     return Result(
         answer=outcome.vote.answer,
         text=found.content,
-        reasoning=thinking if thinking is not None else message,
+        reasoning=thinking if thinking is not None else found.content,
         confidence=outcome.vote.confidence,
         complete=not outcome.timed_out,
         chains=tuple(outcome.chains),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["run"]
+__all__ = ["iterate", "run"]
 
 T = TypeVar("T")
 
@@ -30,6 +32,39 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         future.cancel()
         concurrent.futures.wait([future])
         raise
+
+
+def iterate(items: AsyncGenerator[T, None]) -> Generator[T]:
+    """The items of an async generator as they come. Closing it early closes the generator before it returns."""
+    arrived: SimpleQueue[T | asyncio.Task[None]] = SimpleQueue()
+
+    async def pump() -> None:
+        async with contextlib.aclosing(items):
+            async for item in items:
+                arrived.put(item)
+
+    async def start() -> asyncio.Task[None]:
+        task = asyncio.create_task(pump())
+        task.add_done_callback(arrived.put)  # a task that is done is the end
+        return task
+
+    task = run(start())
+    ended = False
+    try:
+        while not (ended := (item := _next(arrived)) is task):
+            yield item  # pyright: ignore[reportReturnType]
+        task.result()
+    finally:
+        if not ended:
+            _background_loop().call_soon_threadsafe(task.cancel)
+        while not ended:
+            ended = _next(arrived) is task
+
+
+def _next(arrived: SimpleQueue[T]) -> T:
+    while True:
+        with contextlib.suppress(Empty):
+            return arrived.get(timeout=_INTERRUPTIBLE_S)
 
 
 def _background_loop() -> asyncio.AbstractEventLoop:

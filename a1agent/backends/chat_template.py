@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn, cast
 
-from jinja2 import Template, TemplateError
+from jinja2 import Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from a1agent.errors import InvalidQuestion, UsageError
@@ -55,14 +55,20 @@ class ChatTemplate:
         self._control = tuple(sorted((text for text in control if text), key=len, reverse=True))
         self._pattern = re.compile("|".join(map(re.escape, self._control)) or r"(?!)")
         self._variables = dict(variables)
-        self._template = _compile(source if source is not None else _PLAIN, name)
+        self._template, names = _compile(source if source is not None else _PLAIN, name)
+        self.takes_tools = "tools" in names
 
     def pieces(self, question: Question) -> list[Piece]:
         """The prompt of a question, cut at its control tokens.
 
         When the last message is from the assistant, the prompt ends in the middle of it, so that it is continued.
-        Raises `UsageError` when the template refuses the conversation.
+        Raises `UsageError` when the template refuses the conversation, `InvalidQuestion` for tools it has no place for.
         """
+        if question.tools and not self.takes_tools:
+            raise InvalidQuestion(
+                f"the chat template of {self._name} has no place for tools",
+                "use a model that was trained to call tools",
+            )
         shield, mark = self._private_characters(question)
         messages = [self._shielded(message.as_dict(), shield) for message in question.messages]
         tools = [self._shielded(dict(tool), shield) for tool in question.tools] or None
@@ -152,14 +158,16 @@ def _guard(text: str, control: Iterable[str], shield: str) -> str:
     return text
 
 
-def _compile(source: str, name: str) -> Template:
+def _compile(source: str, name: str) -> tuple[Template, set[str]]:
+    """The template and the names of the variables it reads."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json
     cast("dict[str, Any]", environment.globals).update(raise_exception=_refuse, strftime_now=_now)
     try:
-        return environment.from_string(_GENERATION.sub("", source))
+        plain = _GENERATION.sub("", source)
+        return environment.from_string(plain), meta.find_undeclared_variables(environment.parse(plain))
     except TemplateError as error:
         raise UsageError(
             f"the chat template of {name} is damaged: {error}", "use another file of this model"

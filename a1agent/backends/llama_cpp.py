@@ -127,6 +127,7 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
         at_once=min(runner.lanes, options.at_once or (_AT_ONCE if runner.device == "cpu" else runner.lanes)),
         parameters=int(api.llama_model_n_params(model)),
         scores_as_it_writes=True,
+        can_constrain=True,
     )
     return LlamaCppBackend(Engine(runner, options.keep_tokens), info, vocabulary, template)
 

@@ -12,6 +12,7 @@ from a1agent.backends._llama_api import log_lines
 from a1agent.backends.base import Sampling
 from a1agent.backends.batching.runner import END, NoCells, Rows
 from a1agent.backends.batching.sampling import Draw, can_draw
+from a1agent.backends.llama_grammar import Constrained, grammar_of
 from a1agent.backends.llama_options import KV_TYPES, LlamaOptions
 from a1agent.backends.llama_vocab import LlamaVocabulary
 from a1agent.errors import BackendError, ModelLoadError
@@ -82,6 +83,9 @@ class LlamaRunner:
 
     def sampler(self, sampling: Sampling) -> Any:
         """None is greedy; llama.cpp's own samplers where the vocabulary must be sorted, else a faster draw."""
+        grammar = None if sampling.schema is None else grammar_of(sampling.schema)
+        if grammar is not None:
+            return Constrained(self._api, self._vocabulary.handle, grammar, sampling, self._end_ids)
         if sampling.temperature <= 0:
             return None
         return Draw(sampling, self._vocab_size) if can_draw(sampling) else _Sampler(self._api, sampling)
@@ -114,7 +118,7 @@ class LlamaRunner:
     def _pick(self, output: int, sampler: Any) -> int:
         if sampler is None:
             return int(self._logits[output].argmax())
-        if isinstance(sampler, Draw):
+        if isinstance(sampler, Draw | Constrained):
             return sampler(self._logits[output], self._scratch)
         return self._api.llama_sampler_sample(sampler.chain, self._context, self._output_rows[output])
 

@@ -37,6 +37,11 @@ class LlamaVocabulary:
         self._sentinel = self._find_sentinel()
 
     @property
+    def handle(self) -> Any:
+        """The vocabulary as llama.cpp's functions take it."""
+        return self._vocab
+
+    @property
     def bos(self) -> int | None:
         """The id that begins every prompt, where the vocabulary wants one."""
         wanted = self._api.llama_vocab_get_add_bos(self._vocab)

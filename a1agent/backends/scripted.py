@@ -25,13 +25,22 @@ from a1agent.backends.base import (
     TokenScores,
     Work,
 )
-from a1agent.errors import BackendClosed, CannotRewind, CannotScore, ContextOverflow, InvalidOption, nearest
+from a1agent.backends.chat_template import ChatTemplate
+from a1agent.errors import (
+    BackendClosed,
+    CannotRewind,
+    CannotScore,
+    ContextOverflow,
+    InvalidOption,
+    InvalidQuestion,
+    nearest,
+)
 from a1agent.types import Question
 
 __all__ = ["OPTIONS", "Replies", "Script", "ScriptedBackend", "Sums", "load"]
 
 OPTIONS: dict[str, tuple[type, str]] = {
-    "accuracy": (float, "sums: how often a step is right"),
+    "accuracy": (float, "how often a step (sums) or a call (obedient) is right"),
     "noise": (float, "sums: spread of the scores, nats"),
     "can_score": (bool, "whether it may serve as target"),
     "can_rewind": (bool, "whether it can take a step back"),
@@ -128,8 +137,10 @@ class ScriptedBackend:
         at_once: int | None = None,
         jitter: int = 0,
         arrival_seed: int = 0,
+        template: ChatTemplate | None = None,
     ) -> None:
         self.script = script
+        self.template = template
         self.jitter = jitter
         self.state = _State(arrivals=random.Random(arrival_seed))
         self._info = ModelInfo(
@@ -162,7 +173,7 @@ class ScriptedBackend:
 
     async def open(self, question: Question) -> ScriptedSequence:
         """A sequence over the conversation, a line a message. Raises `ContextOverflow`."""
-        prompt = "".join(f"{m.role}: {m.content}\n" for m in question.messages)
+        prompt = self._prompt(question)
         ids = list(prompt.encode())
         if len(ids) >= self.info.context_length:
             raise ContextOverflow(
@@ -176,6 +187,13 @@ class ScriptedBackend:
             await sequence.close()
             raise
         return sequence
+
+    def _prompt(self, question: Question) -> str:
+        if self.template is not None:
+            return "".join(piece.text for piece in self.template.pieces(question))
+        if question.tools:
+            raise InvalidQuestion(f"{self.info.name} has no template for tools", "try scripted:obedient")
+        return "".join(f"{m.role}: {m.content}\n" for m in question.messages)
 
     async def aclose(self) -> None:
         """Later calls raise `BackendClosed`."""
@@ -326,8 +344,13 @@ def _whole(plan: bytes, most: int, stop: Stop) -> int:
 
 
 def load(path: str, **options: Any) -> ScriptedBackend:
-    """The backend of `scripted:NAME`; `sums` is the one script with a name. Raises `InvalidOption`."""
+    """The backend of `scripted:NAME`: `sums` or `obedient`. Raises `InvalidOption` for others."""
+    name, accuracy = f"scripted:{path}", options.pop("accuracy", 1.0)
+    if path == "obedient":
+        from a1agent.backends import obedient
+
+        template = ChatTemplate(obedient.TEMPLATE, obedient.CONTROL, {}, name)
+        return ScriptedBackend(obedient.Obedient(accuracy), name=name, template=template, **options)
     if path != "sums":
-        raise InvalidOption(f"unknown script {path!r}", nearest(path, ["sums"]))
-    script = Sums(accuracy=options.pop("accuracy", 1.0), noise=options.pop("noise", 0.3))
-    return ScriptedBackend(script, name=f"scripted:{path}", **options)
+        raise InvalidOption(f"unknown script {path!r}", nearest(path, ["sums", "obedient"]))
+    return ScriptedBackend(Sums(accuracy, options.pop("noise", 0.3)), name=name, **options)

@@ -10,6 +10,7 @@
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,10 +33,12 @@ OTHER = StepText(text=" so the rest is 12 + 7 = 19.\n\n")
 class Capabilities:
     """What applies to a backend. `counts`: it decodes in a cache of its own, and its counters say how much.
 
-    `chance`: it samples from probabilities that it also scores with. `control`: text of one of its control tokens.
+    `constrain`: it can be held to a JSON schema. `chance`: it samples from probabilities that it also scores with.
+    `control`: text of one of its control tokens.
     `tolerance`: nats by which a score may depend on what else is in the batch (quantized weights).
     """
 
+    constrain: bool = False
     counts: bool = True
     chance: bool = True
     score: bool = True
@@ -82,6 +85,27 @@ class Contract:
         missing = [name for name in names if not getattr(self.capabilities, name)]
         if missing:
             pytest.skip(f"does not apply: {', '.join(missing)}")
+
+    @pytest.mark.parametrize("temperature", [0.0, 2.0])
+    async def test_what_is_written_under_a_schema_matches_it_and_ends_the_turn(
+        self, backend_factory: BackendFactory, question: Question, temperature: float
+    ) -> None:
+        self.needs("constrain")
+        fields = {"colour": {"enum": ["red", "blue"]}, "sure": {"type": "boolean"}}
+        schema = {"type": "object", "properties": fields, "required": ["colour", "sure"]}
+        async with loaded(backend_factory) as backend:
+            assert backend.info.can_constrain
+            sequence = await backend.open(question)
+            for seed in range(5):
+                mark = sequence.mark()
+                sampling = Sampling(seed=seed, temperature=temperature, schema=schema)
+                generated = await sequence.generate(400, sampling, FREELY)
+                answer = json.loads(generated.step.text)
+                assert answer["colour"] in ("red", "blue")
+                assert answer["sure"] in (True, False)
+                assert generated.finish == "end"
+                assert len(generated.logprobs) == len(generated.step.ids or ())
+                sequence.rewind(mark)
 
     async def test_generating_appends_what_it_returns(
         self, backend_factory: BackendFactory, question: Question

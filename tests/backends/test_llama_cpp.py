@@ -49,7 +49,7 @@ def factory(path: Path, **options: object) -> BackendFactory:
 class TestByteLevelVocabulary(Contract):
     """BPE, no BOS."""
 
-    capabilities = Capabilities(control="<|im_end|>")
+    capabilities = Capabilities(control="<|im_end|>", constrain=True)
 
     @pytest.fixture
     def backend_factory(self, models: Path) -> BackendFactory:
@@ -59,7 +59,7 @@ class TestByteLevelVocabulary(Contract):
 class TestSentencePieceVocabulary(Contract):
     """SentencePiece, BOS, byte fallback; tiny forwards, so that every call spans several."""
 
-    capabilities = Capabilities(control="</s>")
+    capabilities = Capabilities(control="</s>", constrain=True)
 
     @pytest.fixture
     def backend_factory(self, models: Path) -> BackendFactory:

@@ -1,0 +1,80 @@
+"""Holds a llama.cpp model to a JSON schema while it writes, through llama.cpp's own grammars."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from a1agent.backends.base import Sampling
+from a1agent.backends.batching.sampling import Draw
+
+__all__ = ["Constrained", "grammar_of"]
+
+_log = logging.getLogger(__name__)
+_ANY_CHARACTER = '[^"\\\\]'
+_JSON_CHARACTER = '[^"\\\\\\x7F\\x00-\\x1F]'  # JSON strings hold no raw control characters
+_TOKEN = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+def grammar_of(schema: Mapping[str, Any]) -> bytes | None:
+    """The schema as a grammar of llama.cpp (GBNF); None, with a line in the log, when it has no grammar."""
+    try:
+        converter: Any = importlib.import_module("llama_cpp.llama_grammar")
+        rules: str = converter.json_schema_to_gbnf(json.dumps(schema))
+    except Exception as error:  # the converter asserts, and knows neither every keyword nor recursion without an end
+        _log.warning("this JSON schema has no grammar, answers are only checked afterwards: %r", error)
+        return None
+    return rules.replace(_ANY_CHARACTER, _JSON_CHARACTER).encode()
+
+
+class Constrained:
+    """Draws the tokens of one call under a grammar: temperature and min-p, without top-k and top-p.
+
+    A token is drawn freely first; only when the grammar refuses it is the whole vocabulary put before the grammar.
+    """
+
+    def __init__(self, api: Any, vocab: Any, grammar: bytes, sampling: Sampling, end_ids: npt.NDArray[np.intp]) -> None:
+        self._api = api
+        self._end_ids = end_ids
+        self._size = int(api.llama_vocab_n_tokens(vocab))
+        self._draw = Draw(sampling, self._size) if sampling.temperature > 0 else None
+        self._grammar = api.llama_sampler_init_grammar(vocab, grammar, b"root")
+        if not self._grammar:
+            _log.warning("llama.cpp refuses the grammar of this JSON schema, answers are only checked afterwards")
+
+    def __call__(self, logits: npt.NDArray[np.float32], scratch: npt.NDArray[np.float32]) -> int:
+        """One token; where the grammar allows none, the end of the turn."""
+        token = self._pick(logits, scratch)
+        if not self._grammar:
+            return token
+        if not self._allowed(np.array([token], np.int32))[0]:
+            allowed = self._allowed(np.arange(self._size, dtype=np.int32))
+            if not allowed.any():
+                return int(self._end_ids[0]) if len(self._end_ids) else token
+            token = self._pick(np.where(allowed, logits, -np.inf).astype(np.float32), scratch)
+        if token not in self._end_ids:
+            self._api.llama_sampler_accept(self._grammar, token)
+        return token
+
+    def __del__(self) -> None:
+        if self._grammar:
+            self._api.llama_sampler_free(self._grammar)
+
+    def _pick(self, logits: npt.NDArray[np.float32], scratch: npt.NDArray[np.float32]) -> int:
+        return int(logits.argmax()) if self._draw is None else self._draw(logits, scratch)
+
+    def _allowed(self, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Whether the grammar takes each token next."""
+        rows = np.zeros(len(tokens), _TOKEN)
+        rows["id"] = tokens
+        pointer = ctypes.cast(rows.ctypes.data, self._api.llama_token_data_p)
+        array = self._api.llama_token_data_array(pointer, len(tokens), -1, False)
+        self._api.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        return np.isfinite(rows["logit"])

@@ -1,0 +1,210 @@
+"""A scripted model that does what it is told: calls the tools its question names, and fills JSON schemas.
+
+It lets agents be tried and tested without a model. What it reads comes through a real chat template of the Hermes
+family, and what it writes has to be parsed like the text of any other model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+__all__ = ["CONTROL", "TEMPLATE", "Obedient"]
+
+CONTROL = ("<|im_start|>", "<|im_end|>")
+TEMPLATE = """{%- macro turn(role, content) -%}
+<|im_start|>{{ role }}
+{{ content }}<|im_end|>
+{% endmacro -%}
+{%- if tools %}<|im_start|>system
+Call a tool by writing its name and arguments as JSON between tags:
+<tool_call>
+{"name": ..., "arguments": {...}}
+</tool_call>
+<tools>
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}</tools><|im_end|>
+{% endif -%}
+{%- for message in messages -%}
+{%- if message.role == "tool" -%}
+{{ turn("user", "<tool_response>\n" + message.content + "\n</tool_response>") }}
+{%- elif message.tool_calls -%}
+{%- set calls = namespace(text=message.content) -%}
+{%- for call in message.tool_calls -%}
+{%- set shown = {"name": call.function.name, "arguments": call.function.arguments} -%}
+{%- set calls.text = calls.text + "\n<tool_call>\n" + (shown | tojson) + "\n</tool_call>" -%}
+{%- endfor -%}
+{{ turn("assistant", calls.text) }}
+{%- else -%}
+{{ turn(message.role, message.content) }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}"""
+
+_TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
+_TOOLS = re.compile(r"<tools>\n(.*?)\n</tools>", re.DOTALL)
+_RESPONSE = re.compile(r"\A<tool_response>\n(.*)\n</tool_response>\Z", re.DOTALL)
+_SCHEMA = re.compile(r"End your answer with JSON that matches this JSON schema:\n(.*)", re.DOTALL)
+_QUOTED = re.compile(r"(?<!\w)['\"](.+?)['\"](?!\w)")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_THOUGHT = "I do what I am told.\n\n"
+
+
+@dataclass(slots=True)
+class _Material:
+    """Numbers and quoted texts of a request, taken in their order to fill what wants filling."""
+
+    text: str
+    numbers: list[str] = field(default_factory=list[str])
+    quoted: list[str] = field(default_factory=list[str])
+
+    def __post_init__(self) -> None:
+        self.numbers += _NUMBER.findall(self.text)
+        self.quoted += _QUOTED.findall(self.text)
+
+    def fill(self, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+        """A value that matches the schema, as far as one can be read off it."""
+        if "$ref" in schema:
+            place: Any = root
+            for part in schema["$ref"].removeprefix("#/").split("/"):
+                place = place[part]
+            return self.fill(place, root)
+        if "const" in schema:
+            return schema["const"]
+        if "enum" in schema:
+            return schema["enum"][0]
+        for union in ("anyOf", "oneOf", "allOf"):
+            if union in schema:
+                return self.fill(schema[union][0], root)
+        return self._of_type(schema, root)
+
+    def _of_type(self, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+        kind = schema.get("type", "object" if "properties" in schema else "string")
+        match kind:
+            case "object":
+                fields = cast("dict[str, dict[str, Any]]", schema.get("properties", {}))
+                return {name: self.fill(inner, root) for name, inner in fields.items()}
+            case "array":
+                return [self.fill(schema.get("items", {"type": "string"}), root)]
+            case "integer" | "number":
+                number = float(self.numbers.pop(0)) if self.numbers else 0.0
+                return int(number) if kind == "integer" else number
+            case "boolean":
+                return True
+            case "null":
+                return None
+            case _:
+                return self.quoted.pop(0) if self.quoted else " ".join(self.text.split())[:80]
+
+
+@dataclass(frozen=True, slots=True)
+class Obedient:
+    """Calls the tools that the last user message names, in that order, one a turn; then repeats what the last one said.
+
+    A tool is named by a word of its name. Its arguments are the numbers and quoted texts that stand behind it, or
+    before it when it stands last; missing numbers come from the last tool's answer. `accuracy`: how often a chain gets
+    its first number right.
+    """
+
+    accuracy: float = 1.0
+
+    def write(self, prompt: str, text: str, rng: random.Random) -> str:
+        """A thought, then a call, JSON, or words."""
+        conversation = _Conversation.of(prompt)
+        if text.endswith("```json\n"):
+            return json.dumps(conversation.json_answer(), ensure_ascii=False) + "\n```"
+        if text.endswith("<tool_call>\n"):
+            return self._call(conversation, conversation.tools[0], rng) + "\n</tool_call>"
+        if text and text != _THOUGHT:
+            return ""
+        return _THOUGHT.removeprefix(text) + self._answer(conversation, rng)
+
+    def nll(self, prompt: str, text: str, step: str) -> float:
+        """Between 0.5 and 1.5 nats, fixed by the text."""
+        digest = hashlib.blake2b("\0".join((prompt, text, step)).encode(), digest_size=4).digest()
+        return 0.5 + int.from_bytes(digest, "little") / 2**32
+
+    def _answer(self, conversation: _Conversation, rng: random.Random) -> str:
+        wanted = conversation.named_tools
+        if len(conversation.responses) < len(wanted):
+            tool = wanted[len(conversation.responses)]
+            return f"<tool_call>\n{self._call(conversation, tool, rng)}\n</tool_call>"
+        if conversation.schema is not None:
+            return json.dumps(conversation.json_answer(), ensure_ascii=False)
+        if conversation.responses:
+            return f"The tools say: {conversation.responses[-1]}"
+        return f"You said: {conversation.request}"
+
+    def _call(self, conversation: _Conversation, tool: Mapping[str, Any], rng: random.Random) -> str:
+        material = _Material(conversation.behind(tool))
+        if conversation.responses:
+            material.numbers += _NUMBER.findall(conversation.responses[-1])
+        if material.numbers and rng.random() >= self.accuracy:
+            material.numbers[0] = str(float(material.numbers[0]) + 1)
+        parameters = tool["function"].get("parameters") or {"type": "object"}
+        call = {"name": tool["function"]["name"], "arguments": material.fill(parameters, parameters)}
+        return json.dumps(call, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    """What the script reads in a prompt: the tools, the last request, and what tools answered since."""
+
+    tools: list[dict[str, Any]]
+    request: str
+    responses: list[str]
+
+    @classmethod
+    def of(cls, prompt: str) -> _Conversation:
+        found = _TOOLS.search(prompt)
+        tools = [json.loads(line) for line in found[1].splitlines()] if found else []
+        request, responses = "", list[str]()
+        for role, content in _TURN.findall(prompt):
+            if response := _RESPONSE.match(content):
+                responses.append(response[1])
+            elif role == "user":
+                request, responses = content, []
+        return cls(tools, request, responses)
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The schema that the request asks the answer to match."""
+        if found := _SCHEMA.search(self.request):
+            return json.loads(found[1])
+        if "JSON" not in self.request:
+            return None
+        keys = _QUOTED.findall(self.request)
+        return {"type": "object", "properties": {key: {"type": "string"} for key in keys}}
+
+    def json_answer(self) -> Any:
+        """JSON as the request wants it."""
+        schema = self.schema or {"type": "object"}
+        return _Material(_SCHEMA.sub("", self.request)).fill(schema, schema)
+
+    @property
+    def named_tools(self) -> list[dict[str, Any]]:
+        """Tools that the request names, in its order."""
+        named = [tool for tool in self.tools if self._place(tool) is not None]
+        return sorted(named, key=lambda tool: self._place(tool) or 0)
+
+    def behind(self, tool: Mapping[str, Any]) -> str:
+        """The request from where it names a tool to where it names the next; all of it where that holds nothing."""
+        places = sorted(place for other in self.tools if (place := self._place(other)) is not None)
+        start = self._place(tool)
+        if start is None:
+            return self.request
+        end = next((place for place in places if place > start), len(self.request))
+        part = self.request[start:end]
+        return part if _NUMBER.search(part) or _QUOTED.search(part) or len(places) > 1 else self.request
+
+    def _place(self, tool: Mapping[str, Any]) -> int | None:
+        name = tool["function"]["name"]
+        words = [name, *(word for word in re.split(r"[_\W]+", name) if len(word) > 3)]
+        places = [at for word in words if (at := self.request.casefold().find(word.casefold())) >= 0]
+        return min(places, default=None)

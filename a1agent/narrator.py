@@ -1,0 +1,67 @@
+"""Tells the reasoning of a call while it is written: one chain's text, for those who watch a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from a1agent.events import Event, StepAccepted, StepDrafted, StepTakenOver, VoteClosed
+from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN
+from a1agent.types import Result
+
+__all__ = ["Narrator"]
+
+_CALLS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
+
+
+@dataclass(slots=True)
+class Narrator:
+    """Follows the chain that settles a step first, to its end: `tell` gives what each event adds to its reasoning.
+
+    Only steps that stand are told, so nothing is taken back. When another chain wins the vote, its reasoning follows, so
+    that what was told always holds the reasoning of the answer.
+    """
+
+    chain: int | None = None
+    _text: str = ""
+    _told: int = 0
+    _drafted: dict[int, str] = field(default_factory=dict[int, str])
+
+    def tell(self, event: Event) -> str:
+        """The text that an event adds; empty for most."""
+        match event:
+            case StepDrafted():
+                self._drafted[event.chain] = event.step.text
+                return ""
+            case StepAccepted():
+                return self._add(event.chain, event.step.text)
+            case StepTakenOver():
+                kept = self._drafted[event.chain] if event.takeover == "continue" else ""
+                return self._add(event.chain, kept + event.step.text)
+            case VoteClosed():
+                return self._close(event.result)
+            case _:
+                return ""
+
+    def _add(self, chain: int, text: str) -> str:
+        if self.chain is None:
+            self.chain = chain
+        if chain != self.chain:
+            return ""
+        self._text += text
+        reasoning = _reasoning(self._text)
+        new, self._told = reasoning[self._told :], max(self._told, len(reasoning))
+        return new
+
+    def _close(self, result: Result) -> str:
+        if result.winner is None or result.winner == self.chain or not result.reasoning:
+            return ""
+        lead = f"{BLANK_LINE}Chain {result.winner + 1} won the vote:{BLANK_LINE}" if self._told else ""
+        return lead + result.reasoning
+
+
+def _reasoning(text: str) -> str:
+    """What a text says before its message and its tool calls."""
+    text = text.partition(THINK_CLOSE)[0]
+    for mark in _CALLS:
+        text = text.partition(mark)[0]
+    return text.replace(THINK_OPEN, "", 1).lstrip()
