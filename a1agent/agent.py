@@ -26,6 +26,7 @@ from a1agent.engine.chain import Call
 from a1agent.engine.equivalence import Equivalence
 from a1agent.engine.finish import finish
 from a1agent.engine.loop import Outcome, reason
+from a1agent.engine.ranking import Ranking
 from a1agent.engine.vote import Tally
 from a1agent.errors import SolveError
 from a1agent.events import ChainFinished, Event, QuestionOpened, VoteClosed
@@ -140,6 +141,7 @@ class A1:
             score=score_function(options.score),
             emit=emit,
             deadline=None if options.timeout_s is None else loop_time + options.timeout_s,
+            ranking=Ranking(options.chains, options.rejection_rate) if options.baseline == "ranking" else None,
         )
 
     async def _reason(self, call: Call, question: Question, loaded: Loaded) -> Outcome:

@@ -30,7 +30,7 @@ def key_of(options: Options, question: Question, draft: ModelInfo, target: Model
     return CalibrationKey(
         draft=draft.fingerprint,
         target=target.fingerprint,
-        score=options.score,
+        score="random" if options.baseline == "random" else options.score,
         step_tokens=options.step_tokens,
         min_step_tokens=options.min_step_tokens or 0,
         prompt=digest.hexdigest(),

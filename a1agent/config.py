@@ -9,11 +9,22 @@ from typing import Any, Literal, get_args
 
 from a1agent.errors import InvalidOption, nearest
 
-__all__ = ["CalibratorName", "Coverage", "EarlyStop", "Options", "ScoreName", "TakeoverMode", "VoteMethod", "help_of"]
+__all__ = [
+    "BaselineName",
+    "CalibratorName",
+    "Coverage",
+    "EarlyStop",
+    "Options",
+    "ScoreName",
+    "TakeoverMode",
+    "VoteMethod",
+    "help_of",
+]
 
 Coverage = Literal["marginal", "conditional"]
 CalibratorName = Literal["static", "online", "adaptive"]
 TakeoverMode = Literal["rewrite", "continue", "resample"]
+BaselineName = Literal["none", "random", "ranking"]
 VoteMethod = Literal["auto", "majority", "weighted", "shortest", "temporal", "best"]
 EarlyStop = Literal["exact", "beta", "off"]
 ScoreName = Literal["mean_nll", "worst_nll"]
@@ -38,6 +49,11 @@ class Options:
         "marginal", "marginal: the rate holds over all steps; conditional: within each question (a cap per question)"
     )
     calibrator: CalibratorName = _option("adaptive", "adaptive keeps the rate; online grows; static is a fixed set")
+    baseline: BaselineName = _option(
+        "none",
+        "what to measure A1 against. random: as many takeovers, on steps left to chance; "
+        "ranking: the strangest steps of each turn, for which all chains wait",
+    )
     takeover: TakeoverMode = _option(
         "rewrite",
         "rewrite: the target replaces a rejected step (right for most models); "
@@ -116,6 +132,7 @@ class Options:
         choices = {
             "coverage": Coverage,
             "calibrator": CalibratorName,
+            "baseline": BaselineName,
             "takeover": TakeoverMode,
             "vote": VoteMethod,
             "early_stop": EarlyStop,

@@ -27,7 +27,7 @@ async def attempt(call: Call, chain: Chain, turn: int, number: int, max_tokens: 
     """The draft writes up to `max_tokens` tokens, the target scores them, the calibrator decides."""
     drafted = await draft(call, chain, turn, number, max_tokens)
     verified = await verify(call, chain, drafted)
-    return Attempt(drafted, decide(call, chain, turn, number, verified))
+    return Attempt(drafted, await decide(call, chain, turn, number, verified))
 
 
 async def resample(call: Call, chain: Chain, turn: int, first: Attempt, marks: Marks, max_tokens: int) -> Attempt:

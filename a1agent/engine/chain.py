@@ -11,6 +11,7 @@ from a1agent.config import Options
 from a1agent.conformal.calibrators import Calibrator
 from a1agent.conformal.scores import ScoreFunction
 from a1agent.engine.extract import Answer
+from a1agent.engine.ranking import Ranking
 from a1agent.engine.statement import Statement
 from a1agent.events import Event
 from a1agent.prompts import BLANK_LINE, final_message
@@ -26,7 +27,7 @@ _SLACK_TOKENS = 32
 class Call:
     """One question being answered: all that its chains share. `deadline`: in the event loop's seconds.
 
-    `stating`: a chain is being made to state its answer.
+    `stating`: a chain is being made to state its answer. With a `ranking` the chains wait for each other at every turn, and it decides instead of the calibrator.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Call:
     emit: Callable[[Event], None]
     deadline: float | None = None
     stating: bool = False
+    ranking: Ranking | None = None
 
     def sampling(self, chain: int, turn: int, author: Author, attempt: int = 0) -> Sampling:
         """How the step of this chain and turn is drawn: its seed does not depend on who arrives first."""

@@ -1,9 +1,19 @@
-"""Decide: conformal calibration turns the score into accept or reject, without a look at sibling chains."""
+"""Decide: conformal calibration turns the score into accept or reject, without a look at sibling chains.
+
+Two baselines to measure that against: `ranking` makes the chains wait for each other and ranks them; `random` puts
+chance in the place of the score, with the same calibrator, so that as many steps are rejected and only which is not.
+"""
 
 from __future__ import annotations
 
-from a1agent.conformal.calibrators import Observed
-from a1agent.engine.chain import Call, Chain
+import math
+import time
+from dataclasses import replace
+
+from a1agent.backends.base import Work
+from a1agent.conformal.calibrators import Decision, Observed
+from a1agent.conformal.values import hashed_uniform
+from a1agent.engine.chain import Call, Chain, seed_of
 from a1agent.engine.verify import Verified
 from a1agent.events import StepVerified
 from a1agent.types import Verdict
@@ -11,18 +21,10 @@ from a1agent.types import Verdict
 __all__ = ["decide"]
 
 
-def decide(call: Call, chain: Chain, turn: int, attempt: int, verified: Verified) -> Verdict:
+async def decide(call: Call, chain: Chain, turn: int, attempt: int, verified: Verified) -> Verdict:
     """The verdict on a scored step; one atomic act that also feeds the calibrator."""
-    decision = call.calibrator.decide(
-        Observed(
-            score=verified.score,
-            question=call.key,
-            chain=chain.index,
-            turn=turn,
-            attempt=attempt,
-        ),
-        call.options.rejection_rate,
-    )
+    observed = Observed(score=verified.score, question=call.key, chain=chain.index, turn=turn, attempt=attempt)
+    decision, work = await _decide(call, observed, verified.work)
     verdict = Verdict(
         score=verified.score,
         p_value=decision.p_value,
@@ -31,7 +33,22 @@ def decide(call: Call, chain: Chain, turn: int, attempt: int, verified: Verified
         calibration_size=decision.calibration_size,
         forced=decision.forced,
     )
-    call.emit(
-        StepVerified(chain=chain.index, turn=turn, verdict=verdict, scored_tokens=verified.tokens, work=verified.work)
-    )
+    call.emit(StepVerified(chain=chain.index, turn=turn, verdict=verdict, scored_tokens=verified.tokens, work=work))
     return verdict
+
+
+async def _decide(call: Call, observed: Observed, work: Work) -> tuple[Decision, Work]:
+    """The decision, and what the step cost with the wait at a ranking's barrier, where there is one."""
+    if call.ranking is None:
+        seen = _by_chance(call, observed) if call.options.baseline == "random" else observed
+        return call.calibrator.decide(seen, call.options.rejection_rate), work
+    began = time.perf_counter()
+    decision = await call.ranking.decide(observed.chain, observed.score)
+    return decision, replace(work, waiting_s=work.waiting_s + time.perf_counter() - began)
+
+
+def _by_chance(call: Call, observed: Observed) -> Observed:
+    if not math.isfinite(observed.score):
+        return observed
+    seed = seed_of(call.seed, "chance")  # its own: the calibrator's smoothing hashes the same step
+    return replace(observed, score=hashed_uniform(seed, observed))

@@ -85,6 +85,8 @@ class _Run:
         await self._settle(chain, str(error) if error is not None else None)
 
     async def _settle(self, chain: Chain, error: str | None = None) -> None:
+        if self.call.ranking is not None:
+            self.call.ranking.leave(chain.index)
         await chain.close_sequences()
         result = chain.result(error)
         self.results.append(result)
