@@ -17,8 +17,8 @@ _CALLS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 class Narrator:
     """Follows the chain that settles a step first, to its end: `tell` gives what each event adds to its reasoning.
 
-    Only steps that stand are told, so nothing is taken back. When another chain wins the vote, its reasoning follows, so
-    that what was told always holds the reasoning of the answer.
+    Only steps that stand are told, so nothing is taken back. When another chain wins the vote, its reasoning follows,
+    so that what was told always holds the reasoning of the answer.
     """
 
     chain: int | None = None

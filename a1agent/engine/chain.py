@@ -27,7 +27,8 @@ _SLACK_TOKENS = 32
 class Call:
     """One question being answered: all that its chains share. `deadline`: in the event loop's seconds.
 
-    `stating`: a chain is being made to state its answer. With a `ranking` the chains wait for each other at every turn, and it decides instead of the calibrator.
+    `stating`: a chain is being made to state its answer. With a `ranking` the chains wait for each other at every turn,
+    and it decides instead of the calibrator.
     """
 
     key: str
