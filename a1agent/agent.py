@@ -21,6 +21,7 @@ from a1agent.answers import Asked, prepare, result_of
 from a1agent.backends.base import Backend, Sequence, Work
 from a1agent.calibration import Calibrations, key_of
 from a1agent.config import Options
+from a1agent.conformal.calibrators import Calibrator
 from a1agent.conformal.scores import score_function
 from a1agent.engine.chain import Call
 from a1agent.engine.equivalence import Equivalence
@@ -129,6 +130,7 @@ class A1:
     async def _call(self, asked: Asked, options: Options, loaded: Loaded, key: str, seed: int, emit: Emit) -> Call:
         stored = key_of(options, asked.question, loaded.draft.info, loaded.target.info)
         calibrator = await asyncio.to_thread(self._calibrations.calibrator, stored, options)
+        screen = await self._screen(asked.question, options, loaded) if options.verify_rate < 1 else None
         loop_time = asyncio.get_running_loop().time()
         return Call(
             key=key,
@@ -142,7 +144,14 @@ class A1:
             emit=emit,
             deadline=None if options.timeout_s is None else loop_time + options.timeout_s,
             ranking=Ranking(options.chains, options.rejection_rate) if options.baseline == "ranking" else None,
+            screen=screen,
         )
+
+    async def _screen(self, question: Question, options: Options, loaded: Loaded) -> Calibrator:
+        """Keeps the share of steps that are scored."""
+        stored = key_of(options, question, loaded.draft.info, loaded.target.info, screen=True)
+        adaptive = options.replace(rejection_rate=options.verify_rate, calibrator="adaptive", coverage="marginal")
+        return await asyncio.to_thread(self._calibrations.calibrator, stored, adaptive)
 
     async def _reason(self, call: Call, question: Question, loaded: Loaded) -> Outcome:
         try:
@@ -168,7 +177,9 @@ class A1:
                 "raise timeout_s, or ask fewer questions at a time",
             ) from None
         finally:
-            call.calibrator.close_question(call.key)
+            for calibrator in (call.calibrator, call.screen):
+                if calibrator is not None:
+                    calibrator.close_question(call.key)
 
     async def aclose(self) -> None:
         """Frees the models that nobody else uses, and writes the calibration."""

@@ -22,19 +22,32 @@ _MOST_CALIBRATORS = 64
 """Calibrators kept in memory; the least recently used goes first, its scores are in the store."""
 
 
-def key_of(options: Options, question: Question, draft: ModelInfo, target: ModelInfo) -> CalibrationKey:
-    """What scores must share to be comparable: both models, the score, the step length and the kind of prompt."""
+def key_of(
+    options: Options, question: Question, draft: ModelInfo, target: ModelInfo, *, screen: bool = False
+) -> CalibrationKey:
+    """What scores must share to be comparable: both models, the score, the step length and the kind of prompt.
+
+    With `screen`: of the scores that the draft gives its own steps.
+    """
     frame = [m.content for m in question.messages if m.role == "system"]
     tools = [str(tool) for tool in question.tools]
     digest = hashlib.blake2b(repr((frame, tools, options.takeover, options.temperature)).encode(), digest_size=8)
     return CalibrationKey(
         draft=draft.fingerprint,
         target=target.fingerprint,
-        score="random" if options.baseline == "random" else options.score,
+        score=_name_of_score(options, screen),
         step_tokens=options.step_tokens,
         min_step_tokens=options.min_step_tokens or 0,
         prompt=digest.hexdigest(),
     )
+
+
+def _name_of_score(options: Options, screen: bool) -> str:
+    if screen:
+        return f"{options.score} of the draft"
+    name = "random" if options.baseline == "random" else options.score
+    # Of strange steps only, scores are others.
+    return name if options.verify_rate == 1 else f"{name} of {options.verify_rate:g}"
 
 
 class Calibrations:

@@ -45,6 +45,11 @@ class Options:
     chains: int = _option(8, "parallel attempts at the question (N)")
     turns: int = _option(15, "rounds a chain may take before it must state its answer")
     rejection_rate: float = _option(0.3, "share of verified steps that the target takes over, 0 to 1; it is kept")
+    verify_rate: float = _option(
+        1.0,
+        "share of drafted steps that the target scores, the strangest to the draft itself; the rest are accepted "
+        "unscored, and rejection_rate is a share of the scored ones",
+    )
     coverage: Coverage = _option(
         "marginal", "marginal: the rate holds over all steps; conditional: within each question (a cap per question)"
     )
@@ -117,10 +122,12 @@ class Options:
                 _at_least(name, getattr(self, name), 0)
 
     def _check_shares(self) -> None:
-        for name in ("rejection_rate", "top_p", "min_p", "stop_probability"):
+        for name in ("rejection_rate", "verify_rate", "top_p", "min_p", "stop_probability"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value <= 1:
                 raise InvalidOption(f"{name} is {value!r}", "it is a share between 0 and 1")
+        if self.verify_rate < 1 and self.baseline == "ranking":
+            raise InvalidOption("verify_rate is below 1 and the baseline a ranking", "a ranking ranks every step")
         if self.top_p == 0:
             raise InvalidOption("top_p is 0", "no token is left then; use a share above 0, or temperature=0 for greedy")
         if not _is_number(self.temperature) or self.temperature < 0:

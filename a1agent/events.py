@@ -71,11 +71,15 @@ class StepVerified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepAccepted:
-    """The drafted step stays; with `takeover="resample"` the best one, when every attempt was rejected."""
+    """The drafted step stays; with `takeover="resample"` the best one, when every attempt was rejected.
+
+    `verified`: the target has scored it; not so where `verify_rate` is below 1 and the step was plain to the draft.
+    """
 
     chain: int
     turn: int
     step: Step
+    verified: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

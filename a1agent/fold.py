@@ -36,6 +36,7 @@ class StatsFold:
     pending: dict[int, _Chain] = field(default_factory=dict[int, _Chain])
     calibration_size: int = 0
     non_finite: int = 0
+    unverified: int = 0
     started: int = 0
     finished: int = 0
     cancelled: int = 0
@@ -66,6 +67,7 @@ class StatsFold:
             case events.StepVerified():
                 self._verified(event)
             case events.StepAccepted():
+                self.unverified += not event.verified
                 self._settle(event.chain, event.step.tokens)
             case events.StepTakenOver():
                 self._taken_over(event)
@@ -159,6 +161,7 @@ class StatsFold:
             asked_rate=self.asked_rate,
             observed_rate=rejections / verifications if verifications else None,
             verifications=verifications,
+            unverified=self.unverified,
             rejections=rejections,
             by_turn=[TurnStats(verifications=v, rejections=r) for v, r in self.by_turn],
             p_value_histogram=list(self.histogram),

@@ -13,15 +13,17 @@ UNLIKE_LEVEL = 0.01
 
 
 def ceiling(stats: RejectionStats) -> float | None:
-    """The speed-up over the target alone that the measured rates allow (design: (1/R_t) / (1/R_d + 1/S_t + rate/R_t)).
+    """The speed-up over the target alone that the measured rates allow (1/R_t) / (1/R_d + v/S_t + rate/R_t).
 
-    R_d, S_t, R_t are tokens per second of drafting, scoring and the target's writing; None when one was not measured.
+    R_d, S_t, R_t are tokens per second of drafting, scoring and the target's writing, v and rate the shares of all
+    steps that were scored and taken over; None when one was not measured.
     """
     if not (stats.draft_tokens_per_s and stats.target_tokens_per_s and stats.verify_s > 0 and stats.scored_tokens):
         return None
     target_alone = 1 / stats.target_tokens_per_s
-    scoring = stats.verify_s / stats.scored_tokens
-    rate = stats.observed_rate or 0.0
+    steps = stats.verifications + stats.unverified
+    scoring = stats.verify_s / stats.scored_tokens * stats.verifications / steps
+    rate = stats.rejections / steps
     return target_alone / (1 / stats.draft_tokens_per_s + scoring + rate * target_alone)
 
 

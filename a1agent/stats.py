@@ -22,7 +22,7 @@ class RejectionStats(BaseModel):
     `draft_s`, `verify_s` and `takeover_s` are shares of the forwards each call rode in, so that they add up over
     chains that were batched together; `waiting_s` is what chains spent in no forward, `queued_s` what the
     question waited in line before. `drafted_tokens` = `kept_tokens` + `discarded_tokens`. `selectivity` is null while
-    steps were all accepted or all rejected.
+    steps were all accepted or all rejected. `unverified`: steps accepted without being scored (`verify_rate`).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -30,6 +30,7 @@ class RejectionStats(BaseModel):
     asked_rate: float
     observed_rate: float | None
     verifications: int
+    unverified: int
     rejections: int
     by_turn: list[TurnStats]
     p_value_histogram: list[int]

@@ -172,11 +172,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One round of a chain: the draft's step, the verdict on it, and the target's step when it took over."""
+    """One round of a chain: the draft's step, the verdict on it, and the target's step when it took over.
+
+    `verdict` is None for a step that was accepted without being scored.
+    """
 
     index: int
     drafted: Step
-    verdict: Verdict
+    verdict: Verdict | None
     taken_over: Step | None = None
 
 

@@ -36,6 +36,7 @@ class Glyphs:
     accepted: str
     taken_over: str
     pending: str
+    unscored: str
     free: str
     bar: str
     at_most: str
@@ -43,8 +44,8 @@ class Glyphs:
     ascii: bool
 
 
-_UNICODE = Glyphs("●", "◆", "○", "·", "█", "≤", "─", False)
-_ASCII = Glyphs("o", "X", "?", ".", "#", "<=", "-", True)
+_UNICODE = Glyphs("●", "◆", "○", "◌", "·", "█", "≤", "─", False)
+_ASCII = Glyphs("o", "X", "?", "u", ".", "#", "<=", "-", True)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -55,7 +56,7 @@ def console(*, stderr: bool = False) -> Console:
 def glyphs(encoding: str | None) -> Glyphs:
     """Signs that the encoding of a terminal can show."""
     try:
-        "●◆○█≤─".encode(encoding or "ascii")
+        "●◆○◌█≤─".encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return _ASCII
     return _UNICODE

@@ -17,7 +17,12 @@ __all__ = ["LiveView"]
 
 _CHAIN_WIDTH = 4
 _VERDICT_WIDTH = 15
-_STYLES: dict[Cell, str] = {"accepted": "green", "taken_over": "bold magenta", "pending": "yellow"}
+_STYLES: dict[Cell, str] = {
+    "accepted": "green",
+    "taken_over": "bold magenta",
+    "pending": "yellow",
+    "unscored": "dim green",
+}
 _MOST_VOTES = 3
 _CHROME_LINES = 5
 """Lines that are no chain: the head, the votes, the legend, and one free line above the prompt."""
@@ -111,8 +116,9 @@ class LiveView:
             (g.accepted, "accepted", "accepted"),
             (g.taken_over, "taken_over", "taken over by the target"),
             (g.pending, "pending", "waits for its verdict"),
+            (g.unscored, "unscored", "accepted unscored"),
         )
-        for sign, kind, meaning in signs:
+        for sign, kind, meaning in signs if self.progress.unscored else signs[:-1]:
             text.append(sign, _STYLES[kind])
             text.append(f" {meaning}   ", "dim")
         return _fit(text, width)
@@ -133,11 +139,10 @@ def _most_telling(rows: list[ChainRow], count: int) -> list[ChainRow]:
 
 def _cells(row: ChainRow, width: int, signs: Glyphs) -> Text:
     text = Text()
-    sign = {"accepted": signs.accepted, "taken_over": signs.taken_over, "pending": signs.pending}
     cells = list(row.cells)
     hidden = len(cells) > width
     for cell in cells[-(width - 1) :] if hidden else cells:
-        text.append(sign[cell], _STYLES[cell])
+        text.append(getattr(signs, cell), _STYLES[cell])
     if hidden:
         text = Text("<", "dim").append_text(text)
     text.append(signs.free * (width - len(text)), "dim")

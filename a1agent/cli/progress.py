@@ -21,7 +21,7 @@ from a1agent.types import ChainResult, Verdict
 
 __all__ = ["Cell", "ChainRow", "Progress", "ending"]
 
-Cell = Literal["pending", "accepted", "taken_over"]
+Cell = Literal["pending", "accepted", "unscored", "taken_over"]
 
 
 @dataclass(slots=True)
@@ -45,6 +45,7 @@ class Progress:
     finished: int = 0
     verified: int = 0
     rejected: int = 0
+    unscored: int = 0
 
     def add(self, event: Event) -> None:
         """Takes one event in."""
@@ -75,8 +76,9 @@ class Progress:
                 self.verified += 1
                 self.rejected += event.verdict.rejected
             case StepAccepted():
-                row.cells[-1] = "accepted"
+                row.cells[-1] = "accepted" if event.verified else "unscored"
                 row.doing = "drafts"
+                self.unscored += not event.verified
             case StepTakenOver():
                 row.cells[-1] = "taken_over"
                 row.doing = "drafts"

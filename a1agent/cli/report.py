@@ -86,7 +86,7 @@ def _facts(stats: RejectionStats, result: Result | None) -> list[tuple[str, str]
     limit = ceiling(stats)
     facts = [
         ("rejection rate", f"{_number(stats.observed_rate)}, asked {stats.asked_rate:.2f}"),
-        ("verified", f"{stats.verifications} steps, {stats.rejections} taken over"),
+        ("verified", f"{stats.verifications} steps, {stats.rejections} taken over{_unverified(stats)}"),
         ("chains", _chains(stats)),
         ("draft wrote", f"{stats.drafted_tokens} tokens, {stats.kept_tokens} kept"),
         ("target", f"wrote {stats.target_tokens} tokens, scored {stats.scored_tokens}"),
@@ -118,10 +118,14 @@ def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.2f}"
 
 
+def _unverified(stats: RejectionStats) -> str:
+    return f", {stats.unverified} accepted unscored" if stats.unverified else ""
+
+
 def stats_line(stats: RejectionStats) -> str:
     """The statistics in one line."""
     return (
         f"rejection rate {_number(stats.observed_rate)} (asked {stats.asked_rate:.2f}) over {stats.verifications} "
-        f"steps; chains {_chains(stats)}; tokens: draft {stats.drafted_tokens}, target {stats.target_tokens} "
-        f"written and {stats.scored_tokens} scored; {stats.wall_s:.1f} s"
+        f"steps{_unverified(stats)}; chains {_chains(stats)}; tokens: draft {stats.drafted_tokens}, "
+        f"target {stats.target_tokens} written and {stats.scored_tokens} scored; {stats.wall_s:.1f} s"
     )

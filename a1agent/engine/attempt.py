@@ -9,6 +9,7 @@ from a1agent.backends.base import Generated
 from a1agent.engine.chain import Call, Chain, Marks
 from a1agent.engine.decide import decide
 from a1agent.engine.draft import draft
+from a1agent.engine.screen import passes_unread
 from a1agent.engine.verify import verify
 from a1agent.types import Verdict
 
@@ -17,15 +18,27 @@ __all__ = ["Attempt", "attempt", "resample"]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A drafted step, which stands at the end of both sequences, and the verdict on it."""
+    """A drafted step, which stands at the end of both sequences, and the verdict on it; None: accepted unread."""
 
     drafted: Generated
-    verdict: Verdict
+    verdict: Verdict | None
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the step may not stay."""
+        return self.verdict is not None and self.verdict.rejected
+
+    @property
+    def score(self) -> float | None:
+        """Nats per token under the target; None when it has not read the step."""
+        return None if self.verdict is None else self.verdict.score
 
 
 async def attempt(call: Call, chain: Chain, turn: int, number: int, max_tokens: int) -> Attempt:
     """The draft writes up to `max_tokens` tokens, the target scores them, the calibrator decides."""
     drafted = await draft(call, chain, turn, number, max_tokens)
+    if number == 0 and await passes_unread(call, chain, turn, drafted):
+        return Attempt(drafted, None)
     verified = await verify(call, chain, drafted)
     return Attempt(drafted, await decide(call, chain, turn, number, verified))
 
@@ -36,7 +49,7 @@ async def resample(call: Call, chain: Chain, turn: int, first: Attempt, marks: M
     for number in range(1, call.options.attempts):
         chain.rewind(marks)
         last = await attempt(call, chain, turn, number, max_tokens)
-        if not last.verdict.rejected:
+        if not last.rejected:
             return last
         best = min(best, last, key=_strangeness)
     if best is not last:
@@ -46,5 +59,4 @@ async def resample(call: Call, chain: Chain, turn: int, first: Attempt, marks: M
 
 
 def _strangeness(tried: Attempt) -> float:
-    score = tried.verdict.score
-    return math.inf if math.isnan(score) else score
+    return math.inf if tried.score is None or math.isnan(tried.score) else tried.score

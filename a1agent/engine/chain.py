@@ -28,7 +28,7 @@ class Call:
     """One question being answered: all that its chains share. `deadline`: in the event loop's seconds.
 
     `stating`: a chain is being made to state its answer. With a `ranking` the chains wait for each other at every turn,
-    and it decides instead of the calibrator.
+    and it decides instead of the calibrator. `screen` says which steps are scored, where not all are.
     """
 
     key: str
@@ -43,6 +43,7 @@ class Call:
     deadline: float | None = None
     stating: bool = False
     ranking: Ranking | None = None
+    screen: Calibrator | None = None
 
     def sampling(self, chain: int, turn: int, author: Author, attempt: int = 0) -> Sampling:
         """How the step of this chain and turn is drawn: its seed does not depend on who arrives first."""
@@ -125,10 +126,11 @@ class Chain:
             left = min(left, call.options.max_tokens - self.tokens)
         return left
 
-    def grow(self, generated: Generated, author: Author, score: float) -> Step:
-        """Adds what a model wrote to the text, with its score under the target, and returns it as a step."""
+    def grow(self, generated: Generated, author: Author, score: float | None) -> Step:
+        """Adds what a model wrote to the text, with its score under the target if it has one; returns it as a step."""
         step = step_of(generated, author)
-        self.scores.append(score)
+        if score is not None:
+            self.scores.append(score)
         self.text += step.text
         self.tokens += step.tokens
         # The end of the turn and a stop string of the caller both end the message.

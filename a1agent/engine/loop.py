@@ -157,15 +157,15 @@ async def take_turn(call: Call, chain: Chain, turn: int, room: int, most: int | 
     options, marks = call.options, chain.mark()
     limit = min(most or options.step_tokens, room)
     tried, taken = await attempt(call, chain, turn, 0, limit), None
-    if tried.verdict.rejected and options.takeover == "resample":
+    if tried.rejected and options.takeover == "resample":
         tried = await resample(call, chain, turn, tried, marks, limit)
-    elif tried.verdict.rejected:
+    elif tried.rejected:
         limit = min(most or options.takeover_tokens or options.step_tokens, room)
         taken = await take_over(call, chain, turn, tried, marks, limit)
     step = step_of(tried.drafted, "draft")
     if taken is None:
-        chain.grow(tried.drafted, "draft", tried.verdict.score)
-        call.emit(StepAccepted(chain=chain.index, turn=turn, step=step))
+        chain.grow(tried.drafted, "draft", tried.score)
+        call.emit(StepAccepted(chain=chain.index, turn=turn, step=step, verified=tried.verdict is not None))
     chain.turns.append(Turn(index=turn, drafted=step, verdict=tried.verdict, taken_over=taken))
 
 

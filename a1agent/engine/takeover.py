@@ -15,7 +15,7 @@ async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, mark
     if call.options.takeover == "rewrite":
         chain.rewind(marks)
     else:
-        chain.grow(rejected.drafted, "draft", rejected.verdict.score)
+        chain.grow(rejected.drafted, "draft", rejected.score)
     generated = await chain.target.generate(max_tokens, call.sampling(chain.index, turn, "target"), call.stop())
     if not chain.own_target:
         await chain.draft.append(generated.step)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from a1agent.backends.base import Generated, Work
 from a1agent.engine.chain import Call, Chain
 
-__all__ = ["Verified", "verify"]
+__all__ = ["Verified", "score_of", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,11 @@ async def verify(call: Call, chain: Chain, drafted: Generated) -> Verified:
     A model that is its own target has just told what the score would be, and reads nothing.
     """
     if chain.own_target:
-        return Verified(call.score(_with_end(drafted.logprobs, drafted.end)))
+        return Verified(score_of(call, drafted.logprobs, drafted.end))
     scores = await chain.target.score(drafted.step, end=drafted.finish == "end")
-    return Verified(call.score(_with_end(scores.logprobs, scores.end)), len(scores.ids), scores.work)
+    return Verified(score_of(call, scores.logprobs, scores.end), len(scores.ids), scores.work)
 
 
-def _with_end(logprobs: tuple[float, ...], end: float | None) -> tuple[float, ...]:
-    return logprobs if end is None else (*logprobs, end)
+def score_of(call: Call, logprobs: tuple[float, ...], end: float | None) -> float:
+    """The score of a step from the log-probabilities of its tokens, and of ending the turn after it."""
+    return call.score(logprobs if end is None else (*logprobs, end))
