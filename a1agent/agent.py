@@ -145,6 +145,7 @@ class A1:
             deadline=None if options.timeout_s is None else loop_time + options.timeout_s,
             ranking=Ranking(options.chains, options.rejection_rate) if options.baseline == "ranking" else None,
             screen=screen,
+            looks_ahead=loaded.looks_ahead(options) and options.baseline != "ranking",
         )
 
     async def _screen(self, question: Question, options: Options, loaded: Loaded) -> Calibrator:

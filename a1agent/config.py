@@ -14,6 +14,7 @@ __all__ = [
     "CalibratorName",
     "Coverage",
     "EarlyStop",
+    "Lookahead",
     "Options",
     "ScoreName",
     "TakeoverMode",
@@ -25,6 +26,7 @@ Coverage = Literal["marginal", "conditional"]
 CalibratorName = Literal["static", "online", "adaptive"]
 TakeoverMode = Literal["rewrite", "continue", "resample"]
 BaselineName = Literal["none", "random", "ranking"]
+Lookahead = Literal["auto", "on", "off"]
 VoteMethod = Literal["auto", "majority", "weighted", "shortest", "temporal", "best"]
 EarlyStop = Literal["exact", "beta", "off"]
 ScoreName = Literal["mean_nll", "worst_nll"]
@@ -58,6 +60,11 @@ class Options:
         "none",
         "what to measure A1 against. random: as many takeovers, on steps left to chance; "
         "ranking: the strangest steps of each turn, for which all chains wait",
+    )
+    lookahead: Lookahead = _option(
+        "auto",
+        "whether a chain drafts its next step while the last is verified; auto: where draft and target do not share a "
+        "processor",
     )
     takeover: TakeoverMode = _option(
         "rewrite",
@@ -140,6 +147,7 @@ class Options:
             "coverage": Coverage,
             "calibrator": CalibratorName,
             "baseline": BaselineName,
+            "lookahead": Lookahead,
             "takeover": TakeoverMode,
             "vote": VoteMethod,
             "early_stop": EarlyStop,

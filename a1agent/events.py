@@ -19,6 +19,7 @@ __all__ = [
     "QuestionOpened",
     "StepAccepted",
     "StepDrafted",
+    "StepDropped",
     "StepTakenOver",
     "StepVerified",
     "VoteClosed",
@@ -55,6 +56,16 @@ class StepDrafted:
     step: Step
     attempt: int = 0
     trimmed_tokens: int = 0
+    work: Work = field(default_factory=Work)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDropped:
+    """The draft wrote a step ahead that is not needed: the one before it was rejected, or its chain has ended."""
+
+    chain: int
+    turn: int
+    tokens: int
     work: Work = field(default_factory=Work)
 
 
@@ -113,6 +124,7 @@ Event = (
     QuestionOpened
     | ChainStarted
     | StepDrafted
+    | StepDropped
     | StepVerified
     | StepAccepted
     | StepTakenOver

@@ -64,6 +64,9 @@ class StatsFold:
                 self.pending[event.chain] = _Chain()
             case events.StepDrafted():
                 self._drafted(event)
+            case events.StepDropped():
+                self.discarded_tokens += event.tokens
+                self.draft_s += self._seconds(event.work)
             case events.StepVerified():
                 self._verified(event)
             case events.StepAccepted():

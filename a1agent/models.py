@@ -35,6 +35,13 @@ class Loaded:
         """Whether one model is both, and knows the scores of its steps when it has written them."""
         return self.draft is self.target and self.draft.info.scores_as_it_writes
 
+    def looks_ahead(self, options: Options) -> bool:
+        """Whether the draft writes on while the target reads."""
+        if options.lookahead != "auto":
+            return options.lookahead == "on"
+        processors = self.draft.info.processor, self.target.info.processor
+        return None not in processors and processors[0] != processors[1] and self.draft.info.can_rewind
+
     def settle(self, options: Options) -> Options:
         """The options with what depends on the models filled in.
 

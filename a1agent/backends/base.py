@@ -45,6 +45,7 @@ class ModelInfo:
     `scores_as_it_writes`: the log-probabilities of what it writes, that of ending the turn included, are those that
     scoring the same text would give; a model that judges its own steps then need not read them again.
     `at_once`: chains beyond which more at a time gain nothing, so that further questions wait in line; None: no bound.
+    `processor`: what runs it; models with different ones do not slow each other down.
     `can_constrain`: it can be held to a JSON schema while it writes.
     """
 
@@ -59,6 +60,7 @@ class ModelInfo:
     parameters: int | None = None
     scores_as_it_writes: bool = False
     can_constrain: bool = False
+    processor: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,6 +135,7 @@ class ScriptedBackend:
         can_score: bool = True,
         can_rewind: bool = True,
         at_once: int | None = None,
+        processor: str | None = None,
         jitter: int = 0,
         arrival_seed: int = 0,
         template: ChatTemplate | None = None,
@@ -151,6 +152,7 @@ class ScriptedBackend:
             can_score=can_score,
             can_rewind=can_rewind,
             at_once=at_once,
+            processor=processor,
         )
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from a1agent.backends.base import Generated
 from a1agent.engine.chain import Call, Chain, Marks
 from a1agent.engine.decide import decide
-from a1agent.engine.draft import draft
+from a1agent.engine.draft import draft, look_ahead
 from a1agent.engine.screen import passes_unread
 from a1agent.engine.verify import verify
 from a1agent.types import Verdict
@@ -39,6 +39,8 @@ async def attempt(call: Call, chain: Chain, turn: int, number: int, max_tokens: 
     drafted = await draft(call, chain, turn, number, max_tokens)
     if number == 0 and await passes_unread(call, chain, turn, drafted):
         return Attempt(drafted, None)
+    if number == 0:
+        look_ahead(call, chain, turn, drafted)
     verified = await verify(call, chain, drafted)
     return Attempt(drafted, await decide(call, chain, turn, number, verified))
 

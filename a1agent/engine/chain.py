@@ -10,6 +10,7 @@ from a1agent.backends.base import Generated, Mark, ModelInfo, Sampling, Sequence
 from a1agent.config import Options
 from a1agent.conformal.calibrators import Calibrator
 from a1agent.conformal.scores import ScoreFunction
+from a1agent.engine.ahead import Ahead
 from a1agent.engine.extract import Answer
 from a1agent.engine.ranking import Ranking
 from a1agent.engine.statement import Statement
@@ -29,6 +30,7 @@ class Call:
 
     `stating`: a chain is being made to state its answer. With a `ranking` the chains wait for each other at every turn,
     and it decides instead of the calibrator. `screen` says which steps are scored, where not all are.
+    `looks_ahead`: the draft writes on while the target reads.
     """
 
     key: str
@@ -44,6 +46,7 @@ class Call:
     stating: bool = False
     ranking: Ranking | None = None
     screen: Calibrator | None = None
+    looks_ahead: bool = False
 
     def sampling(self, chain: int, turn: int, author: Author, attempt: int = 0) -> Sampling:
         """How the step of this chain and turn is drawn: its seed does not depend on who arrives first."""
@@ -91,6 +94,7 @@ class Chain:
     scores: list[float] = field(default_factory=list[float])
     history: list[tuple[int, Answer]] = field(default_factory=list[tuple[int, Answer]])
     tokens: int = 0
+    ahead: Ahead | None = None
     ended: bool = False
     end: ChainEnd = "turns"
     answer: Answer | None = None
@@ -102,7 +106,7 @@ class Chain:
 
     def mark(self) -> Marks:
         """Where the chain stands."""
-        return Marks(self.draft.mark(), self.target.mark())
+        return Marks(self.draft.mark() if self.ahead is None else self.ahead.mark, self.target.mark())
 
     def rewind(self, marks: Marks) -> None:
         """Takes both models back. Raises `CannotRewind`."""
@@ -115,15 +119,20 @@ class Chain:
         for sequence in {id(s): s for s in (self.draft, self.target)}.values():
             await sequence.append(step)
 
-    def room(self, call: Call) -> int:
-        """Tokens left in both contexts and under `max_tokens`, less what stating the answer takes."""
+    def room(self, call: Call, drafted: Generated | None = None) -> int:
+        """Tokens left in both contexts and under `max_tokens`, less what stating the answer takes.
+
+        With a step that was `drafted` and not yet scored: what will be left if it stays.
+        """
+        coming = 0 if drafted is None else len(drafted.logprobs)
+        draft_length = self.draft.length if self.ahead is None else self.ahead.mark.length
         left = min(
-            call.draft.context_length - self.draft.length,
-            call.target.context_length - self.target.length,
+            call.draft.context_length - draft_length,
+            call.target.context_length - self.target.length - coming,
         )
         left -= call.statement.tokens + _SLACK_TOKENS
         if call.options.max_tokens is not None:
-            left = min(left, call.options.max_tokens - self.tokens)
+            left = min(left, call.options.max_tokens - self.tokens - coming)
         return left
 
     def grow(self, generated: Generated, author: Author, score: float | None) -> Step:
@@ -133,9 +142,14 @@ class Chain:
             self.scores.append(score)
         self.text += step.text
         self.tokens += step.tokens
-        # The end of the turn and a stop string of the caller both end the message.
-        self.ended = generated.finish == "end" or generated.stop_string is not None
+        self.ended = _ends_message(generated)
         return step
+
+    def would_end(self, call: Call, drafted: Generated) -> bool:
+        """Whether the chain would end if a drafted step stays."""
+        if _ends_message(drafted):
+            return True
+        return call.statement.early and call.statement.read(final_message(self.text + drafted.step.text)) is not None
 
     def states_answer(self, call: Call) -> bool:
         """Whether the message already states an answer that ends the chain."""
@@ -178,6 +192,11 @@ class Chain:
             token_count=self.tokens,
             scores=tuple(self.scores),
         )
+
+
+def _ends_message(generated: Generated) -> bool:
+    """The end of the turn and a stop string of the caller both end the message."""
+    return generated.finish == "end" or generated.stop_string is not None
 
 
 def step_of(generated: Generated, author: Author) -> Step:

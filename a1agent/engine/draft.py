@@ -1,17 +1,27 @@
-"""Draft: the small model writes the chain's next step."""
+"""Draft: the small model writes the chain's next step, or has written it ahead."""
 
 from __future__ import annotations
 
-from a1agent.backends.base import Generated
-from a1agent.engine.chain import Call, Chain, step_of
-from a1agent.events import StepDrafted
+from collections.abc import Coroutine
+from typing import Any
 
-__all__ = ["draft"]
+from a1agent.backends.base import Generated
+from a1agent.engine.ahead import Ahead
+from a1agent.engine.chain import Call, Chain, step_of
+from a1agent.events import StepDrafted, StepDropped
+
+__all__ = ["draft", "drop_ahead", "look_ahead"]
 
 
 async def draft(call: Call, chain: Chain, turn: int, attempt: int, max_tokens: int) -> Generated:
     """Up to `max_tokens` tokens by the draft, in its sequence. Raises what the backend raises."""
-    generated = await chain.draft.generate(max_tokens, call.sampling(chain.index, turn, "draft", attempt), call.stop())
+    ahead = chain.ahead
+    if ahead is not None and (ahead.turn, ahead.limit) == (turn, max_tokens):
+        generated = await ahead.step()
+        chain.ahead = None
+    else:
+        await drop_ahead(call, chain)
+        generated = await _write(call, chain, turn, attempt, max_tokens)
     call.emit(
         StepDrafted(
             chain=chain.index,
@@ -23,3 +33,28 @@ async def draft(call: Call, chain: Chain, turn: int, attempt: int, max_tokens: i
         )
     )
     return generated
+
+
+def look_ahead(call: Call, chain: Chain, turn: int, drafted: Generated) -> None:
+    """Starts the step after `drafted` where it is certain that there will be one if that stays.
+
+    It is the very step that would be drafted later: neither its seed nor its limit depends on when that is.
+    """
+    if not call.looks_ahead or call.stating or chain.own_target or turn + 1 >= call.options.turns:
+        return
+    limit = min(call.options.step_tokens, chain.room(call, drafted))
+    if limit >= 1 and not chain.would_end(call, drafted):
+        chain.ahead = Ahead(turn + 1, limit, chain.draft, _write(call, chain, turn + 1, 0, limit))
+
+
+async def drop_ahead(call: Call, chain: Chain) -> None:
+    """Takes back what was written ahead."""
+    ahead, chain.ahead = chain.ahead, None
+    dropped = None if ahead is None else await ahead.drop()
+    if ahead is not None and dropped is not None:
+        tokens = len(dropped.logprobs) + dropped.trimmed_tokens
+        call.emit(StepDropped(chain=chain.index, turn=ahead.turn, tokens=tokens, work=dropped.work))
+
+
+def _write(call: Call, chain: Chain, turn: int, attempt: int, limit: int) -> Coroutine[Any, Any, Generated]:
+    return chain.draft.generate(limit, call.sampling(chain.index, turn, "draft", attempt), call.stop())

@@ -9,6 +9,7 @@ from a1agent.backends.base import Sequence, StepText
 from a1agent.engine import earlystop
 from a1agent.engine.attempt import attempt, resample
 from a1agent.engine.chain import Call, Chain, step_of
+from a1agent.engine.draft import drop_ahead
 from a1agent.engine.finish import finish
 from a1agent.engine.takeover import take_over
 from a1agent.engine.vote import Candidate, Tally, Vote
@@ -87,7 +88,10 @@ class _Run:
     async def _settle(self, chain: Chain, error: str | None = None) -> None:
         if self.call.ranking is not None:
             self.call.ranking.leave(chain.index)
-        await chain.close_sequences()
+        try:
+            await drop_ahead(self.call, chain)
+        finally:
+            await chain.close_sequences()
         result = chain.result(error)
         self.results.append(result)
         self.call.emit(ChainFinished(chain=chain.index, result=result))
@@ -157,6 +161,8 @@ async def take_turn(call: Call, chain: Chain, turn: int, room: int, most: int | 
     options, marks = call.options, chain.mark()
     limit = min(most or options.step_tokens, room)
     tried, taken = await attempt(call, chain, turn, 0, limit), None
+    if tried.rejected:
+        await drop_ahead(call, chain)
     if tried.rejected and options.takeover == "resample":
         tried = await resample(call, chain, turn, tried, marks, limit)
     elif tried.rejected:

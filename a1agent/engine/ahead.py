@@ -1,0 +1,35 @@
+"""A step that the draft writes ahead: while the target reads the last one, at the risk that it is rejected."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from a1agent.backends.base import Generated, Mark, Sequence
+
+__all__ = ["Ahead"]
+
+
+class Ahead:
+    """The step of a turn under way in a sequence that stood at `mark` before it; at most `limit` tokens."""
+
+    def __init__(self, turn: int, limit: int, sequence: Sequence, writing: Coroutine[Any, Any, Generated]) -> None:
+        self.turn = turn
+        self.limit = limit
+        self.mark: Mark = sequence.mark()
+        self._sequence = sequence
+        self._task = asyncio.ensure_future(writing)
+
+    async def step(self) -> Generated:
+        """The step, once it is written. Raises what the backend raises."""
+        return await self._task
+
+    async def drop(self) -> Generated | None:
+        """Takes the sequence back to where it stood; returns what had been written by then, if it was all of it."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        if self._task.cancelled() or self._task.exception() is not None:
+            return None  # the sequence is as before the call
+        self._sequence.rewind(self.mark)
+        return self._task.result()
