@@ -114,6 +114,14 @@ def _unit(*parts: str) -> float:
     return int.from_bytes(digest, "little") / 2**64
 
 
+class Service(Protocol):
+    """What a model's time is taken from."""
+
+    async def serve(self, to_read: int, to_write: int) -> Work:
+        """Returns when so many tokens have been read and then written."""
+        ...
+
+
 @dataclass(slots=True)
 class _State:
     decoded_tokens: int = 0
@@ -136,6 +144,7 @@ class ScriptedBackend:
         can_rewind: bool = True,
         at_once: int | None = None,
         processor: str | None = None,
+        service: Service | None = None,
         jitter: int = 0,
         arrival_seed: int = 0,
         template: ChatTemplate | None = None,
@@ -143,6 +152,7 @@ class ScriptedBackend:
         self.script = script
         self.template = template
         self.jitter = jitter
+        self.service = service
         self.state = _State(arrivals=random.Random(arrival_seed))
         self._info = ModelInfo(
             name=name,
@@ -225,18 +235,24 @@ class ScriptedSequence:
         """What was written after the prompt."""
         return bytes(self.ids[self.prompt_tokens :]).decode(errors="replace")
 
-    async def decode(self, upto: int) -> Work:
-        """Counts the decoding of all tokens before `upto`, and lets others go first as `jitter` says."""
+    async def decode(self, upto: int, written: int = 0) -> Work:
+        """Counts the decoding of all tokens before `upto`, and lets others go first as `jitter` says.
+
+        With a service it takes as long as that takes; the last `written` tokens are written one by one.
+        """
         state = self.backend.state
         if state.closed or not self.open:
             raise BackendClosed("the sequence's backend was closed", "open a new one")
         for _ in range(state.arrivals.randint(0, self.backend.jitter) if self.backend.jitter else 0):
             await asyncio.sleep(0)
         new = max(0, upto - self.decoded)
+        work = Work(decoded_tokens=new, compute_s=new * 1e-6)
+        if self.backend.service is not None:
+            work = await self.backend.service.serve(new - min(written, new), written)
         self.decoded = max(self.decoded, upto)
         state.decoded_tokens += new
         state.forwards += 1
-        return Work(decoded_tokens=new, compute_s=new * 1e-6)
+        return work
 
     async def generate(self, max_tokens: int, sampling: Sampling, stop: Stop) -> Generated:
         """Writes what the script says up to a stop. Raises `ContextOverflow`."""
@@ -248,7 +264,7 @@ class ScriptedSequence:
         sampled, kept, finish, string = _cut(plan, min(max_tokens, room), stop)
         text = plan[:kept].decode()
         logprob = -self.backend.script.nll(self.prompt, self.text, text)
-        work = await self.decode(len(self.ids) + max(sampled - 1, 0))
+        work = await self.decode(len(self.ids) + max(sampled - 1, 0), written=sampled)
         self.ids.extend(plan[:kept])
         self.decoded = min(self.decoded, len(self.ids) - 1)
         return Generated(
