@@ -1,0 +1,141 @@
+"""A model of transformers with our own cache: one packed forward for all lanes, in every layer our own attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+
+from a1agent.backends.batching.runner import Rows
+from a1agent.backends.torch_attention import KEYWORD, NAME, Attention, Layout, SdpaAttention, Traits, attend
+from a1agent.backends.torch_cuda import DecodeGraphs, VarlenAttention, can_use_varlen
+from a1agent.backends.torch_slots import LayerShape, SlotCache
+
+__all__ = ["LayerKind", "PackedModel", "Unpackable", "probe"]
+
+AttentionInterface.register(NAME, attend)
+
+
+class Unpackable(Exception):
+    """Why a model cannot run packed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """A layer's shape in the cache and how it attends."""
+
+    shape: LayerShape
+    traits: Traits
+
+
+class _Probe:
+    """Stands in for attention once, to see what each layer asks of it."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, LayerKind] = {}
+
+    def __call__(
+        self, layer: int, traits: Traits, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        if layer in self.found:
+            raise Unpackable(f"two layers call themselves number {layer}")
+        shape = LayerShape(key.shape[1], key.shape[2], value.shape[2], key.dtype, key.device)
+        self.found[layer] = LayerKind(shape, traits)
+        return value.new_zeros(*query.shape[:2], value.shape[2])
+
+
+def probe(model: Any) -> list[LayerKind]:
+    """What the layers of a model keep and do, found by one forward of two tokens. Raises `Unpackable`."""
+    if not getattr(model, "_supports_attention_backend", False):
+        raise Unpackable(f"{type(model).__name__} does not let its attention be replaced")
+    seen = _Probe()
+    model.set_attn_implementation(NAME)
+    tokens = torch.zeros(2, dtype=torch.long, device=model.device)
+    try:
+        run(model, tokens, torch.arange(2, device=model.device), torch.ones(1, dtype=torch.long), seen)
+    except Exception as error:
+        raise Unpackable(f"its layers do not take our attention ({error!r})") from error
+    config = model.config.get_text_config()
+    if sorted(seen.found) != list(range(config.num_hidden_layers)):
+        raise Unpackable("not every layer keeps keys and values of its own")
+    kinds = [seen.found[layer] for layer in range(len(seen.found))]
+    _check_windows(config, kinds)
+    return kinds
+
+
+def _check_windows(config: Any, kinds: list[LayerKind]) -> None:
+    """Layers that the configuration calls sliding must have told their window."""
+    types = getattr(config, "layer_types", None) or []
+    unknown = {kind for kind in types if kind not in ("full_attention", "sliding_attention")}
+    if unknown:
+        raise Unpackable(f"it has layers of the kind {', '.join(sorted(unknown))}")
+    for layer, kind in enumerate(types):
+        if (kind == "sliding_attention") != bool(kinds[layer].traits.window):
+            raise Unpackable("a layer does not tell its sliding window")
+    if not types and getattr(config, "sliding_window", None) and not any(kind.traits.window for kind in kinds):
+        raise Unpackable("its layers do not tell their sliding window")
+
+
+def run(model: Any, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor, attention: Any) -> torch.Tensor:
+    """Logits of the rows `keep` of a packed forward: [tokens] -> [kept, vocabulary]."""
+    found = model(
+        input_ids=tokens[None],
+        position_ids=positions[None],
+        use_cache=False,
+        logits_to_keep=keep,
+        **{KEYWORD: attention},
+    )
+    return found.logits[0]
+
+
+class PackedModel:
+    """A model and its slots. Lanes do not share cells: a fork copies."""
+
+    def __init__(self, model: Any, kinds: list[LayerKind], lanes: int, length: int) -> None:
+        self._model = model
+        model.set_attn_implementation(NAME)
+        shapes = [kind.shape for kind in kinds]
+        self._device = torch.device(model.device)
+        self._dtype = shapes[0].dtype
+        self._flash = can_use_varlen(shapes, [kind.traits for kind in kinds])
+        # One lane more than the scheduler knows of: padding of graphs writes there.
+        self._cache = SlotCache(shapes, lanes + self._flash, length)
+        self._graphs = DecodeGraphs(self._cache, self._run, self._device) if self._flash else None
+
+    def forward(self, rows: Rows) -> torch.Tensor:
+        """Logits of the wanted rows, in their order [wanted, vocabulary]."""
+        layout = Layout.of(rows)
+        replayed = self._graphs.run(layout) if self._graphs is not None else None
+        if replayed is not None:
+            return replayed
+        tokens, positions, keep = (
+            torch.from_numpy(part).to(self._device) for part in (layout.tokens, layout.positions, layout.keep)
+        )
+        return self._run(tokens, positions, keep, self._attention(layout))
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Gives lane `target` the first `length` tokens of lane `source`."""
+        self._cache.copy(source, target, length)
+
+    def remove(self, lane: int, start: int) -> None:
+        """Drops a lane's tokens from position `start` on: what is not asked for is not there."""
+        if start == 0:
+            self._cache.forget(lane)
+
+    def free(self) -> None:
+        """Drops the model and its cache."""
+        self._graphs = None
+        self._cache.free()
+        self._model = None
+
+    def _attention(self, layout: Layout) -> Attention:
+        if self._flash:
+            return VarlenAttention.of(self._cache, layout, self._device)
+        return SdpaAttention(self._cache, layout, self._dtype, self._device)
+
+    def _run(
+        self, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
+        return run(self._model, tokens, positions, keep, attention)

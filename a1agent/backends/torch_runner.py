@@ -1,0 +1,118 @@
+"""Runs a model of transformers for the scheduler: packed forwards or one a lane, sampling on the model's device."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from a1agent.backends.base import Sampling
+from a1agent.backends.batching.runner import Rows
+from a1agent.backends.torch_sampling import Sampler, draw, log_probabilities
+from a1agent.errors import BackendError
+
+__all__ = ["CachedModel", "TorchRunner"]
+
+
+class CachedModel(Protocol):
+    """A model with a cache of lanes."""
+
+    def forward(self, rows: Rows) -> torch.Tensor:
+        """Logits of the wanted rows, in their order [wanted, vocabulary]."""
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Gives lane `target` the first `length` tokens of lane `source`."""
+        ...
+
+    def remove(self, lane: int, start: int) -> None:
+        """Drops a lane's tokens from position `start` on."""
+        ...
+
+    def free(self) -> None:
+        """Drops the model and its cache."""
+        ...
+
+
+class TorchRunner:
+    """A `Runner`. Lanes hold copies of what they have in common (`copies`)."""
+
+    can_rewind = True
+    copies = True
+
+    def __init__(
+        self,
+        model: CachedModel,
+        vocabulary: int,
+        ends: frozenset[int],
+        device: torch.device,
+        *,
+        cells: int,
+        lanes: int,
+        batch: int,
+        outputs: int,
+        threads: int = 0,
+    ) -> None:
+        self._model = model
+        self._vocabulary = vocabulary
+        self._device = device
+        self._ends = torch.tensor(sorted(ends), dtype=torch.long, device=device)
+        self._threads = threads
+        self._logits = torch.empty(0, vocabulary, device=device)
+        self.device = "cpu" if device.type == "cpu" else "gpu"
+        self.cells = cells
+        self.lanes = lanes
+        self.batch = batch
+        self.outputs = min(outputs, batch)
+
+    @torch.inference_mode()
+    def forward(self, rows: Rows) -> None:
+        """Runs the model. Raises `BackendError` when it fails for want of memory."""
+        # The number of threads belongs to the thread that asks, and another model may have changed it.
+        if self._threads and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        try:
+            self._logits = self._model.forward(rows)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # what a forward takes is measured
+        except torch.OutOfMemoryError as error:
+            raise BackendError(f"{self._device} ran out of memory: {error}", "lower n_batch or kv_tokens") from error
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Gives lane `target` a copy of the first `length` cells of lane `source`."""
+        with torch.inference_mode():
+            self._model.copy(source, target, length)
+
+    def remove(self, lane: int, start: int) -> None:
+        """Drops the cells of a lane from position `start` on."""
+        with torch.inference_mode():
+            self._model.remove(lane, start)
+
+    def holds(self, lane: int, length: int) -> bool:
+        """Layers with sliding windows keep what left the window, so a lane can always go back."""
+        return True
+
+    def sampler(self, sampling: Sampling) -> Any:
+        """None is greedy."""
+        return Sampler(sampling) if sampling.temperature > 0 else None
+
+    @torch.inference_mode()
+    def sample(self, picks: list[tuple[int, Any]]) -> list[int]:
+        """One token for each pair of a wanted row's index and a sampler."""
+        if not picks:
+            return []
+        rows = [row for row, _ in picks]
+        logits = self._logits if rows == list(range(len(self._logits))) else self._logits[rows]
+        return draw(logits, [sampler for _, sampler in picks])
+
+    @torch.inference_mode()
+    def log_probabilities(self, targets: list[int]) -> list[float]:
+        """Log-probability of one target for each wanted row, in order; `END` is any token that ends the turn."""
+        return log_probabilities(self._logits, targets, self._ends)
+
+    def free(self) -> None:
+        """Drops the model and the logits."""
+        self._logits = torch.empty(0, self._vocabulary, device=self._device)
+        self._model.free()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
