@@ -16,7 +16,7 @@ from typing import Any
 
 from a1agent.errors import ModelLoadError, ModelNotFound
 
-__all__ = ["GGUFInfo", "Tensor", "read_gguf"]
+__all__ = ["GGUFInfo", "Tensor", "read_gguf", "sample"]
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
@@ -61,15 +61,10 @@ class GGUFInfo:
         return sum(_product(tensor.shape) for tensor in self.tensors)
 
     def fingerprint(self) -> str:
-        """Digest of the header, the sizes, and 64 samples of 4 KiB spread evenly over each file: fast at any size."""
+        """Digest of the header, and of sizes and samples of the files: fast at any size."""
         digest = hashlib.blake2b(self.header, digest_size=16)
         for path in self.files:
-            size = path.stat().st_size
-            digest.update(struct.pack("<Q", size))
-            with path.open("rb") as file:
-                for i in range(_SAMPLES):
-                    file.seek(max(0, (size - _SAMPLE_BYTES) * i // (_SAMPLES - 1)))
-                    digest.update(file.read(_SAMPLE_BYTES))
+            digest.update(sample(path))
         return digest.hexdigest()
 
     def tokenizer_fingerprint(self) -> str:
@@ -109,6 +104,17 @@ def read_gguf(path: str | Path) -> GGUFInfo:
         raise ModelLoadError(f"the header of {path.name} is cut short or damaged", "download the file again") from error
     size = sum(part.stat().st_size for part in files)
     return GGUFInfo(path, files, size, metadata, tensors, header)
+
+
+def sample(path: Path) -> bytes:
+    """The size of a file, and 64 samples of 4 KiB spread evenly over it: what tells weights apart."""
+    size = path.stat().st_size
+    parts = [struct.pack("<Q", size)]
+    with path.open("rb") as file:
+        for i in range(_SAMPLES):
+            file.seek(max(0, (size - _SAMPLE_BYTES) * i // (_SAMPLES - 1)))
+            parts.append(file.read(_SAMPLE_BYTES))
+    return b"".join(parts)
 
 
 def _parts(path: Path) -> Iterator[Path]:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
 import re
@@ -18,8 +17,8 @@ from typing import Any
 
 from a1agent.backends._llama_api import llama_api, log_lines
 from a1agent.backends.base import ModelInfo
-from a1agent.backends.batching.sequence import BatchedBackend, BatchedSequence
 from a1agent.backends.batching.worker import Engine
+from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.gguf_info import GGUFInfo, read_gguf
 from a1agent.backends.llama_options import (
     OPTIONS,
@@ -30,8 +29,8 @@ from a1agent.backends.llama_options import (
     outputs_of,
     physical_cores,
 )
+from a1agent.backends.prompted import PromptedBackend
 from a1agent.errors import MissingExtra, ModelLoadError, ModelNotFound
-from a1agent.types import Question
 
 __all__ = ["OPTIONS", "LlamaCppBackend", "estimate_memory", "load"]
 
@@ -41,28 +40,8 @@ _AT_ONCE = 16
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
-class LlamaCppBackend(BatchedBackend):
-    """A GGUF model whose sequences share one KV cache and one worker."""
-
-    def __init__(self, engine: Engine, info: ModelInfo, vocabulary: Any, template: Any) -> None:
-        super().__init__(engine, info, vocabulary)
-        self._vocabulary = vocabulary
-        self._template = template
-
-    async def open(self, question: Question) -> BatchedSequence:
-        """A sequence that holds the prompt of `question`, through the model's chat template.
-
-        Raises `ContextOverflow` when the prompt does not fit, `UsageError` when the template cannot take it.
-        """
-        return await self.open_ids(await asyncio.to_thread(self.encode, question))
-
-    async def open_text(self, text: str) -> BatchedSequence:
-        """A sequence that holds a text of the chat template's kind: control tokens in it are control tokens."""
-        return await self.open_ids(self._vocabulary.tokenize_pieces(list(self._template.split(text))))
-
-    def encode(self, question: Question) -> list[int]:
-        """The prompt of a question in token ids."""
-        return self._vocabulary.tokenize_pieces(self._template.pieces(question))
+class LlamaCppBackend(PromptedBackend):
+    """A GGUF model in llama.cpp."""
 
 
 def load(path: str, **options: Any) -> LlamaCppBackend:
@@ -102,8 +81,6 @@ def _load_model(api: Any, header: GGUFInfo, options: LlamaOptions) -> Any:
 
 
 def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> LlamaCppBackend:
-    # Imported here: importing a1agent must not cost the import of a template engine.
-    from a1agent.backends.chat_template import ChatTemplate
     from a1agent.backends.llama_runner import LlamaRunner
     from a1agent.backends.llama_vocab import LlamaVocabulary
 

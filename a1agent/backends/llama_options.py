@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from a1agent.backends.gguf_info import GGUFInfo
 from a1agent.backends.memory import available_memory
-from a1agent.errors import InvalidOption, nearest
+from a1agent.backends.options import check_names, check_values
+from a1agent.errors import InvalidOption
 
 __all__ = ["KV_TYPES", "OPTIONS", "LlamaOptions", "cells_of", "context_of", "memory_of", "outputs_of", "physical_cores"]
 
@@ -57,6 +58,7 @@ _LIMITS = {
     "max_sequences": (1, 256),
     "at_once": (0, 256),
 }
+_CHOICES = {"type_k": tuple(KV_TYPES), "type_v": tuple(KV_TYPES), "flash_attn": ("auto", "on", "off")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,27 +81,12 @@ class LlamaOptions:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> LlamaOptions:
         """Checked options. Raises `InvalidOption` for an unknown name (naming the nearest) or a value out of range."""
-        for name in options:
-            if name not in OPTIONS:
-                raise InvalidOption(f"unknown option {name!r} of a llama.cpp model", nearest(name, OPTIONS))
+        check_names(options, OPTIONS, "llama.cpp")
         checked = cls(**options)
-        for field in fields(cls):
-            _check(field.name, getattr(checked, field.name))
+        check_values({field.name: getattr(checked, field.name) for field in fields(cls)}, OPTIONS, _LIMITS, _CHOICES)
         if checked.flash_attn == "off" and checked.type_v not in ("f16", "f32", "bf16"):
             raise InvalidOption(f"type_v={checked.type_v!r} needs flash attention", "use flash_attn=auto")
         return checked
-
-
-def _check(name: str, value: Any) -> None:
-    kind = OPTIONS[name][0]
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InvalidOption(f"{name}={value!r} is no {kind.__name__}", OPTIONS[name][1])
-    if name in _LIMITS and not _LIMITS[name][0] <= value <= _LIMITS[name][1]:
-        low, high = _LIMITS[name]
-        raise InvalidOption(f"{name}={value} is out of range", f"use {low} to {high}: {OPTIONS[name][1]}")
-    known = {"type_k": KV_TYPES, "type_v": KV_TYPES, "flash_attn": ("auto", "on", "off")}.get(name)
-    if known is not None and value not in known:
-        raise InvalidOption(f"unknown {name}={value!r}", nearest(str(value), known))
 
 
 def context_of(info: GGUFInfo, options: LlamaOptions) -> int:

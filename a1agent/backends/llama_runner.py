@@ -26,6 +26,8 @@ _FLASH = {"auto": -1, "off": 0, "on": 1}
 class LlamaRunner:
     """A model and its context. `cells`: tokens of the KV cache, shared by `lanes` sequences."""
 
+    copies = False
+
     def __init__(
         self, api: Any, model: Any, vocabulary: LlamaVocabulary, options: LlamaOptions, cells: int, outputs: int
     ) -> None:

@@ -8,17 +8,15 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from a1agent.backends.chat_template import Piece
+from a1agent.backends.vocabulary import TextVocabulary
 from a1agent.errors import BackendClosed
 
 __all__ = ["LlamaVocabulary"]
 
 _UNKNOWN, _CONTROL, _LSTRIP, _RSTRIP = 1, 8, 128, 256
-# Text before a step while it is tokenized, so that no space is put before the step; its ids are dropped.
-_SENTINELS = ("\x01", "\x02", "\n", "=", "|")
 
 
-class LlamaVocabulary:
+class LlamaVocabulary(TextVocabulary):
     """Ids of one model. `fingerprint`: equal for vocabularies that give equal ids for any text."""
 
     def __init__(self, api: Any, model: Any, fingerprint: str) -> None:
@@ -31,10 +29,9 @@ class LlamaVocabulary:
         self.control = {
             self.text_of(i): i for i, attributes in enumerate(self._attributes) if attributes & (_UNKNOWN | _CONTROL)
         }
-        self._pieces: dict[int, bytes] = {}
         self._users: list[None] = []
         self._closed = False
-        self._sentinel = self._find_sentinel()
+        super().__init__()
 
     @property
     def handle(self) -> Any:
@@ -61,39 +58,6 @@ class LlamaVocabulary:
         """A token as the vocabulary spells it."""
         text: bytes | None = self._api.llama_vocab_get_text(self._vocab, token)
         return (text or b"").decode(errors="replace")
-
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of a text that continues another: no BOS, no added space, control tokens are plain text."""
-        if not text:
-            return []
-        prefix, ids = self._sentinel
-        return self._tokenize(prefix + text)[len(ids) :]
-
-    def tokenize_pieces(self, pieces: list[Piece]) -> list[int]:
-        """Ids of a rendered chat template: control tokens as such, runs between them as llama.cpp would."""
-        ids: list[int] = []
-        strip = False
-        for i, piece in enumerate(pieces):
-            if piece.control:
-                token = self.control[piece.text]
-                ids.append(token)
-                strip = bool(self._attributes[token] & _RSTRIP)
-                continue
-            text = piece.text.lstrip() if strip else piece.text
-            if i + 1 < len(pieces) and self._attributes[self.control[pieces[i + 1].text]] & _LSTRIP:
-                text = text.rstrip()
-            ids.extend(self._tokenize(text) if text else [])
-            strip = False
-        if self.bos is not None and ids[:1] != [self.bos]:
-            ids.insert(0, self.bos)
-        return ids
-
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token adds to a text; none for a control token."""
-        piece = self._pieces.get(token)
-        if piece is None:
-            piece = self._pieces[token] = self._read_piece(token)
-        return piece
 
     def close(self) -> None:
         """Waits for those who use the vocabulary now and refuses those who come later: the model is about to go."""
@@ -122,7 +86,11 @@ class LlamaVocabulary:
                     return buffer.raw[:length]
                 size = -length
 
-    def _tokenize(self, text: str) -> list[int]:
+    def _strips(self, token: int) -> tuple[bool, bool]:
+        attributes = self._attributes[token]
+        return bool(attributes & _LSTRIP), bool(attributes & _RSTRIP)
+
+    def _encode(self, text: str) -> list[int]:
         data = text.encode(errors="replace")
         room = len(data) + 16
         with self._in_use():
@@ -132,18 +100,3 @@ class LlamaVocabulary:
                 if count >= 0:
                     return ids[:count]
                 room = -count
-
-    def _find_sentinel(self) -> tuple[str, list[int]]:
-        """A text that never merges with what follows; none is needed where no space is added to the start of a text."""
-        if self._spells("a b") == "a b":
-            return "", []
-        probes = ("a", " a", "\n", "\n\n", "1", "=", "|", "é")
-        for sentinel in _SENTINELS:
-            ids = self._tokenize(sentinel)
-            if all(self._tokenize(sentinel + probe)[: len(ids)] == ids for probe in probes):
-                return sentinel, ids
-        return "", []
-
-    def _spells(self, text: str) -> str:
-        pieces = b"".join(self._read_piece(token) for token in self._tokenize(text))
-        return pieces.decode(errors="replace")

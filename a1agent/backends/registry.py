@@ -52,6 +52,12 @@ SCHEMES = {
             extra="llama-cpp",
         ),
         Scheme(
+            name="hf",
+            module="a1agent.backends.transformers",
+            example="hf:ORG/NAME?dtype=bfloat16",
+            summary="a model of transformers in process, on a processor or a GPU",
+        ),
+        Scheme(
             name="scripted",
             module="a1agent.backends.scripted",
             example="scripted:sums?accuracy=0.8",

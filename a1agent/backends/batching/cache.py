@@ -1,7 +1,7 @@
 """Which lane of the KV cache holds which ids: shared prefixes, cells in use, and what is kept after a sequence closed.
 
 The mirror of the model's cache is exact: every decoded token has a numbered cell with a count of the lanes that share
-it, so the scheduler knows before a forward whether it fits.
+it, so the scheduler knows before a forward whether it fits. Where lanes hold copies, each has cells of its own.
 """
 
 from __future__ import annotations
@@ -86,11 +86,13 @@ class Cache:
     def attach(self, ids: array[int], limit: int, prompt: int) -> Lane | None:
         """A lane that holds as much of `ids[:limit]` as any lane does; None when every lane is taken.
 
-        A closed sequence whose ids all fit is taken over; otherwise the shared prefix is copied (cells are not).
+        A closed sequence whose ids all fit is taken over; otherwise the shared prefix is copied (cells are not, but
+        where lanes hold copies).
         """
         source, length = self._longest(ids, limit)
         self._wither_others(source)
-        if source is not None and not source.live and len(source) == length:
+        if source is not None and not source.live and self._takes_over(source, length):
+            self.trim(source, length)
             source.live, source.prompt = True, prompt
             self.touch(source)
             return source
@@ -99,15 +101,18 @@ class Cache:
         return self.copy(source, length, prompt)
 
     def copy(self, source: Lane | None, length: int, prompt: int) -> Lane | None:
-        """A new lane that shares the first `length` cells of `source`; None when every lane is taken."""
+        """A new lane with the first `length` tokens of `source`; None when every lane, or every cell, is taken."""
+        if self._runner.copies and source is not None and source.live:
+            self.reclaim(length)
+            if self.free < length:
+                return None
         lane = self._vacant(source)
         if lane is None:
             return None
         lane.prompt = prompt
         if source is not None and lane is not source and length:
             self._runner.copy(source.index, lane.index, length)
-            lane.ids, lane.cells = source.ids[:length], source.cells[:length]
-            self._shares[np.frombuffer(lane.cells, np.intc)] += 1
+            self._hold(lane, source, length)
         elif lane is source:
             self.trim(lane, length)
         self.touch(lane)
@@ -115,10 +120,10 @@ class Cache:
 
     def extend(self, lane: Lane, ids: array[int]) -> None:
         """Notes that `ids` were decoded at the end of a lane."""
-        for _ in ids:
-            cell = self._free_cells.pop()
-            lane.cells.append(cell)
-            self._shares[cell] = 1
+        cells = self._free_cells[len(self._free_cells) - len(ids) :]
+        del self._free_cells[len(self._free_cells) - len(ids) :]
+        self._shares[cells] = 1
+        lane.cells.extend(cells)
         lane.ids.extend(ids)
 
     def trim(self, lane: Lane, length: int) -> None:
@@ -158,6 +163,19 @@ class Cache:
         if oldest is not None:
             self.drop(oldest)
         return oldest is not None
+
+    def _takes_over(self, source: Lane, length: int) -> bool:
+        """Whether a closed sequence becomes the new one, all but its first `length` tokens lost."""
+        if len(source) == length:
+            return True
+        return self._runner.copies and (source.prompt <= length or self.free < length)
+
+    def _hold(self, lane: Lane, source: Lane, length: int) -> None:
+        if self._runner.copies:
+            self.extend(lane, source.ids[:length])
+        else:
+            lane.ids, lane.cells = source.ids[:length], source.cells[:length]
+            self._shares[np.frombuffer(lane.cells, np.intc)] += 1
 
     def _vacant(self, source: Lane | None) -> Lane | None:
         if not self._free_lanes:

@@ -61,6 +61,7 @@ class Runner(Protocol):
     """A loaded model with a KV cache of `cells` tokens shared by `lanes` sequences. Called from one thread only.
 
     `device`: models with the same one take turns. `batch`: most rows of a forward; `outputs`: most rows with logits.
+    `copies`: lanes hold copies of what they have in common, so that each takes cells for all of its tokens.
     """
 
     device: str
@@ -69,13 +70,14 @@ class Runner(Protocol):
     batch: int
     outputs: int
     can_rewind: bool
+    copies: bool
 
     def forward(self, rows: Rows) -> None:
         """Runs the model; logits of the wanted rows stay readable until the next forward. Raises `NoCells`."""
         ...
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Makes lane `target` share the first `length` cells of lane `source`."""
+        """Gives lane `target` the first `length` tokens of lane `source`: the same cells, or copies."""
         ...
 
     def remove(self, lane: int, start: int) -> None:

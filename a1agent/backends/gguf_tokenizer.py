@@ -1,0 +1,63 @@
+"""The tokenizer of a GGUF file, built from the file's own metadata so that it gives the ids that llama.cpp gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from a1agent.errors import ModelLoadError, nearest
+
+__all__ = ["build_tokenizer"]
+
+_UNKNOWN, _CONTROL, _USER = 2, 3, 4
+_WORDS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_QWEN2 = rf"{_WORDS}|\p{{N}}|{_REST}"
+_LLAMA3 = rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
+
+# How text is cut before merges, by `tokenizer.ggml.pre`.
+_CUTS = {
+    "gpt-2": _GPT2,
+    "qwen2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+}
+
+
+def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
+    """A byte-level BPE tokenizer. Raises `ModelLoadError` for other kinds, which llama.cpp may know."""
+    kind, cut = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
+    if kind != "gpt2":
+        raise ModelLoadError(f"a GGUF vocabulary of the kind {kind!r} is not known here", "use llama-cpp: for the file")
+    if cut not in _CUTS:
+        hint = f"use llama-cpp: for the file ({nearest(str(cut), _CUTS)})"
+        raise ModelLoadError(f"text is cut by rules called {cut!r}, which are not known here", hint)
+    tokens = [token.decode() for token in metadata["tokenizer.ggml.tokens"]]
+    merges = [_pair(merge.decode()) for merge in metadata["tokenizer.ggml.merges"]]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=_CUTS[cut] is _LLAMA3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_CUTS[cut]), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    _add_special(tokenizer, tokens, metadata.get("tokenizer.ggml.token_type") or [])
+    return tokenizer
+
+
+def _add_special(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> None:
+    by_kind = {kind: [token for token, each in zip(tokens, types, strict=False) if each == kind] for kind in set(types)}
+    control = by_kind.get(_CONTROL, []) + by_kind.get(_UNKNOWN, [])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in by_kind.get(_USER, [])])
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    left, _, right = merge.partition(" ")
+    return left, right

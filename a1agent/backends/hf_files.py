@@ -1,0 +1,235 @@
+"""The files of a transformers model: where they are, whether they are whole, and what they say before they are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from a1agent.backends.gguf_info import GGUFInfo, read_gguf, sample
+from a1agent.errors import MissingExtra, ModelLoadError, ModelNotFound
+
+__all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files"]
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_LARGEST_HEADER = 100 << 20
+_DEPENDENT = ("dynamic", "longrope")
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """Extents of a model. `cell_values`: numbers that the KV cache keeps of a token, over all layers.
+
+    `context`: tokens it was trained with, 0 when unknown; `rope_limit`: beyond it positions depend on other texts.
+    """
+
+    parameters: int
+    stored_bytes: int
+    quantized: bool
+    cell_values: int
+    vocabulary: int
+    width: int
+    inner: int
+    context: int
+    rope_limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A checkpoint's folder, or a GGUF file. `config`: what config.json holds, empty for a GGUF file."""
+
+    path: Path
+    weights: tuple[Path, ...]
+    config: Json
+    shape: ModelShape
+    gguf: GGUFInfo | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call the model."""
+        if self.gguf is not None:
+            return str(self.gguf.metadata.get("general.name") or self.path.stem)
+        return str(self.config.get("_name_or_path") or "") or _repository(self.path) or self.path.name
+
+    def fingerprint(self) -> str:
+        """Digest of the configuration, and of sizes and samples of the weights: fast at any size."""
+        if self.gguf is not None:
+            return self.gguf.fingerprint()
+        digest = hashlib.blake2b(json.dumps(self.config, sort_keys=True).encode(), digest_size=16)
+        for path in self.weights:
+            digest.update(path.name.encode() + sample(path))
+        return digest.hexdigest()
+
+
+def locate(path: str, revision: str = "", code: bool = False) -> Path:
+    """The folder or file of a path or hub name, fetched by the hub's client; `code`: Python files too.
+
+    Raises `ModelNotFound`, `MissingExtra`.
+    """
+    found = Path(path).expanduser()
+    if found.exists():
+        return found
+    if not _HUB_NAME.fullmatch(path):
+        raise ModelNotFound(f"there is no folder or file {path!r}", "check the path of the model")
+    return _from_hub(path, revision, code)
+
+
+def find_files(path: str, revision: str = "") -> Path | None:
+    """As `locate`, but fetches nothing: None for a hub name that is not in the cache."""
+    try:
+        return locate(path) if Path(path).expanduser().exists() else _from_hub(path, revision, False, local=True)
+    except ModelNotFound:
+        return None
+
+
+def read_files(path: Path) -> ModelFiles:
+    """What a checkpoint says of itself. Raises `ModelNotFound`, `ModelLoadError` when files are missing or cut short."""
+    if path.is_file():
+        info = read_gguf(path)
+        return ModelFiles(path, info.files, {}, _shape_of_gguf(info), info)
+    config = _read_json(path / "config.json")
+    weights = _weights(path)
+    return ModelFiles(path, weights, config, _shape_of(config, weights))
+
+
+def _from_hub(name: str, revision: str, code: bool, local: bool = False) -> Path:
+    try:
+        hub: Any = importlib.import_module("huggingface_hub")
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"the hub name {name}", "transformers") from error
+    wanted = [*_WANTED, *(["*.py"] if code else [])]
+    try:
+        return Path(
+            hub.snapshot_download(name, revision=revision or None, allow_patterns=wanted, local_files_only=local)
+        )
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        what = f"the hub gave no model {name!r}{f' at {revision!r}' if revision else ''}: {reason}"
+        raise ModelNotFound(what, "check the name; without a network the model must be in the hub's cache") from error
+
+
+def _repository(path: Path) -> str:
+    """The hub name of a folder in the hub's cache."""
+    for part in path.parts:
+        if part.startswith("models--"):
+            return "/".join(part.split("--")[1:])
+    return ""
+
+
+def _read_json(path: Path) -> Json:
+    if not path.is_file():
+        raise ModelNotFound(f"{path.parent} has no {path.name}", "name the folder of a transformers checkpoint")
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelLoadError(f"{path.name} of {path.parent.name} is damaged: {error}", "download it again") from error
+    if not isinstance(found, dict):
+        raise ModelLoadError(f"{path.name} of {path.parent.name} is no JSON object", "download it again")
+    return cast("Json", found)
+
+
+def _weights(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of a checkpoint, each whole."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    else:
+        names = ["model.safetensors"]
+    files = tuple(folder / name for name in names)
+    missing = [path.name for path in files if not path.is_file()]
+    if missing and any(next(folder.glob(pattern), None) for pattern in _PICKLES):
+        what = f"{folder.name} has its weights in pickle files, which may run any code when read"
+        raise ModelLoadError(what, "choose a checkpoint in safetensors format, or convert it")
+    if missing or not files:
+        raise ModelNotFound(f"{folder.name} has no file {', '.join(missing) or 'of weights'}", "download all its files")
+    return files
+
+
+def _tensors(path: Path) -> list[Json]:
+    """The header of a safetensors file: type, shape and place of each tensor. Raises `ModelLoadError`.
+
+    Format: github.com/huggingface/safetensors
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if not 0 < length <= min(size, _LARGEST_HEADER):
+                raise ValueError("its header has no possible length")
+            header: Json = json.loads(file.read(length))
+        tensors = [cast("Json", value) for name, value in header.items() if name != "__metadata__"]
+        end = 8 + length + max((int(each["data_offsets"][1]) for each in tensors), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ModelLoadError(f"{path.name} is damaged: {error}", "download it again") from error
+    if size != end:
+        raise ModelLoadError(f"{path.name} has {size} bytes, its header asks for {end}", "download it again")
+    return tensors
+
+
+def _shape_of(config: Json, weights: tuple[Path, ...]) -> ModelShape:
+    text: Json = config.get("text_config") or config
+    tensors = [tensor for path in weights for tensor in _tensors(path)]
+    heads = _first(text, "num_attention_heads", "n_head", "num_heads") or 1
+    width = _first(text, "hidden_size", "n_embd", "d_model")
+    layers = _first(text, "num_hidden_layers", "n_layer", "num_layers")
+    kv_heads = _first(text, "num_key_value_heads", "num_kv_heads") or heads
+    return ModelShape(
+        parameters=sum(_product(tensor["shape"]) for tensor in tensors),
+        stored_bytes=sum(path.stat().st_size for path in weights),
+        quantized="quantization_config" in config,
+        cell_values=2 * layers * kv_heads * (_first(text, "head_dim") or width // heads),
+        vocabulary=_first(text, "vocab_size"),
+        width=width,
+        inner=_first(text, "intermediate_size", "ffn_dim", "n_inner") or 4 * width,
+        context=_first(text, "max_position_embeddings", "n_positions", "max_seq_len"),
+        rope_limit=_rope_limit(text),
+    )
+
+
+def _shape_of_gguf(info: GGUFInfo) -> ModelShape:
+    heads = int(info.get("attention.head_count", 1))
+    width = int(info.get("embedding_length", 0))
+    key = int(info.get("attention.key_length", width // max(1, heads)))
+    value = int(info.get("attention.value_length", key))
+    kv_heads = int(info.get("attention.head_count_kv", heads))
+    return ModelShape(
+        parameters=info.parameters,
+        stored_bytes=info.size,
+        quantized=False,  # transformers spreads the weights out
+        cell_values=int(info.get("block_count", 0)) * kv_heads * (key + value),
+        vocabulary=len(info.metadata.get("tokenizer.ggml.tokens") or ()),
+        width=width,
+        inner=int(info.get("feed_forward_length", 0)),
+        context=int(info.get("context_length", 0)),
+    )
+
+
+def _rope_limit(text: Json) -> int:
+    """Up to how many tokens rotary embeddings are fixed, for the kinds that change with the length; else 0."""
+    rope: Json = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    kinds = [each for each in (rope, *rope.values()) if isinstance(each, dict)]
+    for kind in cast("list[Json]", kinds):
+        if (kind.get("rope_type") or kind.get("type")) in _DEPENDENT:
+            original = kind.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
+            return int(original or text.get("max_position_embeddings") or 0)
+    return 0
+
+
+def _first(config: Json, *names: str) -> int:
+    """The first of some numbers that is there; models disagree on what to call them."""
+    return next((int(config[name]) for name in names if isinstance(config.get(name), int)), 0)
+
+
+def _product(shape: list[int]) -> int:
+    total = 1
+    for extent in shape:
+        total *= extent
+    return total

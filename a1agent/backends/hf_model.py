@@ -1,0 +1,215 @@
+"""Loads a model with transformers, and finds out how it can be batched."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+from collections.abc import Generator
+from typing import Any
+
+import torch
+import transformers
+
+from a1agent.backends.batching.runner import Rows
+from a1agent.backends.hf_files import ModelFiles, locate
+from a1agent.backends.torch_lanes import LaneModel
+from a1agent.backends.torch_packed import PackedModel, Unpackable, probe
+from a1agent.backends.torch_runner import CachedModel
+from a1agent.backends.transformers_options import TransformersOptions, memory_of
+from a1agent.errors import ModelLoadError, NotEnoughMemory
+
+__all__ = ["batched", "load_model", "place"]
+
+_log = logging.getLogger(__name__)
+_ATTENTION_ONLY = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+_TOLERANCE = {torch.float32: 1e-3}
+_COARSE = 0.25  # nats between two ways of rounding in half precision
+_CHECKED = ((0, (5, 7, 11, 13, 6, 17, 8)), (2, (9, 4, 3, 10, 12)))
+_LIKELIEST = 5
+
+
+def place(options: TransformersOptions) -> torch.device:
+    """Where the model goes. Raises `ModelLoadError` when there is no such device."""
+    try:
+        if options.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(options.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelLoadError(f"device={options.device} cannot be used: {reason}", "use device=cpu or auto") from error
+    return device
+
+
+def load_model(files: ModelFiles, options: TransformersOptions, device: torch.device) -> Any:
+    """The model, on its device, attention as transformers' own code spells it out.
+
+    Raises `ModelLoadError`, `NotEnoughMemory`.
+    """
+    config = _config(files, options)
+    dtype: Any = options.dtype if options.dtype != "auto" else "float32" if device.type == "cpu" else "auto"
+    where: dict[str, Any] = {"device_map": options.device_map or {"": device}} if device.type != "cpu" else {}
+    if options.device_map:
+        where = {"device_map": options.device_map}
+    with _explained(files, options), _quietly():
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            **_source(files),
+            **({} if files.gguf else {"config": config}),
+            **where,
+            dtype=dtype,
+            attn_implementation="eager",
+            use_safetensors=True,
+            trust_remote_code=options.trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        what = f"{files.name} lacks {len(missing)} weights, among them {missing[0]}"
+        raise ModelLoadError(what, "download all files of the checkpoint again")
+    if options.adapter:
+        model = _adapted(model, options)
+    return model.eval()
+
+
+def batched(model: Any, name: str, options: TransformersOptions, lanes: int, length: int) -> CachedModel:
+    """The model with slots where its packed forward equals its plain one, else with a cache for each lane.
+
+    Raises `ModelLoadError` when neither does what the model does alone, or slots were asked for and do not work.
+    """
+    expected = [_plain(model, ids) for _, ids in _CHECKED]
+    tolerance = _TOLERANCE.get(expected[0].dtype, _COARSE)
+    if options.cache != "lanes":
+        try:
+            _check(PackedModel(model, probe(model), 3, 16), expected, tolerance)
+            return PackedModel(model, probe(model), lanes, length)
+        except Unpackable as error:
+            if options.cache == "slots":
+                raise ModelLoadError(f"{name} cannot run packed: {error}", "leave cache at auto") from error
+            _log.warning(
+                "%s runs one sequence at a time (%s): n chains cost n forwards a token, and each copies its cache",
+                name,
+                error,
+            )
+    return _in_lanes(model, name, expected, tolerance)
+
+
+def _in_lanes(model: Any, name: str, expected: list[torch.Tensor], tolerance: float) -> LaneModel:
+    reason = ""
+    for attention in ("sdpa", "eager"):
+        try:
+            with _quietly():
+                model.set_attn_implementation(attention)
+            _check(LaneModel(model), expected, tolerance)
+            return LaneModel(model)
+        except Exception as error:
+            reason = f"{error}".partition("\n")[0]
+    raise ModelLoadError(f"{name} does not keep a cache that can be used: {reason}", "use llama-cpp: or another model")
+
+
+def _plain(model: Any, ids: tuple[int, ...]) -> torch.Tensor:
+    """Logits of a text by the model alone, without any cache [tokens, vocabulary]."""
+    tokens = torch.tensor([ids], device=model.device)
+    return model(input_ids=tokens, use_cache=False).logits[0].cpu()
+
+
+def _check(candidate: CachedModel, expected: list[torch.Tensor], tolerance: float) -> None:
+    """Compares two short texts, run in pieces and together, with the model alone. Raises `Unpackable`."""
+    texts = dict(_CHECKED)
+    tables = {lane: table.float().log_softmax(-1) for (lane, _), table in zip(_CHECKED, expected, strict=True)}
+    for pieces in (((0, 0, 4),), ((0, 4, 5), (2, 0, 3)), ((2, 3, 4), (0, 5, 7)), ((2, 4, 5),)):
+        rows = Rows()
+        for lane, start, stop in pieces:
+            rows.tokens.extend(texts[lane][start:stop])
+            rows.positions.extend(range(start, stop))
+            rows.lanes.extend([lane] * (stop - start))
+            rows.wanted.extend([1] * (stop - start))
+        found = candidate.forward(rows).cpu().float().log_softmax(-1)
+        wanted = torch.cat([tables[lane][start:stop] for lane, start, stop in pieces])
+        likely = wanted.topk(min(_LIKELIEST, wanted.shape[1]), -1)
+        error = (found.gather(1, likely.indices) - likely.values).abs().max().item()
+        if not error < tolerance:
+            raise Unpackable(f"its log-probabilities would be off by {error:.2g}")
+
+
+def _config(files: ModelFiles, options: TransformersOptions) -> Any:
+    """The configuration, of a kind of model that can be served. Raises `ModelLoadError`."""
+    hint = "update transformers, or choose another model"
+    if "auto_map" in files.config and not options.trust_remote_code:
+        hint = "it brings code of its own: read it, then add trust_remote_code=true"
+    try:
+        with _quietly():
+            config = transformers.AutoConfig.from_pretrained(
+                **_source(files), trust_remote_code=options.trust_remote_code, local_files_only=True
+            )
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelLoadError(f"transformers does not know the model {files.name}: {reason}", hint) from error
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
+    known: Any = transformers.AutoModelForCausalLM._model_mapping  # pyright: ignore[reportPrivateUsage]
+    kind = known.get(type(config), None) if type(config) in known else None
+    if getattr(kind, "_is_stateful", False) or not kinds <= _ATTENTION_ONLY:
+        what = f"{files.name} is a recurrent or hybrid model, which cannot take a step back here"
+        raise ModelLoadError(what, "choose a model with attention only, or use llama-cpp:")
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelLoadError(f"{files.name} is not a decoder-only model", "choose a model that generates text")
+    return config
+
+
+def _source(files: ModelFiles) -> dict[str, str]:
+    if files.gguf is None:
+        return {"pretrained_model_name_or_path": str(files.path)}
+    return {"pretrained_model_name_or_path": str(files.path.parent), "gguf_file": files.path.name}
+
+
+def _adapted(model: Any, options: TransformersOptions) -> Any:
+    try:
+        peft: Any = importlib.import_module("peft")
+    except ModuleNotFoundError as error:
+        raise ModelLoadError("adapter= needs the package peft, which is not installed", "pip install peft") from error
+    folder = locate(options.adapter)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelLoadError(f"{options.adapter} has no adapter_model.safetensors", "name the folder of an adapter")
+    try:
+        return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelLoadError(f"the adapter {options.adapter} does not fit: {reason}", "use one of this model") from error
+
+
+@contextlib.contextmanager
+def _explained(files: ModelFiles, options: TransformersOptions) -> Generator[None]:
+    """Errors of loading in our words."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _too_large(files, options) from error
+    except ImportError as error:
+        raise ModelLoadError(f"{files.name} needs a package: {error}", "install it") from error
+    except Exception as error:
+        if "allocate memory" in str(error) or "not enough memory" in str(error):
+            raise _too_large(files, options) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelLoadError(f"{files.name} does not load: {reason}", "the files may be damaged, or too new") from error
+
+
+def _too_large(files: ModelFiles, options: TransformersOptions) -> NotEnoughMemory:
+    need = memory_of(files.shape, options)
+    what = f"{files.name} and its cache need about {need / 2**30:.1f} GiB, which is not free"
+    return NotEnoughMemory(what, "use a smaller or quantized model, dtype=bfloat16, or less kv_tokens")
+
+
+@contextlib.contextmanager
+def _quietly() -> Generator[None]:
+    """No progress bars and no advice for people who train."""
+    library: Any = transformers.utils.logging
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()

@@ -1,0 +1,95 @@
+"""The tokenizer and the chat templates of a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import transformers
+from tokenizers import Tokenizer
+
+from a1agent.backends.chat_template import ChatTemplate
+from a1agent.backends.gguf_tokenizer import build_tokenizer
+from a1agent.backends.hf_files import ModelFiles
+from a1agent.backends.hf_vocab import HfVocabulary, tokenizer_fingerprint
+from a1agent.backends.transformers_options import TransformersOptions
+from a1agent.errors import ModelLoadError
+
+__all__ = ["Words", "read_tokenizer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A vocabulary, and the chat templates: for questions without tools, and with them."""
+
+    vocabulary: HfVocabulary
+    templates: tuple[ChatTemplate, ChatTemplate]
+
+
+def read_tokenizer(files: ModelFiles, options: TransformersOptions, model: Any) -> Words:
+    """The tokenizer of a model. Raises `ModelLoadError` when it is missing, damaged, or not of a kind known here."""
+    size = int(model.config.get_text_config().vocab_size)
+    if files.gguf is not None:
+        return _of_gguf(files, size)
+    tokenizer = _load(files, options)
+    backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        what = f"{files.name} has no tokenizer of the fast kind (tokenizer.json)"
+        raise ModelLoadError(what, "convert its tokenizer, or choose another model")
+    stored: Any = tokenizer.chat_template
+    named = cast("dict[str, str]", stored) if isinstance(stored, dict) else {"default": cast("str | None", stored)}
+    plain = named.get("default")
+    # A template says where BOS goes; only where there is none the tokenizer does.
+    bos = None if plain else _own_bos(backend)
+    vocabulary = HfVocabulary(backend, tokenizer_fingerprint(backend), size, ends=_ends(tokenizer, model), bos=bos)
+    variables = {name: str(text) for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+    variables = {"bos_token": "", "eos_token": "", **variables}
+    template = ChatTemplate(plain, vocabulary.control, variables, files.name)
+    source = named.get("tool_use")
+    for_tools = ChatTemplate(source, vocabulary.control, variables, files.name) if source else template
+    return Words(vocabulary, (template, for_tools))
+
+
+def _of_gguf(files: ModelFiles, size: int) -> Words:
+    assert files.gguf is not None
+    metadata = files.gguf.metadata
+    tokens: list[bytes] = metadata["tokenizer.ggml.tokens"]
+
+    def named(kind: str) -> int | None:
+        return metadata.get(f"tokenizer.ggml.{kind}_token_id")
+
+    ends = [token for token in map(named, ("eos", "eot", "eom")) if token is not None]
+    first = named("bos")
+    bos = first if metadata.get("tokenizer.ggml.add_bos_token") else None
+    vocabulary = HfVocabulary(
+        build_tokenizer(metadata), files.gguf.tokenizer_fingerprint(), size, ends=ends, bos=bos
+    )
+    special = {"bos_token": first, "eos_token": named("eos")}
+    variables = {name: "" if token is None else tokens[token].decode() for name, token in special.items()}
+    template = ChatTemplate(metadata.get("tokenizer.chat_template"), vocabulary.control, variables, files.name)
+    return Words(vocabulary, (template, template))
+
+
+def _load(files: ModelFiles, options: TransformersOptions) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            str(files.path), trust_remote_code=options.trust_remote_code, local_files_only=True
+        )
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelLoadError(f"the tokenizer of {files.name} does not load: {reason}", "download it again") from error
+
+
+def _own_bos(backend: Tokenizer) -> int | None:
+    """What the tokenizer puts before a text by itself."""
+    bare, dressed = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))
+    return dressed[0] if len(dressed) > len(bare) and dressed[0] != bare[0] else None
+
+
+def _ends(tokenizer: Any, model: Any) -> set[int]:
+    """Every id that the checkpoint's files call an end."""
+    found: set[int] = set()
+    for source in (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer):
+        ids: Any = getattr(source, "eos_token_id", None)
+        found |= set(ids) if isinstance(ids, list) else {ids} if isinstance(ids, int) else set()
+    return found

@@ -1,0 +1,38 @@
+"""Checks the options of a model address against what a backend knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from a1agent.errors import InvalidOption, nearest
+
+__all__ = ["Known", "check_names", "check_values"]
+
+Known = Mapping[str, tuple[type, str]]
+"""Options by name: their type, and what they are for."""
+
+
+def check_names(given: Mapping[str, Any], known: Known, kind: str) -> None:
+    """Raises `InvalidOption` for an unknown name, naming the nearest; `kind`: of model, for the message."""
+    for name in given:
+        if name not in known:
+            raise InvalidOption(f"unknown option {name!r} of a {kind} model", nearest(name, known))
+
+
+def check_values(
+    values: Mapping[str, Any],
+    known: Known,
+    limits: Mapping[str, tuple[int, int]],
+    choices: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Raises `InvalidOption` for a value of a wrong type, out of its limits, or not among its choices."""
+    for name, value in values.items():
+        kind = known[name][0]
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise InvalidOption(f"{name}={value!r} is no {kind.__name__}", known[name][1])
+        if name in limits and not limits[name][0] <= value <= limits[name][1]:
+            low, high = limits[name]
+            raise InvalidOption(f"{name}={value} is out of range", f"use {low} to {high}: {known[name][1]}")
+        if name in choices and value not in choices[name]:
+            raise InvalidOption(f"unknown {name}={value!r}", nearest(str(value), choices[name]))

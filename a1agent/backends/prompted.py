@@ -1,0 +1,47 @@
+"""A batched backend that makes prompts of questions through a chat template."""
+
+from __future__ import annotations
+
+import asyncio
+
+from a1agent.backends.base import ModelInfo
+from a1agent.backends.batching.sequence import BatchedBackend, BatchedSequence
+from a1agent.backends.batching.worker import Engine
+from a1agent.backends.chat_template import ChatTemplate
+from a1agent.backends.vocabulary import TextVocabulary
+from a1agent.types import Question
+
+__all__ = ["PromptedBackend"]
+
+
+class PromptedBackend(BatchedBackend):
+    """A model whose sequences share one KV cache and one worker. `for_tools`: the template for questions with tools."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        info: ModelInfo,
+        vocabulary: TextVocabulary,
+        template: ChatTemplate,
+        for_tools: ChatTemplate | None = None,
+    ) -> None:
+        super().__init__(engine, info, vocabulary)
+        self._words = vocabulary
+        self._template = template
+        self._for_tools = for_tools or template
+
+    async def open(self, question: Question) -> BatchedSequence:
+        """A sequence that holds the prompt of `question`, through the model's chat template.
+
+        Raises `ContextOverflow` when the prompt does not fit, `UsageError` when the template cannot take it.
+        """
+        return await self.open_ids(await asyncio.to_thread(self.encode, question))
+
+    async def open_text(self, text: str) -> BatchedSequence:
+        """A sequence that holds a text of the chat template's kind: control tokens in it are control tokens."""
+        return await self.open_ids(self._words.tokenize_pieces(list(self._template.split(text))))
+
+    def encode(self, question: Question) -> list[int]:
+        """The prompt of a question in token ids."""
+        template = self._for_tools if question.tools else self._template
+        return self._words.tokenize_pieces(template.pieces(question))

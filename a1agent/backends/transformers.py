@@ -1,0 +1,132 @@
+"""Models of the transformers library in process, on a processor or a GPU.
+
+    hf:ORG/NAME            a model of the hub, through its client's cache
+    hf:PATH                the folder of a checkpoint in safetensors format
+    hf:PATH/model.gguf     a GGUF file, its weights spread out to full precision
+
+`n_ctx` bounds one sequence, `kv_tokens` all of them together; a prompt that chains share counts once for each chain.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from a1agent.backends.base import ModelInfo
+from a1agent.backends.batching.worker import Engine
+from a1agent.backends.chat_template import ChatTemplate
+from a1agent.backends.hf_files import ModelFiles, find_files, locate, read_files
+from a1agent.backends.llama_options import physical_cores
+from a1agent.backends.memory import available_memory
+from a1agent.backends.prompted import PromptedBackend
+from a1agent.backends.transformers_options import (
+    OPTIONS,
+    TransformersOptions,
+    cells_of,
+    context_of,
+    memory_of,
+    outputs_of,
+)
+from a1agent.errors import MissingExtra, ModelLoadError, NotEnoughMemory
+
+if TYPE_CHECKING:
+    import torch
+
+    from a1agent.backends.hf_vocab import HfVocabulary
+
+__all__ = ["OPTIONS", "TransformersBackend", "estimate_memory", "load"]
+
+_NEEDED = ("torch", "transformers", "tokenizers", "safetensors")
+_GPU_SHARE = 0.85  # of what is free once the weights are there; the rest is for the buffers of forwards
+
+
+class TransformersBackend(PromptedBackend):
+    """A model of transformers."""
+
+
+def load(path: str, **options: Any) -> TransformersBackend:
+    """A backend for a folder, GGUF file or hub name; takes as long as reading it does. `OPTIONS` lists the options.
+
+    Raises `InvalidOption`, `MissingExtra`, `ModelNotFound`, `ModelLoadError`, `NotEnoughMemory`.
+    """
+    checked = TransformersOptions.of(options)
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtra(f"the model {path}", "transformers")
+    files = read_files(locate(path, checked.revision, checked.trust_remote_code))
+    context = context_of(files.shape, checked)
+    import torch
+
+    with torch.inference_mode():
+        return _assemble(files, checked, context)
+
+
+def estimate_memory(path: str, **options: Any) -> int:
+    """Bytes that the model would take (weights, KV cache, buffers), read from its files without loading them.
+
+    0 for a hub name that was not fetched yet.
+    """
+    checked = TransformersOptions.of(options)
+    found = find_files(path, checked.revision)
+    return memory_of(read_files(found).shape, checked) if found else 0
+
+
+def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> TransformersBackend:
+    from a1agent.backends.hf_model import batched, load_model, place
+    from a1agent.backends.hf_tokenizer import read_tokenizer
+    from a1agent.backends.torch_runner import TorchRunner
+
+    device = place(options)
+    _check_memory(files, options, device)
+    model = load_model(files, options, device)
+    width = model.dtype.itemsize
+    kind = "cpu" if model.device.type == "cpu" else "gpu"
+    words = read_tokenizer(files, options, model)
+    batch = options.n_batch or (512 if kind == "cpu" else 4096)
+    lanes, cells = _room(files, options, context, model.device, width)
+    runner = TorchRunner(
+        batched(model, files.name, options, lanes, context),
+        words.vocabulary.size,
+        words.vocabulary.end_ids,
+        model.device,
+        cells=cells,
+        lanes=lanes,
+        batch=min(batch, cells),
+        outputs=outputs_of(words.vocabulary.size, batch, kind, width),
+        threads=options.n_threads or physical_cores(),
+    )
+    info = ModelInfo(
+        name=files.name,
+        fingerprint=files.fingerprint() + (f"+{options.adapter}" if options.adapter else ""),
+        tokenizer_fingerprint=words.vocabulary.fingerprint,
+        context_length=context,
+        max_sequences=lanes,
+        parameters=int(model.num_parameters()),
+        scores_as_it_writes=True,
+    )
+    return TransformersBackend(Engine(runner, options.keep_tokens), info, words.vocabulary, *words.templates)
+
+
+def _room(
+    files: ModelFiles, options: TransformersOptions, context: int, device: torch.device, width: int
+) -> tuple[int, int]:
+    """Lanes and cells. A GPU's lanes are all there from the start, each for a full sequence."""
+    if device.type == "cpu":
+        cells = cells_of(files.shape, options, width)
+        return min(options.max_sequences, cells), cells
+    import torch
+
+    lane = context * max(1, files.shape.cell_values) * width
+    lanes = options.kv_tokens // context
+    if not options.kv_tokens:
+        lanes = int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE) // lane - 1
+    lanes = max(1, min(options.max_sequences, lanes))
+    return lanes, lanes * context
+
+
+def _check_memory(files: ModelFiles, options: TransformersOptions, device: torch.device) -> None:
+    free = available_memory() if device.type == "cpu" else None
+    need = memory_of(files.shape, options)
+    if free is not None and need > free:
+        what = f"{files.name} and its cache need about {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+        raise NotEnoughMemory(what, "use a smaller or quantized model, dtype=bfloat16, or less kv_tokens")

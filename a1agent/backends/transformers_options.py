@@ -1,0 +1,115 @@
+"""Options of transformers models, and how much memory a model takes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from a1agent.backends.hf_files import ModelShape
+from a1agent.backends.memory import available_memory
+from a1agent.backends.options import check_names, check_values
+from a1agent.errors import InvalidOption
+
+__all__ = ["DTYPES", "OPTIONS", "TransformersOptions", "cells_of", "context_of", "memory_of", "outputs_of"]
+
+DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+OPTIONS: dict[str, tuple[type, str]] = {
+    "n_ctx": (int, "most tokens of one sequence; 0: 8192 or what the model was trained with, if less"),
+    "kv_tokens": (int, "tokens of all sequences together in the KV cache; 0: four full sequences, at least 16384"),
+    "keep_tokens": (int, "tokens of older prompts that stay cached beside the last one; 0: none at all stays"),
+    "n_threads": (int, "threads; 0: one a physical core"),
+    "n_batch": (int, "most tokens of one forward; 0: 512, on a GPU 4096"),
+    "max_sequences": (int, "most sequences in the cache at once; more wait in line"),
+    "dtype": (str, f"type of weights and cache: auto, {', '.join(DTYPES)}; auto: float32, on a GPU the checkpoint's"),
+    "device": (str, "where it runs: auto, cpu, cuda, cuda:1, ..."),
+    "device_map": (str, "spread over devices by accelerate: auto, balanced, sequential; empty: one device"),
+    "cache": (str, "slots: all sequences in one forward; lanes: a forward each, for any model; auto: slots if it can"),
+    "revision": (str, "branch, tag or commit of a hub repository"),
+    "adapter": (str, "a PEFT adapter, folder or hub name, merged into the weights"),
+    "trust_remote_code": (bool, "run Python code that comes with the model"),
+}
+
+_DEFAULT_CONTEXT = 8192
+_LEAST_CELLS = 16384
+_LOGIT_BYTES = {"cpu": 64 << 20, "gpu": 1 << 30}
+_LIBRARY_BYTES = 400 << 20
+_LIMITS = {
+    "n_ctx": (0, 2**24),
+    "kv_tokens": (0, 2**26),
+    "keep_tokens": (0, 2**26),
+    "n_threads": (0, 512),
+    "n_batch": (0, 2**16),
+    "max_sequences": (1, 256),
+}
+_CHOICES = {
+    "dtype": ("auto", *DTYPES),
+    "device_map": ("", "auto", "balanced", "balanced_low_0", "sequential"),
+    "cache": ("auto", "slots", "lanes"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformersOptions:
+    """How to load a model with transformers; `OPTIONS` says what each means."""
+
+    n_ctx: int = 0
+    kv_tokens: int = 0
+    keep_tokens: int = 512
+    n_threads: int = 0
+    n_batch: int = 0
+    max_sequences: int = 256
+    dtype: str = "auto"
+    device: str = "auto"
+    device_map: str = ""
+    cache: str = "auto"
+    revision: str = ""
+    adapter: str = ""
+    trust_remote_code: bool = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> TransformersOptions:
+        """Checked options. Raises `InvalidOption` for an unknown name (naming the nearest) or a value out of range."""
+        check_names(options, OPTIONS, "transformers")
+        checked = cls(**options)
+        check_values({field.name: getattr(checked, field.name) for field in fields(cls)}, OPTIONS, _LIMITS, _CHOICES)
+        return checked
+
+
+def context_of(shape: ModelShape, options: TransformersOptions) -> int:
+    """Most tokens of one sequence. Raises `InvalidOption` where the positions of a text depend on its length."""
+    trained = shape.context or _DEFAULT_CONTEXT
+    if shape.rope_limit and options.n_ctx > shape.rope_limit:
+        what = f"beyond {shape.rope_limit} tokens this model's rotary embedding changes with the longest text of a batch"
+        raise InvalidOption(what, f"use n_ctx={shape.rope_limit} or less")
+    return min(options.n_ctx or _DEFAULT_CONTEXT, trained, shape.rope_limit or trained)
+
+
+def cells_of(shape: ModelShape, options: TransformersOptions, width: int) -> int:
+    """Tokens that the KV cache holds in main memory: as asked, else room for four full sequences and for 64 short ones.
+
+    The default takes at most a quarter of the free memory, but always holds one full sequence. `width`: bytes a value.
+    """
+    context = context_of(shape, options)
+    wanted = options.kv_tokens or max(4 * context, _LEAST_CELLS)
+    free = available_memory()
+    if not options.kv_tokens and free is not None:
+        wanted = min(wanted, int(free / 4 / max(1, shape.cell_values * width)))
+    return max(wanted, context)
+
+
+def outputs_of(vocabulary: int, batch: int, kind: str, width: int) -> int:
+    """Most rows of logits of one forward: 64 MiB of them, on a GPU 1 GiB, at least 64 rows."""
+    return min(batch, max(64, _LOGIT_BYTES[kind] // (width * max(1, vocabulary))))
+
+
+def memory_of(shape: ModelShape, options: TransformersOptions) -> int:
+    """Bytes that a model takes once loaded: weights, KV cache, and the buffers of a forward; from its files alone."""
+    width = DTYPES.get(options.dtype, 4 if options.device in ("auto", "cpu") else 2)
+    batch = options.n_batch or 512
+    weights = shape.stored_bytes if shape.quantized else shape.parameters * width
+    cache = cells_of(shape, options, width) * shape.cell_values * width
+    rows = batch * (6 * shape.width + 3 * shape.inner) * width
+    logits = 2 * outputs_of(shape.vocabulary, batch, "cpu", width) * shape.vocabulary * 4
+    return _LIBRARY_BYTES + weights + cache + rows + logits

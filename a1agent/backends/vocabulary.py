@@ -1,0 +1,96 @@
+"""What vocabularies have in common: steps without an added space, prompts whose control tokens come from a template."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from a1agent.backends.chat_template import Piece
+
+__all__ = ["TextVocabulary"]
+
+# Text before a step while it is tokenized, so that no space is put before the step; its ids are dropped.
+_SENTINELS = ("\x01", "\x02", "\n", "=", "|")
+
+
+class TextVocabulary(ABC):
+    """Text to ids and back. `control`: ids of control tokens by text; `bos`: what begins every prompt, if anything does.
+
+    `fingerprint` is equal for vocabularies that give equal ids for any text.
+    """
+
+    fingerprint: str
+    size: int
+    end_ids: frozenset[int]
+    control: dict[str, int]
+
+    def __init__(self) -> None:
+        # Whether a text after a control token is tokenized like one that stands alone, with a space if those get one.
+        self.spaced = True
+        self._pieces: dict[int, bytes] = {}
+        self._sentinel = self._find_sentinel()
+
+    @property
+    @abstractmethod
+    def bos(self) -> int | None:
+        """The id that begins every prompt, where the vocabulary wants one."""
+
+    @abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """Ids of a text that stands alone; control tokens in it are plain text."""
+
+    @abstractmethod
+    def _read_piece(self, token: int) -> bytes:
+        """The bytes that a token adds to a text."""
+
+    @abstractmethod
+    def _strips(self, token: int) -> tuple[bool, bool]:
+        """Whether a control token swallows the white space to its left and to its right."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a text that continues another: no BOS, no added space, control tokens are plain text."""
+        if not text:
+            return []
+        prefix, ids = self._sentinel
+        return self._encode(prefix + text)[len(ids) :]
+
+    def tokenize_pieces(self, pieces: list[Piece]) -> list[int]:
+        """Ids of a rendered chat template: control tokens as such, the runs between them as the vocabulary has them."""
+        ids: list[int] = []
+        strip = False
+        for i, piece in enumerate(pieces):
+            if piece.control:
+                token = self.control[piece.text]
+                ids.append(token)
+                strip = self._strips(token)[1]
+                continue
+            text = piece.text.lstrip() if strip else piece.text
+            if i + 1 < len(pieces) and self._strips(self.control[pieces[i + 1].text])[0]:
+                text = text.rstrip()
+            if text:
+                ids.extend(self._encode(text) if self.spaced or not ids else self.tokenize(text))
+            strip = False
+        if self.bos is not None and ids[:1] != [self.bos]:
+            ids.insert(0, self.bos)
+        return ids
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token adds to a text; none for a control token."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token)
+        return piece
+
+    def _find_sentinel(self) -> tuple[str, list[int]]:
+        """A text that never merges with what follows; none is needed where no space is added to the start of a text."""
+        if self._spells("a b") == "a b":
+            return "", []
+        probes = ("a", " a", "\n", "\n\n", "1", "=", "|", "é")
+        for sentinel in _SENTINELS:
+            ids = self._encode(sentinel)
+            if all(self._encode(sentinel + probe)[: len(ids)] == ids for probe in probes):
+                return sentinel, ids
+        return "", []
+
+    def _spells(self, text: str) -> str:
+        pieces = b"".join(self._read_piece(token) for token in self._encode(text))
+        return pieces.decode(errors="replace")
