@@ -33,6 +33,7 @@ OTHER = StepText(text=" so the rest is 12 + 7 = 19.\n\n")
 class Capabilities:
     """What applies to a backend. `counts`: it decodes in a cache of its own, and its counters say how much.
 
+    `shares`: sequences share the cells of a common prefix; where not, each holds a copy.
     `constrain`: it can be held to a JSON schema. `chance`: it samples from probabilities that it also scores with.
     `control`: text of one of its control tokens.
     `tolerance`: nats by which a score may depend on what else is in the batch (quantized weights).
@@ -40,6 +41,7 @@ class Capabilities:
 
     constrain: bool = False
     counts: bool = True
+    shares: bool = True
     chance: bool = True
     score: bool = True
     rewind: bool = True
@@ -507,7 +509,7 @@ class Contract:
             forks = [root.fork() for _ in range(16)]
             await settle(backend)
             assert backend.counters.decoded_tokens == root.length - 1
-            assert backend.counters.cells_used == root.length - 1
+            assert backend.counters.cells_used == (root.length - 1) * (1 if self.capabilities.shares else 17)
             generated = await asyncio.gather(*(fork.generate(1, GREEDY, FREELY) for fork in forks))
             assert [g.work.decoded_tokens for g in generated] == [1] * 16
             assert root.prompt_work.decoded_tokens == root.length - 1
