@@ -51,7 +51,7 @@ def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def _add_special(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> None:
+def _add_special(tokenizer: Any, tokens: list[str], types: list[int]) -> None:
     by_kind = {kind: [token for token, each in zip(tokens, types, strict=False) if each == kind] for kind in set(types)}
     control = by_kind.get(_CONTROL, []) + by_kind.get(_UNKNOWN, [])
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])

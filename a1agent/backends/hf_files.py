@@ -1,4 +1,4 @@
-"""The files of a transformers model: where they are, whether they are whole, and what they say before they are loaded."""
+"""The files of a transformers model: where they are, whether they are whole, what they say before they are loaded."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def find_files(path: str, revision: str = "") -> Path | None:
 
 
 def read_files(path: Path) -> ModelFiles:
-    """What a checkpoint says of itself. Raises `ModelNotFound`, `ModelLoadError` when files are missing or cut short."""
+    """What a checkpoint says of itself. Raises `ModelNotFound`, `ModelLoadError` when files are missing or damaged."""
     if path.is_file():
         info = read_gguf(path)
         return ModelFiles(path, info.files, {}, _shape_of_gguf(info), info)
@@ -139,10 +139,8 @@ def _read_json(path: Path) -> Json:
 def _weights(folder: Path) -> tuple[Path, ...]:
     """The safetensors files of a checkpoint, each whole."""
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
-    else:
-        names = ["model.safetensors"]
+    parts: Json = _read_json(index).get("weight_map", {}) if index.is_file() else {"all": "model.safetensors"}
+    names = sorted(set(parts.values()))
     files = tuple(folder / name for name in names)
     missing = [path.name for path in files if not path.is_file()]
     if missing and any(next(folder.glob(pattern), None) for pattern in _PICKLES):
@@ -215,8 +213,8 @@ def _shape_of_gguf(info: GGUFInfo) -> ModelShape:
 def _rope_limit(text: Json) -> int:
     """Up to how many tokens rotary embeddings are fixed, for the kinds that change with the length; else 0."""
     rope: Json = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kinds = [each for each in (rope, *rope.values()) if isinstance(each, dict)]
-    for kind in cast("list[Json]", kinds):
+    kinds: list[Any] = [rope, *rope.values()]
+    for kind in (cast("Json", each) for each in kinds if isinstance(each, dict)):
         if (kind.get("rope_type") or kind.get("type")) in _DEPENDENT:
             original = kind.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
             return int(original or text.get("max_position_embeddings") or 0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 from collections.abc import Generator
 from typing import Any
 
 import torch
-import transformers
+import transformers as _transformers
 
 from a1agent.backends.batching.runner import Rows
 from a1agent.backends.hf_files import ModelFiles, locate
@@ -21,6 +22,7 @@ from a1agent.errors import ModelLoadError, NotEnoughMemory
 
 __all__ = ["batched", "load_model", "place"]
 
+transformers: Any = _transformers
 _log = logging.getLogger(__name__)
 _ATTENTION_ONLY = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 _TOLERANCE = {torch.float32: 1e-3}
@@ -48,16 +50,14 @@ def load_model(files: ModelFiles, options: TransformersOptions, device: torch.de
     Raises `ModelLoadError`, `NotEnoughMemory`.
     """
     config = _config(files, options)
-    dtype: Any = options.dtype if options.dtype != "auto" else "float32" if device.type == "cpu" else "auto"
-    where: dict[str, Any] = {"device_map": options.device_map or {"": device}} if device.type != "cpu" else {}
-    if options.device_map:
-        where = {"device_map": options.device_map}
+    dtype = options.dtype if options.dtype != "auto" else "float32" if device.type == "cpu" else "auto"
+    where: Any = options.device_map or (None if device.type == "cpu" else {"": device})
     with _explained(files, options), _quietly():
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
             **_source(files),
             **({} if files.gguf else {"config": config}),
-            **where,
             dtype=dtype,
+            device_map=where,
             attn_implementation="eager",
             use_safetensors=True,
             trust_remote_code=options.trust_remote_code,
@@ -78,12 +78,14 @@ def batched(model: Any, name: str, options: TransformersOptions, lanes: int, len
 
     Raises `ModelLoadError` when neither does what the model does alone, or slots were asked for and do not work.
     """
+    model.set_attn_implementation("eager")
     expected = [_plain(model, ids) for _, ids in _CHECKED]
     tolerance = _TOLERANCE.get(expected[0].dtype, _COARSE)
     if options.cache != "lanes":
         try:
-            _check(PackedModel(model, probe(model), 3, 16), expected, tolerance)
-            return PackedModel(model, probe(model), lanes, length)
+            kinds = probe(model)
+            _check(PackedModel(model, kinds, 3, 16), expected, tolerance)
+            return PackedModel(model, kinds, lanes, length)
         except Unpackable as error:
             if options.cache == "slots":
                 raise ModelLoadError(f"{name} cannot run packed: {error}", "leave cache at auto") from error
@@ -147,8 +149,8 @@ def _config(files: ModelFiles, options: TransformersOptions) -> Any:
         reason = str(error).partition("\n")[0]
         raise ModelLoadError(f"transformers does not know the model {files.name}: {reason}", hint) from error
     kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
-    known: Any = transformers.AutoModelForCausalLM._model_mapping  # pyright: ignore[reportPrivateUsage]
-    kind = known.get(type(config), None) if type(config) in known else None
+    known = transformers.AutoModelForCausalLM._model_mapping
+    kind = known.get(type(config), None)
     if getattr(kind, "_is_stateful", False) or not kinds <= _ATTENTION_ONLY:
         what = f"{files.name} is a recurrent or hybrid model, which cannot take a step back here"
         raise ModelLoadError(what, "choose a model with attention only, or use llama-cpp:")
@@ -175,7 +177,9 @@ def _adapted(model: Any, options: TransformersOptions) -> Any:
         return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise ModelLoadError(f"the adapter {options.adapter} does not fit: {reason}", "use one of this model") from error
+        raise ModelLoadError(
+            f"the adapter {options.adapter} does not fit: {reason}", "use one of this model"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -208,7 +212,8 @@ def _quietly() -> Generator[None]:
     library.set_verbosity_error()
     library.disable_progress_bar()
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):  # the bar of GGUF files has no switch
+            yield
     finally:
         library.set_verbosity(level)
         if bars:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-import transformers
+import transformers as _transformers
 from tokenizers import Tokenizer
 
 from a1agent.backends.chat_template import ChatTemplate
@@ -14,6 +14,8 @@ from a1agent.backends.hf_files import ModelFiles
 from a1agent.backends.hf_vocab import HfVocabulary, tokenizer_fingerprint
 from a1agent.backends.transformers_options import TransformersOptions
 from a1agent.errors import ModelLoadError
+
+transformers: Any = _transformers
 
 __all__ = ["Words", "read_tokenizer"]
 
@@ -61,9 +63,7 @@ def _of_gguf(files: ModelFiles, size: int) -> Words:
     ends = [token for token in map(named, ("eos", "eot", "eom")) if token is not None]
     first = named("bos")
     bos = first if metadata.get("tokenizer.ggml.add_bos_token") else None
-    vocabulary = HfVocabulary(
-        build_tokenizer(metadata), files.gguf.tokenizer_fingerprint(), size, ends=ends, bos=bos
-    )
+    vocabulary = HfVocabulary(build_tokenizer(metadata), files.gguf.tokenizer_fingerprint(), size, ends=ends, bos=bos)
     special = {"bos_token": first, "eos_token": named("eos")}
     variables = {name: "" if token is None else tokens[token].decode() for name, token in special.items()}
     template = ChatTemplate(metadata.get("tokenizer.chat_template"), vocabulary.control, variables, files.name)
@@ -91,5 +91,5 @@ def _ends(tokenizer: Any, model: Any) -> set[int]:
     found: set[int] = set()
     for source in (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer):
         ids: Any = getattr(source, "eos_token_id", None)
-        found |= set(ids) if isinstance(ids, list) else {ids} if isinstance(ids, int) else set()
+        found |= set(cast("list[int]", ids)) if isinstance(ids, list) else {ids} if isinstance(ids, int) else set()
     return found

@@ -19,8 +19,11 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "▁"
 # Control tokens that end a turn, whatever a model's files say: the names that model families use.
 _ENDS = frozenset(
-    "<|im_end|> <|endoftext|> <|end_of_text|> <|eot_id|> <|eom_id|> <|end|> <|return|> <|call|> <end_of_turn> "
-    "<end_of_utterance> <EOT> [EOT] [EOS] <|END_OF_TURN_TOKEN|> <｜end▁of▁sentence｜>".split()
+    {
+        *("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>"),
+        *("<|call|>", "<end_of_turn>", "<end_of_utterance>", "<EOT>", "[EOT]", "[EOS]", "<|END_OF_TURN_TOKEN|>"),
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    }
 )
 
 
@@ -107,7 +110,7 @@ def _kinds(decoder: Any) -> Iterable[str]:
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letters that stand for bytes in byte-level vocabularies: printable bytes for themselves, others from U+0100."""
+    """The letters that stand for bytes in byte-level vocabularies: printable bytes as they are, others from U+0100."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}

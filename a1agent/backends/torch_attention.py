@@ -22,6 +22,7 @@ __all__ = ["KEYWORD", "NAME", "Attention", "Layout", "SdpaAttention", "Traits", 
 
 NAME = "a1agent_packed"
 KEYWORD = "a1agent_attention"
+_Places = npt.NDArray[np.int64]
 _SPREAD = 2  # lanes that a batched call may run over for each lane that it is asked about
 
 
@@ -100,7 +101,9 @@ class Layout:
         counts = np.diff(starts, append=len(lanes))
         alone = starts[counts == 1]
         alone = alone[np.argsort(lanes[alone], kind="stable")]
-        runs = [np.arange(start, start + count) for start, count in zip(starts, counts, strict=True) if count > 1]
+        runs: list[_Places] = [
+            np.arange(start, start + count) for start, count in zip(starts, counts, strict=True) if count > 1
+        ]
         order = np.concatenate([alone, *runs]) if runs else alone
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
@@ -137,8 +140,8 @@ class SdpaAttention:
         self._layout = layout
         self._dtype = dtype
         self._device = device
-        self._lanes = torch.from_numpy(layout.lanes).to(device)
-        self._positions = torch.from_numpy(layout.positions).to(device)
+        self._lanes = torch.as_tensor(layout.lanes).to(device)
+        self._positions = torch.as_tensor(layout.positions).to(device)
         self._groups = [self._group(first, last) for first, last in _runs(layout.lanes[: layout.singles])]
         self._masks: dict[tuple[object, int], tuple[int, int, torch.Tensor | None]] = {}
 
@@ -149,7 +152,7 @@ class SdpaAttention:
         keys.transpose(1, 2).index_put_((self._lanes, self._positions), key)
         values.transpose(1, 2).index_put_((self._lanes, self._positions), value)
         tokens, heads, _ = query.shape
-        query = query.unflatten(1, (keys.shape[1], -1))
+        query = query.reshape(tokens, keys.shape[1], heads // keys.shape[1], -1)
         parts = [self._attend_group(group, traits, query, keys, values) for group in self._groups]
         parts += [self._attend_segment(segment, traits, query, keys, values) for segment in self._layout.segments]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(tokens, heads, -1)
@@ -182,11 +185,11 @@ class SdpaAttention:
     def _group(self, first: int, last: int) -> _Group:
         lanes = self._layout.lanes[first:last]
         low, high = int(lanes[0]), int(lanes[-1]) + 1
-        places = None if high - low == last - first else torch.from_numpy(lanes - low).to(self._device)
+        places = None if high - low == last - first else torch.as_tensor(lanes - low).to(self._device)
         own = self._layout.positions[first:last] + 1
         lengths = np.full(high - low, own.min())  # lanes without a row: nobody reads what comes of them
         lengths[lanes - low] = own
-        return _Group(first, last, low, high, places, torch.from_numpy(lengths))
+        return _Group(first, last, low, high, places, torch.as_tensor(lengths))
 
     def _group_mask(self, group: _Group, window: int) -> tuple[int, int, torch.Tensor | None]:
         """The positions that any row sees, and which of them each row does: [lanes, 1, 1, positions]."""

@@ -23,7 +23,7 @@ Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any], torch.Tensor
 
 
 def can_use_varlen(shapes: list[LayerShape], traits: list[Traits]) -> bool:
-    """Whether the flash kernel does all that a model's layers need, and PyTorch has it with lengths apart from places."""
+    """Whether the flash kernel does all that a model's layers need, and PyTorch's takes lengths apart from places."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -31,7 +31,9 @@ def can_use_varlen(shapes: list[LayerShape], traits: list[Traits]) -> bool:
     known = inspect.signature(varlen_attn).parameters
     return (
         {"scale", "window_size", "enable_gqa", "seqused_k"} <= set(known)
-        and all(shape.device.type == "cuda" and torch.cuda.get_device_capability(shape.device) >= (8, 0) for shape in shapes)
+        and all(
+            shape.device.type == "cuda" and torch.cuda.get_device_capability(shape.device) >= (8, 0) for shape in shapes
+        )
         and all(shape.dtype in (torch.float16, torch.bfloat16) for shape in shapes)
         and all(shape.key == shape.value <= _WIDEST_HEAD for shape in shapes)
         and len({shape.device for shape in shapes}) == 1
@@ -71,9 +73,9 @@ class VarlenAttention:
         lengths = layout.positions[begins[1:] - 1] + 1
         places = np.append(runs * cache.length, cache.lanes * cache.length)
         parts = (layout.lanes, layout.positions, begins, places.astype(np.int32), lengths.astype(np.int32))
-        tensors = [torch.from_numpy(part).to(device, non_blocking=True) for part in parts]
+        own, at, begin, place, length = (torch.as_tensor(part).to(device, non_blocking=True) for part in parts)
         longest = (int(np.diff(begins).max()), int(lengths.max()))
-        return cls(cache, *tensors, longest)
+        return cls(cache, own, at, begin, place, length, longest)
 
     def __call__(
         self, layer: int, traits: Traits, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
@@ -122,7 +124,7 @@ class DecodeGraphs:
         if graph is None:
             return None
         logits = graph.replay(layout)
-        return logits.index_select(0, torch.from_numpy(layout.keep).to(self._device))
+        return logits.index_select(0, torch.as_tensor(layout.keep).to(self._device))
 
     def _capture(self, size: int) -> _Graph | None:
         try:
@@ -175,5 +177,5 @@ class _Graph:
     def _fill(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> None:
         self._host[2].fill_(self._spare)
         self._host[:2].zero_()
-        self._host[:, : rows.shape[1]] = torch.from_numpy(rows)
+        self._host[:, : rows.shape[1]] = torch.as_tensor(rows)
         self._input.copy_(self._host, non_blocking=True)

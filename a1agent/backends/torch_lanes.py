@@ -18,14 +18,14 @@ class LaneModel:
     """Every lane runs alone, so a forward of n lanes costs n forwards, and each copies the lane's whole cache."""
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        self._model: Any = model
         self._device = torch.device(model.device)
         self._caches: dict[int, Any] = {}
 
     def forward(self, rows: Rows) -> torch.Tensor:
         """Logits of the wanted rows, in their order [wanted, vocabulary]."""
         layout = Layout.of(rows)
-        wanted = torch.from_numpy(layout.keep)
+        wanted = torch.as_tensor(layout.keep)
         order = wanted.argsort()
         runs = [(i, i + 1) for i in range(layout.singles)] + [(each.first, each.last) for each in layout.segments]
         logits = [self._run(layout, first, last, wanted[order]) for first, last in runs]
@@ -51,7 +51,7 @@ class LaneModel:
         """Logits of the wanted rows among `first:last`, which belong to one lane."""
         cache = self._caches.setdefault(int(layout.lanes[first]), DynamicCache())
         tokens, positions = (
-            torch.from_numpy(part[first:last])[None].to(self._device) for part in (layout.tokens, layout.positions)
+            torch.as_tensor(part[first:last])[None].to(self._device) for part in (layout.tokens, layout.positions)
         )
         keep = wanted[(wanted >= first) & (wanted < last)] - first
         found = self._model(

@@ -15,7 +15,8 @@ from a1agent.backends.torch_slots import LayerShape, SlotCache
 
 __all__ = ["LayerKind", "PackedModel", "Unpackable", "probe"]
 
-AttentionInterface.register(NAME, attend)
+_interface: Any = AttentionInterface
+_interface.register(NAME, attend)
 
 
 class Unpackable(Exception):
@@ -67,7 +68,7 @@ def probe(model: Any) -> list[LayerKind]:
 
 def _check_windows(config: Any, kinds: list[LayerKind]) -> None:
     """Layers that the configuration calls sliding must have told their window."""
-    types = getattr(config, "layer_types", None) or []
+    types: list[str] = getattr(config, "layer_types", None) or []
     unknown = {kind for kind in types if kind not in ("full_attention", "sliding_attention")}
     if unknown:
         raise Unpackable(f"it has layers of the kind {', '.join(sorted(unknown))}")
@@ -111,7 +112,7 @@ class PackedModel:
         if replayed is not None:
             return replayed
         tokens, positions, keep = (
-            torch.from_numpy(part).to(self._device) for part in (layout.tokens, layout.positions, layout.keep)
+            torch.as_tensor(part).to(self._device) for part in (layout.tokens, layout.positions, layout.keep)
         )
         return self._run(tokens, positions, keep, self._attention(layout))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 
@@ -45,11 +46,11 @@ def draw(logits: torch.Tensor, samplers: Sequence[Sampler | None]) -> list[int]:
     best = logits.argmax(-1)
     chances = [each for each in samplers if each is not None]
     if not chances:
-        return best.tolist()
+        return _listed(best)
     rows = torch.tensor([i for i, each in enumerate(samplers) if each is not None], device=logits.device)
     chosen = logits if len(chances) == len(samplers) else logits.index_select(0, rows)
     picked = _draw(chosen.float(), chances)
-    return best.index_copy_(0, rows, picked).tolist()
+    return _listed(best.index_copy_(0, rows, picked))
 
 
 def log_probabilities(logits: torch.Tensor, targets: list[int], ends: torch.Tensor) -> list[float]:
@@ -65,7 +66,11 @@ def log_probabilities(logits: torch.Tensor, targets: list[int], ends: torch.Tens
     at_end = [row for row, target in enumerate(targets) if target == END]
     if at_end:
         result[at_end] = _end_log_probability(logits[at_end].float(), ends)
-    return result.tolist()
+    return _listed(result)
+
+
+def _listed(values: torch.Tensor) -> list[Any]:
+    return cast("list[Any]", values.tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
 def _end_log_probability(logits: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from a1agent.backends.base import ModelInfo
 from a1agent.backends.batching.worker import Engine
-from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.hf_files import ModelFiles, find_files, locate, read_files
 from a1agent.backends.llama_options import physical_cores
 from a1agent.backends.memory import available_memory
@@ -27,12 +26,10 @@ from a1agent.backends.transformers_options import (
     memory_of,
     outputs_of,
 )
-from a1agent.errors import MissingExtra, ModelLoadError, NotEnoughMemory
+from a1agent.errors import MissingExtra, NotEnoughMemory
 
 if TYPE_CHECKING:
     import torch
-
-    from a1agent.backends.hf_vocab import HfVocabulary
 
 __all__ = ["OPTIONS", "TransformersBackend", "estimate_memory", "load"]
 

@@ -81,7 +81,9 @@ def context_of(shape: ModelShape, options: TransformersOptions) -> int:
     """Most tokens of one sequence. Raises `InvalidOption` where the positions of a text depend on its length."""
     trained = shape.context or _DEFAULT_CONTEXT
     if shape.rope_limit and options.n_ctx > shape.rope_limit:
-        what = f"beyond {shape.rope_limit} tokens this model's rotary embedding changes with the longest text of a batch"
+        what = (
+            f"beyond {shape.rope_limit} tokens this model's rotary embedding changes with the longest text of a batch"
+        )
         raise InvalidOption(what, f"use n_ctx={shape.rope_limit} or less")
     return min(options.n_ctx or _DEFAULT_CONTEXT, trained, shape.rope_limit or trained)
 

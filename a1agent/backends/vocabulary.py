@@ -13,7 +13,7 @@ _SENTINELS = ("\x01", "\x02", "\n", "=", "|")
 
 
 class TextVocabulary(ABC):
-    """Text to ids and back. `control`: ids of control tokens by text; `bos`: what begins every prompt, if anything does.
+    """Text to ids and back. `control`: ids of control tokens by text; `bos`: what begins every prompt, if anything.
 
     `fingerprint` is equal for vocabularies that give equal ids for any text.
     """

@@ -1,14 +1,11 @@
 """transformers: the contract on tiny models of several architectures, with slots and with a cache a lane."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
-
-import torch
 
 from a1agent import embedded
 from a1agent.backends import transformers as hf
@@ -52,7 +49,7 @@ class TestByteLevelVocabulary(Contract):
 
 
 class TestSlidingWindow(Contract):
-    """Layers of two kinds, a SentencePiece-like vocabulary with BOS; tiny forwards, so that every call spans several."""
+    """Layers of two kinds, a vocabulary that adds spaces, BOS; tiny forwards, so that every call spans several."""
 
     capabilities = Capabilities(control="</s>", shares=False)
 

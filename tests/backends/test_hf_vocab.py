@@ -1,0 +1,143 @@
+"""Vocabularies of checkpoints: the ids that the library gives, and those that llama.cpp gives to the same GGUF file."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers")
+
+import transformers
+from tokenizers import Tokenizer, decoders, models
+
+from a1agent import embedded
+from a1agent.backends import llama_cpp
+from a1agent.backends.chat_template import ChatTemplate
+from a1agent.backends.gguf_info import read_gguf
+from a1agent.backends.gguf_tokenizer import build_tokenizer
+from a1agent.backends.hf_vocab import HfVocabulary, tokenizer_fingerprint
+from a1agent.errors import ModelLoadError
+from a1agent.types import Message, Question
+from tests.backends import tiny, tiny_hf
+
+PARTS = (
+    *("a", "B", " ", "  ", "\n", "\r\n", "\t", "'s", "'S", "'ſ", "é", "中", "1", "23", "٣", "½", "_", "+", "=", "\0"),
+    *("\u00a0", "\u3000", "\u200b", "\u2028", "\x85", "\x1c", "😀", "e\u0301", "the", " step", ".\n\n", "\ufeff", "ǅ"),
+    *("<|im_end|>", "<|im_start|>", "|>", "ª", "Ⅷ", "don't", " 12 * 7"),
+)
+
+
+def texts(count: int) -> list[str]:
+    rng = random.Random(0)
+    made = ["".join(rng.choices(PARTS, k=rng.randint(1, 12))) for _ in range(count)]
+    ranges = ((32, 127), (0, 0x3000), (0, 0xD800), (0xE000, 0x110000))
+    return made + ["".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(8)) for _ in range(count)]
+
+
+def vocabulary(tokenizer: Tokenizer, words: tiny.Words, **options: Any) -> HfVocabulary:
+    return HfVocabulary(tokenizer, tokenizer_fingerprint(tokenizer), len(words.tokens), **options)
+
+
+@pytest.mark.parametrize("name", ["draft", "target"])
+def test_the_embedded_vocabulary_gives_the_ids_and_pieces_of_llama_cpp(name: str) -> None:
+    path = embedded.path(name)
+    theirs = llama_cpp.load(str(path), n_threads=1).vocabulary
+    header = read_gguf(path)
+    ours = HfVocabulary(build_tokenizer(header.metadata), header.tokenizer_fingerprint(), theirs.size, ends=[2])
+    assert ours.fingerprint == theirs.fingerprint
+    assert ours.end_ids == theirs.end_ids
+    assert ours.control == theirs.control
+    assert [ours.piece(i) for i in range(ours.size)] == [theirs.piece(i) for i in range(ours.size)]
+    for text in texts(3000):
+        assert ours.tokenize(text) == theirs.tokenize(text), repr(text)
+
+
+def test_a_lone_surrogate_is_replaced_as_llama_cpp_s_is() -> None:
+    assert vocabulary(tiny_hf.bpe(), tiny.bpe_words()).tokenize("a\ud800b") == vocabulary(
+        tiny_hf.bpe(), tiny.bpe_words()
+    ).tokenize("a?b")
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe"])
+def test_other_rules_for_cutting_text_give_llama_cpp_s_ids_too(pre: str, tmp_path: Path) -> None:
+    import gguf
+
+    class Writer(gguf.GGUFWriter):
+        def add_tokenizer_pre(self, _: str) -> None:
+            super().add_tokenizer_pre(pre)
+
+    path = tmp_path / "other.gguf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny.gguf, "GGUFWriter", Writer)
+        tiny.write_random(path, tiny.bpe_words())
+    theirs = llama_cpp.load(str(path), n_threads=1).vocabulary
+    header = read_gguf(path)
+    ours = HfVocabulary(build_tokenizer(header.metadata), header.tokenizer_fingerprint(), theirs.size)
+    for text in texts(1000):
+        assert ours.tokenize(text) == theirs.tokenize(text), repr(text)
+
+
+@pytest.mark.parametrize(("key", "value"), [("model", "llama"), ("pre", "viking")])
+def test_vocabularies_of_other_kinds_are_refused_by_name(key: str, value: str) -> None:
+    metadata = {**read_gguf(embedded.path("draft")).metadata, f"tokenizer.ggml.{key}": value}
+    with pytest.raises(ModelLoadError, match=value):
+        build_tokenizer(metadata)
+
+
+@pytest.mark.parametrize(("make", "words"), [(tiny_hf.bpe, tiny.bpe_words), (tiny_hf.sentencepiece, tiny.spm_words)])
+class TestCheckpoints:
+    def test_pieces_spell_the_text(self, make: Any, words: Any) -> None:
+        ours = vocabulary(make(), words())
+        for text in (*texts(200), " two  spaces", "line\n\nbreak"):
+            spelled = b"".join(map(ours.piece, ours.tokenize(text)))
+            assert spelled.decode() == text
+
+    def test_a_step_gets_no_space_and_control_tokens_in_it_are_text(self, make: Any, words: Any) -> None:
+        ours = vocabulary(make(), words())
+        assert ours.piece(ours.tokenize("the parts")[0])[:1] == b"t"
+        for control in ours.control:
+            assert not set(ours.tokenize(f"a {control} b")) & set(ours.control.values())
+
+    def test_prompts_are_those_of_the_library(self, make: Any, words: Any) -> None:
+        made = words()
+        library = transformers.PreTrainedTokenizerFast(tokenizer_object=make(), chat_template=made.template)
+        library.bos_token, library.eos_token = made.tokens[made.bos], made.tokens[made.eos]
+        ours = vocabulary(make(), made)
+        special = {"bos_token": library.bos_token, "eos_token": library.eos_token}
+        template = ChatTemplate(made.template, ours.control, special)
+        talk = [("user", "the sum of 1 and 2"), ("assistant", "the answer is 3"), ("user", " add 4\nto it ")]
+        for count in (1, 3):
+            messages = tuple(Message(role=role, content=content) for role, content in talk[:count])
+            expected = library.apply_chat_template(
+                [message.as_dict() for message in messages], add_generation_prompt=True, return_dict=False
+            )
+            assert ours.tokenize_pieces(template.pieces(Question(messages=messages))) == expected
+
+    def test_the_fingerprint_is_of_what_decides_ids(self, make: Any, words: Any) -> None:
+        one = tokenizer_fingerprint(make())
+        changed = make()
+        changed.add_tokens(["thus"])
+        assert one == tokenizer_fingerprint(make()) != tokenizer_fingerprint(changed)
+
+
+def test_bos_comes_once_where_it_is_wanted() -> None:
+    words = tiny.spm_words()
+    ours = vocabulary(tiny_hf.sentencepiece(), words, bos=words.bos)
+    for source in (words.template, None):
+        pieces = ChatTemplate(source, ours.control, {"bos_token": "<s>", "eos_token": "</s>"}).pieces(
+            Question.of("add")
+        )
+        assert ours.tokenize_pieces(pieces).count(words.bos) == 1
+
+
+def test_a_vocabulary_that_no_rule_spells_is_refused() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    tokenizer.decoder = decoders.WordPiece()
+    with pytest.raises(ModelLoadError, match="WordPiece"):
+        HfVocabulary(tokenizer, "", 2)
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused() -> None:
+    with pytest.raises(ModelLoadError, match="do not belong together"):
+        HfVocabulary(tiny_hf.bpe(), "", 100)
