@@ -56,6 +56,8 @@ SCHEMES = {
             module="a1agent.backends.transformers",
             example="hf:ORG/NAME?dtype=bfloat16",
             summary="a model of transformers in process, on a processor or a GPU",
+            package="transformers",
+            extra="transformers",
         ),
         Scheme(
             name="scripted",

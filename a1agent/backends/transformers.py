@@ -97,7 +97,7 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
         fingerprint=files.fingerprint() + (f"+{options.adapter}" if options.adapter else ""),
         tokenizer_fingerprint=words.vocabulary.fingerprint,
         context_length=context,
-        max_sequences=lanes,
+        at_once=min(lanes, options.at_once or lanes),
         parameters=int(model.num_parameters()),
         scores_as_it_writes=True,
     )

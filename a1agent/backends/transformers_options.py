@@ -22,6 +22,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "n_threads": (int, "threads; 0: one a physical core"),
     "n_batch": (int, "most tokens of one forward; 0: 512, on a GPU 4096"),
     "max_sequences": (int, "most sequences in the cache at once; more wait in line"),
+    "at_once": (int, "chains that run at a time, further questions wait in line; 0: all that fit"),
     "dtype": (str, f"type of weights and cache: auto, {', '.join(DTYPES)}; auto: float32, on a GPU the checkpoint's"),
     "device": (str, "where it runs: auto, cpu, cuda, cuda:1, ..."),
     "device_map": (str, "spread over devices by accelerate: auto, balanced, sequential; empty: one device"),
@@ -42,6 +43,7 @@ _LIMITS = {
     "n_threads": (0, 512),
     "n_batch": (0, 2**16),
     "max_sequences": (1, 256),
+    "at_once": (0, 256),
 }
 _CHOICES = {
     "dtype": ("auto", *DTYPES),
@@ -60,6 +62,7 @@ class TransformersOptions:
     n_threads: int = 0
     n_batch: int = 0
     max_sequences: int = 256
+    at_once: int = 0
     dtype: str = "auto"
     device: str = "auto"
     device_map: str = ""

@@ -1,4 +1,4 @@
-"""GGUF files that other programs keep on this machine. Only lists files, and never one outside of their folders."""
+"""GGUF files and checkpoints that other programs keep on this machine. Only lists files, and never one outside of their folders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class LocalModel:
 
 def find_local_models() -> list[LocalModel]:
     """All that are found, by keeper and name."""
-    found = [*_hub(_hub_cache()), *_ollama(_ollama_models()), *(m for root in _lm_studio() for m in _folder(root))]
+    cache = _hub_cache()
+    found = [*_hub(cache), *_checkpoints(cache), *_ollama(_ollama_models()), *(m for root in _lm_studio() for m in _folder(root))]
     return sorted(found, key=lambda m: (m.keeper, m.name))
 
 
@@ -81,6 +82,29 @@ def _hub(root: Path) -> Iterator[LocalModel]:
             seen.add((repository, name))
             path = f"{repository}:{name}"
             yield LocalModel(name=path, keeper="hub", path=file, size=_size(file), address=f"llama-cpp:{path}")
+
+
+def _checkpoints(root: Path) -> Iterator[LocalModel]:
+    """Language models in safetensors format, the newest snapshot of each repository."""
+    newest: dict[str, Path] = {}
+    for config in sorted(root.glob("models--*/snapshots/*/config.json"), key=lambda file: file.stat().st_mtime):
+        if _inside(config, root) and _writes_text(config):
+            newest["/".join(config.relative_to(root).parts[0].split("--")[1:])] = config.parent
+    for name, folder in newest.items():
+        weights = [file for file in folder.glob("*.safetensors") if _inside(file, root)]
+        if weights:
+            size = sum(file.stat().st_size for file in weights)
+            yield LocalModel(name=name, keeper="hub", path=folder, size=size, address=f"hf:{name}")
+
+
+def _writes_text(config: Path) -> bool:
+    try:
+        if config.stat().st_size > _LARGEST_MANIFEST:
+            return False
+        kinds: list[str] = json.loads(config.read_text(encoding="utf-8"))["architectures"]
+        return any(kind.endswith("ForCausalLM") for kind in kinds)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _folder(root: Path) -> Iterator[LocalModel]:

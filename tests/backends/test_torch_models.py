@@ -1,4 +1,4 @@
-"""Packed forwards and caches a lane give what the model alone gives, whatever its architecture and the order of calls."""
+"""Packed forwards and caches a lane give what the model alone gives, for any architecture and any order of calls."""
 
 import logging
 import sys

@@ -1,19 +1,37 @@
 """transformers: the contract on tiny models of several architectures, with slots and with a cache a lane."""
 
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from a1agent import embedded
+import gguf
+import transformers
+from safetensors.torch import load_file, save_file
+
+from a1agent import A1, embedded
+from a1agent.backends import llama_cpp
 from a1agent.backends import transformers as hf
+from a1agent.backends.base import Sampling
+from a1agent.backends.hf_files import read_files
+from a1agent.backends.registry import parse_address
 from a1agent.backends.transformers import TransformersBackend
+from a1agent.errors import InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, NotEnoughMemory
+from a1agent.prompts import ask_for_box
+from a1agent.types import Question
 from tests.backends import tiny, tiny_hf
-from tests.backends.contract import BackendFactory, Capabilities, Contract
+from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabilities, Contract, loaded, settle
 
 pytestmark = pytest.mark.anyio
+QUESTION = Question.of("the sum of 1 and 2")
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +104,310 @@ class TestEmbeddedDraft(Contract):
     @pytest.fixture
     def backend_factory(self) -> BackendFactory:
         return factory(embedded.path("draft"))
+
+
+# Scores and counts
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def as_f32(source: Path, target: Path) -> Path:
+    """The same GGUF file with every weight in single precision."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            kind, inner = field.types[0], field.types[-1]
+            writer.add_key_value(
+                field.name, field.contents(), kind, inner if kind == gguf.GGUFValueType.ARRAY else None
+            )
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+@pytest.mark.parametrize("name", ["draft", "target"])
+async def test_the_embedded_pair_scores_as_it_does_in_llama_cpp(name: str, tmp_path: Path) -> None:
+    path = as_f32(embedded.path(name), tmp_path / f"{name}.gguf")
+    exact = {"n_threads": 1, "type_k": "f32", "type_v": "f32", "flash_attn": "off"}
+    question = Question.of("What is 47 * 28 + 783?")
+    async with loaded(lambda _: llama_cpp.load(str(path), **exact)) as theirs, loaded(factory(path)) as ours:
+        assert ours.info.tokenizer_fingerprint == theirs.info.tokenizer_fingerprint
+        root = await theirs.open(question)
+        calls = (root.fork().generate(60, Sampling(seed=i, temperature=1.0), FREELY) for i in range(6))
+        steps = [generated.step for generated in await asyncio.gather(*calls)]
+        here = await ours.open(question)
+        assert here.length == root.length
+        for step in steps:
+            one, two = await root.fork().score(step, end=True), await here.fork().score(step, end=True)
+            assert one.ids == two.ids
+            assert abs(mean(one.logprobs) - mean(two.logprobs)) < 1e-3
+            assert one.end == pytest.approx(two.end, abs=0.01)
+
+
+async def test_chains_share_forwards_and_decode_nothing_twice(checkpoints: Path) -> None:
+    async with loaded(factory(checkpoints / "llama")) as backend:
+        root = await backend.open(QUESTION)
+        before = backend.counters
+        assert (before.decoded_tokens, before.forwards) == (root.length - 1, 1)
+        forks = [root.fork() for _ in range(16)]
+        generated = await asyncio.gather(*(fork.generate(12, GREEDY, FREELY) for fork in forks))
+        written = backend.counters
+        assert written.forwards - before.forwards == 12
+        assert written.decoded_tokens - before.decoded_tokens == 16 * 12
+        ends = [fork.mark() for fork in forks]
+        await asyncio.gather(*(fork.score(g.step) for fork, g in zip(forks, generated, strict=True)))
+        scored = backend.counters
+        assert scored.forwards - written.forwards == 1
+        for fork, end in zip(forks, ends, strict=True):
+            fork.rewind(end)
+        await asyncio.gather(*(fork.generate(1, GREEDY, FREELY) for fork in forks))
+        assert backend.counters.decoded_tokens - scored.decoded_tokens == 16
+        assert backend.counters.forwards - scored.forwards == 1
+
+
+async def test_cells_in_use_are_what_the_chains_hold(checkpoints: Path) -> None:
+    async with loaded(factory(checkpoints / "llama")) as backend:
+        root = await backend.open(QUESTION)
+        forks = [root.fork() for _ in range(3)]
+        await asyncio.gather(*(fork.generate(10 + i, GREEDY, FREELY) for i, fork in enumerate(forks)))
+        await settle(backend)
+        assert backend.counters.cells_used == sum(each.length - 1 for each in (root, *forks))
+
+
+async def test_more_chains_than_cells_or_lanes_wait_and_are_right(checkpoints: Path) -> None:
+    path = checkpoints / "mistral"
+    async with loaded(factory(path)) as roomy:
+        root = await roomy.open(QUESTION)
+        expected = [(await root.fork().generate(40, Sampling(seed=i), FREELY)).step.ids for i in range(9)]
+    async with loaded(factory(path, n_ctx=128, kv_tokens=300, max_sequences=6)) as tight:
+        root = await tight.open(QUESTION)
+        calls = (root.fork().generate(40, Sampling(seed=i), FREELY) for i in range(9))
+        generated = await asyncio.gather(*calls)
+        assert [g.step.ids for g in generated] == expected
+        assert tight.counters.cells_used <= 300
+
+
+async def test_half_precision_scores_nearly_alike(checkpoints: Path) -> None:
+    async with (
+        loaded(factory(checkpoints / "qwen3")) as whole,
+        loaded(factory(checkpoints / "qwen3", dtype="bfloat16")) as half,
+    ):
+        scores = [await (await backend.open(QUESTION)).score(STEP) for backend in (whole, half)]
+        assert mean(scores[0].logprobs) == pytest.approx(mean(scores[1].logprobs), abs=0.1)
+
+
+# The pair
+
+
+@pytest.mark.parametrize(
+    ("draft", "target"), [("hf", "hf"), ("hf", "llama-cpp"), ("llama-cpp", "hf")], ids=lambda scheme: scheme
+)
+async def test_the_pair_answers_in_any_mix_of_backends(draft: str, target: str) -> None:
+    addresses = [f"{s}:{embedded.path(n)}?n_threads=1" for s, n in ((draft, "draft"), (target, "target"))]
+    options: dict[str, Any] = {"calibration": None, "seed": 4, "chains": 4, "min_step_tokens": 0}
+    async with A1(*addresses, rejection_rate=0.3, **options) as a1:
+        result = await a1.asolve(ask_for_box(Question.of("What is 47 * 28 + 783?")))
+    assert result.answer == "2099"
+    assert result.stats.verifications > 0
+    assert result.usage.target.scored_tokens > 0
+
+
+# Loading
+
+
+def copy_of(source: Path, folder: Path) -> Path:
+    shutil.copytree(source, folder)
+    return folder
+
+
+def test_wrong_options_name_the_nearest_or_say_what_is_possible(checkpoints: Path) -> None:
+    path = str(checkpoints / "llama")
+    with pytest.raises(InvalidOption, match="'n_ctx'"):
+        hf.load(path, n_ctxt=5)
+    for wrong in ({"n_ctx": -1}, {"n_batch": "many"}, {"dtype": "int3"}, {"cache": "heap"}, {"trust_remote_code": 1}):
+        with pytest.raises(InvalidOption):
+            hf.load(path, **wrong)
+
+
+def test_addresses_carry_options(checkpoints: Path) -> None:
+    address = parse_address(f"hf:{checkpoints / 'llama'}?n_ctx=128&trust_remote_code=false&dtype=float32")
+    assert dict(address.options) == {"n_ctx": 128, "trust_remote_code": False, "dtype": "float32"}
+    with pytest.raises(InvalidOption):
+        parse_address("hf:x?revison=main")
+
+
+def test_a_device_that_is_not_there_is_named(checkpoints: Path) -> None:
+    for device in ("cuda:97", "toaster"):
+        with pytest.raises(ModelLoadError, match=device):
+            hf.load(str(checkpoints / "llama"), device=device)
+
+
+def test_folders_without_a_model_are_not_found(tmp_path: Path, checkpoints: Path) -> None:
+    with pytest.raises(ModelNotFound, match="nowhere"):
+        hf.load(str(tmp_path / "nowhere"))
+    with pytest.raises(ModelNotFound, match=r"config\.json"):
+        hf.load(str(tmp_path))
+    folder = copy_of(checkpoints / "llama", tmp_path / "empty")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFound, match=r"model\.safetensors"):
+        hf.load(str(folder))
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -10])
+def test_weights_that_are_cut_short_do_not_load(checkpoints: Path, tmp_path: Path, keep: int) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(ModelLoadError, match=r"model\.safetensors"):
+        hf.load(str(folder))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
+def test_damaged_files_are_named(checkpoints: Path, tmp_path: Path, file: str) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "damaged")
+    (folder / file).write_text('{"model_type": ', encoding="utf-8")
+    with pytest.raises(ModelLoadError, match=file.partition(".")[0]):
+        hf.load(str(folder))
+
+
+def test_a_missing_part_is_named(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "parts")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    places = {
+        "lm_head.weight": "model-00001-of-00002.safetensors",
+        "model.norm.weight": "model-00002-of-00002.safetensors",
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(ModelNotFound, match="model-00002-of-00002"):
+        hf.load(str(folder))
+
+
+def test_a_missing_weight_is_an_error_and_not_drawn_at_random(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "lacking")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelLoadError, match="up_proj"):
+        hf.load(str(folder))
+
+
+def test_pickled_weights_are_refused(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError, match="pickle"):
+        hf.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_type": "warp"}, "does not know"),
+        ({"model_type": "warp", "auto_map": {"AutoConfig": "warp.Config"}}, "trust_remote_code=true"),
+        ({"model_type": "mamba"}, "recurrent or hybrid"),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "recurrent or hybrid"),
+        ({"model_type": "t5"}, "not a decoder-only"),
+    ],
+)
+def test_models_of_other_kinds_are_refused_by_name(
+    checkpoints: Path, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(ModelLoadError, match=reason):
+        hf.load(str(folder))
+
+
+def test_positions_that_depend_on_the_longest_text_bound_the_context(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "dynamic")
+    config = json.loads((folder / "config.json").read_text())
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 200}
+    (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
+    with pytest.raises(InvalidOption, match="n_ctx=200"):
+        hf.load(str(folder), n_ctx=400)
+    backend = hf.load(str(folder), n_threads=1)
+    assert backend.info.context_length == 200
+    asyncio.run(backend.aclose())
+
+
+def test_the_memory_of_a_model_is_told_before_loading(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(checkpoints / "llama")
+    small, large = (hf.estimate_memory(path, kv_tokens=n) for n in (1024, 65536))
+    cell = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, bytes of float32
+    assert large - small == (65536 - 1024) * cell
+    assert small >= (checkpoints / "llama" / "model.safetensors").stat().st_size
+    assert hf.estimate_memory(path, kv_tokens=1024, dtype="bfloat16") < small
+    monkeypatch.setattr(hf, "available_memory", lambda: small - 1)
+    with pytest.raises(NotEnoughMemory, match="GiB"):
+        hf.load(path, kv_tokens=1024)
+
+
+def test_a_hub_name_is_looked_up_by_the_hub_client(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        asked.append({"name": name, **options})
+        if name != "some/model":
+            raise OSError("we couldn't connect to the hub")
+        return str(checkpoints / "llama")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert hf.estimate_memory("some/model") == hf.estimate_memory(str(checkpoints / "llama"))
+    assert asked[0]["local_files_only"]
+    assert hf.estimate_memory("some/other") == 0
+    with pytest.raises(ModelNotFound, match="without a network"):
+        hf.load("some/other", revision="v2")
+    assert asked[-1]["revision"] == "v2"
+    assert not any(pattern.endswith((".py", ".bin")) for pattern in asked[-1]["allow_patterns"])
+
+
+def test_without_torch_the_extra_is_named(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtra, match=r"a1agent\[transformers\]"):
+        hf.load(str(checkpoints / "llama"))
+
+
+def test_fingerprints_tell_weights_apart(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "same")
+    one, same = read_files(checkpoints / "llama").fingerprint(), read_files(folder).fingerprint()
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert one == same != read_files(folder).fingerprint()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of names that the two libraries no longer agree on
+async def test_an_adapter_changes_the_model_and_its_fingerprint(checkpoints: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    path = checkpoints / "llama"
+    model = transformers.AutoModelForCausalLM.from_pretrained(path)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    async with loaded(factory(path)) as plain, loaded(factory(path, adapter=str(tmp_path / "adapter"))) as changed:
+        scores = [await (await backend.open(QUESTION)).score(STEP) for backend in (plain, changed)]
+        assert plain.info.fingerprint != changed.info.fingerprint
+        assert abs(mean(scores[0].logprobs) - mean(scores[1].logprobs)) > 1e-3
+    with pytest.raises(ModelLoadError, match="adapter_model"):
+        hf.load(str(path), adapter=str(path))
+
+
+async def test_a_tool_template_serves_questions_with_tools(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "tools")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    tools = "{% for tool in tools %}{{ tool | tojson }}{% endfor %}" + tiny.CHATML
+    settings["chat_template"] = [{"name": "default", "template": tiny.CHATML}, {"name": "tool_use", "template": tools}]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    async with loaded(factory(folder)) as backend:
+        plain = backend.encode(QUESTION)
+        asked = backend.encode(Question(messages=QUESTION.messages, tools=(tool,)))
+        assert asked[-len(plain) :] == plain
+        assert b'"name": "add"' in b"".join(map(backend.vocabulary.piece, asked))

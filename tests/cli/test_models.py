@@ -45,6 +45,18 @@ def test_files_of_the_hub_cache_are_addressed_by_repository(folders: Path) -> No
     ]
 
 
+def test_checkpoints_of_the_hub_cache_are_listed_once_and_only_those_that_write_text(folders: Path) -> None:
+    root = folders / ".cache/huggingface/hub"
+    for name, kind in (("org--chat", "LlamaForCausalLM"), ("org--sees", "ViTForImageClassification")):
+        for revision in ("aaa", "bbb"):
+            snapshot = root / f"models--{name}/snapshots/{revision}"
+            write(snapshot / "model-00001-of-00002.safetensors", 4)
+            write(snapshot / "model-00002-of-00002.safetensors", 2)
+            (snapshot / "config.json").write_text(json.dumps({"architectures": [kind]}))
+    (write(root / "models--org--odd/snapshots/1/x.safetensors").parent / "config.json").write_text("[1")
+    assert found() == [("hub", "hf:org/chat", 6)]
+
+
 def test_the_hub_cache_moves_with_its_variables(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folders / "home/hub/models--o--a/snapshots/1/a.gguf")
     write(folders / "cache/models--o--b/snapshots/1/b.gguf")
