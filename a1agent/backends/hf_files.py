@@ -57,7 +57,7 @@ class ModelFiles:
         """What to call the model."""
         if self.gguf is not None:
             return str(self.gguf.metadata.get("general.name") or self.path.stem)
-        return str(self.config.get("_name_or_path") or "") or _repository(self.path) or self.path.name
+        return _repository(self.path) or self.path.name
 
     def fingerprint(self) -> str:
         """Digest of the configuration, and of sizes and samples of the weights: fast at any size."""

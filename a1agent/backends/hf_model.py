@@ -84,7 +84,7 @@ def batched(model: Any, name: str, options: TransformersOptions, lanes: int, len
     if options.cache != "lanes":
         try:
             kinds = probe(model)
-            _check(PackedModel(model, kinds, 3, 16), expected, tolerance)
+            _try(PackedModel(model, kinds, 3, 16), expected, tolerance)
             return PackedModel(model, kinds, lanes, length)
         except Unpackable as error:
             if options.cache == "slots":
@@ -95,6 +95,16 @@ def batched(model: Any, name: str, options: TransformersOptions, lanes: int, len
                 error,
             )
     return _in_lanes(model, name, expected, tolerance)
+
+
+def _try(candidate: PackedModel, expected: list[torch.Tensor], tolerance: float) -> None:
+    """As `_check`, whatever goes wrong is a reason not to. Raises `Unpackable`."""
+    try:
+        _check(candidate, expected, tolerance)
+    except (Unpackable, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise Unpackable(f"a packed forward fails: {error!r}") from error
 
 
 def _in_lanes(model: Any, name: str, expected: list[torch.Tensor], tolerance: float) -> LaneModel:

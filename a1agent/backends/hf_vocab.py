@@ -33,7 +33,8 @@ class HfVocabulary(TextVocabulary):
     def __init__(
         self, tokenizer: Tokenizer, fingerprint: str, size: int, *, ends: Iterable[int] = (), bos: int | None = None
     ) -> None:
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        stored = tokenizer.to_str()
+        self._tokenizer = Tokenizer.from_str(stored)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # of texts, that is: they stay text
@@ -43,7 +44,7 @@ class HfVocabulary(TextVocabulary):
         self.control = {each.content: token for token, each in self._added.items() if each.special}
         self.end_ids = frozenset(ends) | {self.control[text] for text in _ENDS & self.control.keys()}
         self._bos = bos
-        self._letters = _letters(json.loads(self._tokenizer.to_str()))
+        self._letters = _letters(json.loads(stored))
         if self._tokenizer.get_vocab_size() > size:
             what = f"the tokenizer has {self._tokenizer.get_vocab_size()} ids, the model knows {size}"
             raise ModelLoadError(what, "the files do not belong together")
@@ -74,11 +75,9 @@ class HfVocabulary(TextVocabulary):
 
     def _is_spaced(self, tokenizer: Tokenizer) -> bool:
         """Whether the tokenizer puts a space before a text that follows a control token."""
-        parsing = Tokenizer.from_str(tokenizer.to_str())
-        parsing.encode_special_tokens = False
         for text, token in self.control.items():
             if not any(self._strips(token)):
-                ids = parsing.encode(f"{text}a", add_special_tokens=False).ids
+                ids = tokenizer.encode(f"{text}a", add_special_tokens=False).ids
                 return ids == [token, *self._encode("a")]
         return True
 

@@ -135,46 +135,53 @@ class _Group:
 class SdpaAttention:
     """Attention on views of the slots, never a copy: lone tokens in batches, every segment in a call of its own."""
 
-    def __init__(self, cache: SlotCache, layout: Layout, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, cache: SlotCache, layout: Layout, dtype: torch.dtype) -> None:
         self._cache = cache
         self._layout = layout
         self._dtype = dtype
-        self._device = device
-        self._lanes = torch.as_tensor(layout.lanes).to(device)
-        self._positions = torch.as_tensor(layout.positions).to(device)
+        self._places: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
         self._groups = [self._group(first, last) for first, last in _runs(layout.lanes[: layout.singles])]
-        self._masks: dict[tuple[object, int], tuple[int, int, torch.Tensor | None]] = {}
+        self._masks: dict[tuple[object, int, torch.device], tuple[int, int, torch.Tensor | None]] = {}
 
     def __call__(
         self, layer: int, traits: Traits, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        keys.transpose(1, 2).index_put_((self._lanes, self._positions), key)
-        values.transpose(1, 2).index_put_((self._lanes, self._positions), value)
+        places = self._places_on(key.device)
+        keys.transpose(1, 2).index_put_(places, key)
+        values.transpose(1, 2).index_put_(places, value)
         tokens, heads, _ = query.shape
         query = query.reshape(tokens, keys.shape[1], heads // keys.shape[1], -1)
         parts = [self._attend_group(group, traits, query, keys, values) for group in self._groups]
         parts += [self._attend_segment(segment, traits, query, keys, values) for segment in self._layout.segments]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(tokens, heads, -1)
 
+    def _places_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lane and position of each token, on the device of a layer."""
+        if device not in self._places:
+            lanes, positions = (torch.as_tensor(part) for part in (self._layout.lanes, self._layout.positions))
+            self._places[device] = (lanes.to(device), positions.to(device))
+        return self._places[device]
+
     def _attend_group(
         self, group: _Group, traits: Traits, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
         """Lone tokens: [rows, key heads, group, width], the heads of a group as if they were tokens."""
-        start, stop, mask = self._group_mask(group, traits.window)
+        start, stop, mask = self._group_mask(group, traits.window, query.device)
         asked = query[group.first : group.last]
-        if group.places is not None:
-            asked = query.new_zeros(group.high - group.low, *query.shape[1:]).index_copy_(0, group.places, asked)
+        places = None if group.places is None else group.places.to(query.device)
+        if places is not None:
+            asked = query.new_zeros(group.high - group.low, *query.shape[1:]).index_copy_(0, places, asked)
         ours = (slice(group.low, group.high), slice(None), slice(start, stop))
         sinks = None if traits.sinks is None else traits.sinks.view(1, *asked.shape[1:3], 1)
         found = _weigh(asked, keys[ours], values[ours], mask, traits, sinks)
-        return found if group.places is None else found.index_select(0, group.places)
+        return found if places is None else found.index_select(0, places)
 
     def _attend_segment(
         self, segment: Segment, traits: Traits, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
         """Tokens of one lane: key heads take the place of the batch, so that no key is repeated for its group."""
-        start, stop, mask = self._segment_mask(segment, traits.window)
+        start, stop, mask = self._segment_mask(segment, traits.window, query.device)
         asked = query[segment.first : segment.last].permute(1, 2, 0, 3)
         ours = (segment.lane, slice(None), None, slice(start, stop))
         group = asked.shape[1]
@@ -185,15 +192,15 @@ class SdpaAttention:
     def _group(self, first: int, last: int) -> _Group:
         lanes = self._layout.lanes[first:last]
         low, high = int(lanes[0]), int(lanes[-1]) + 1
-        places = None if high - low == last - first else torch.as_tensor(lanes - low).to(self._device)
+        places = None if high - low == last - first else torch.as_tensor(lanes - low)
         own = self._layout.positions[first:last] + 1
         lengths = np.full(high - low, own.min())  # lanes without a row: nobody reads what comes of them
         lengths[lanes - low] = own
         return _Group(first, last, low, high, places, torch.as_tensor(lengths))
 
-    def _group_mask(self, group: _Group, window: int) -> tuple[int, int, torch.Tensor | None]:
+    def _group_mask(self, group: _Group, window: int, device: torch.device) -> tuple[int, int, torch.Tensor | None]:
         """The positions that any row sees, and which of them each row does: [lanes, 1, 1, positions]."""
-        key = (group.first, window)
+        key = (group.first, window, device)
         if key not in self._masks:
             lengths = group.lengths
             stop = int(lengths.max())
@@ -202,12 +209,14 @@ class SdpaAttention:
             seen = at < lengths[:, None]
             if window:
                 seen &= at >= lengths[:, None] - window
-            self._masks[key] = (start, stop, self._mask(seen)[:, None, None])
+            self._masks[key] = (start, stop, self._mask(seen, device)[:, None, None])
         return self._masks[key]
 
-    def _segment_mask(self, segment: Segment, window: int) -> tuple[int, int, torch.Tensor | None]:
+    def _segment_mask(
+        self, segment: Segment, window: int, device: torch.device
+    ) -> tuple[int, int, torch.Tensor | None]:
         """The positions that any token sees, and which of them each does: [tokens, positions]; None: plain causal."""
-        key = (segment, window)
+        key = (segment, window, device)
         if key not in self._masks:
             start = max(0, segment.start + 1 - window) if window else 0
             if segment.start == 0 and (not window or segment.stop <= window):
@@ -218,13 +227,13 @@ class SdpaAttention:
                 seen = at <= own
                 if window:
                     seen &= at > own - window
-                self._masks[key] = (start, segment.stop, self._mask(seen))
+                self._masks[key] = (start, segment.stop, self._mask(seen, device))
         return self._masks[key]
 
-    def _mask(self, seen: torch.Tensor) -> torch.Tensor:
+    def _mask(self, seen: torch.Tensor, device: torch.device) -> torch.Tensor:
         """Zero where a token is seen, else minus infinity: converted once, not in every layer."""
         mask = torch.zeros(seen.shape, dtype=self._dtype).masked_fill_(~seen, -torch.inf)
-        return mask.to(self._device)
+        return mask.to(device)
 
 
 def _runs(lanes: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -134,7 +134,7 @@ class PackedModel:
     def _attention(self, layout: Layout) -> Attention:
         if self._flash:
             return VarlenAttention.of(self._cache, layout, self._device)
-        return SdpaAttention(self._cache, layout, self._dtype, self._device)
+        return SdpaAttention(self._cache, layout, self._dtype)
 
     def _run(
         self, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor, attention: Attention

@@ -33,7 +33,12 @@ class LocalModel:
 def find_local_models() -> list[LocalModel]:
     """All that are found, by keeper and name."""
     cache = _hub_cache()
-    found = [*_hub(cache), *_checkpoints(cache), *_ollama(_ollama_models()), *(m for root in _lm_studio() for m in _folder(root))]
+    found = [
+        *_hub(cache),
+        *_checkpoints(cache),
+        *_ollama(_ollama_models()),
+        *(m for root in _lm_studio() for m in _folder(root)),
+    ]
     return sorted(found, key=lambda m: (m.keeper, m.name))
 
 

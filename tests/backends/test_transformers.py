@@ -394,8 +394,18 @@ async def test_an_adapter_changes_the_model_and_its_fingerprint(checkpoints: Pat
         scores = [await (await backend.open(QUESTION)).score(STEP) for backend in (plain, changed)]
         assert plain.info.fingerprint != changed.info.fingerprint
         assert abs(mean(scores[0].logprobs) - mean(scores[1].logprobs)) > 1e-3
+
+
+def test_a_folder_without_an_adapter_is_refused(checkpoints: Path) -> None:
+    pytest.importorskip("peft")
     with pytest.raises(ModelLoadError, match="adapter_model"):
-        hf.load(str(path), adapter=str(path))
+        hf.load(str(checkpoints / "llama"), adapter=str(checkpoints / "llama"))
+
+
+def test_without_peft_an_adapter_says_what_to_install(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModelLoadError, match="pip install peft"):
+        hf.load(str(checkpoints / "llama"), adapter="some/adapter")
 
 
 async def test_a_tool_template_serves_questions_with_tools(checkpoints: Path, tmp_path: Path) -> None:

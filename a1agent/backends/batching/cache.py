@@ -74,6 +74,11 @@ class Cache:
         """Cells that hold a token, those kept for later prompts included."""
         return len(self._shares) - len(self._free_cells)
 
+    @property
+    def obtainable(self) -> int:
+        """Cells that hold nothing or what closed sequences left, where lanes hold copies."""
+        return self.free + sum(len(lane) for lane in self._lanes if not lane.live)
+
     def touch(self, lane: Lane) -> None:
         """Marks a lane as used now."""
         self._clock += 1

@@ -145,6 +145,8 @@ class Scheduler:
         holder = task.holder
         if self._coming(task):
             return None
+        if self._runner.copies and plan.shares and self._cache.obtainable < len(plan.rows) + task.goal:
+            return None  # no use in a copy that would not fit beside those that run
         lane = self._cache.attach(task.ids, task.wanted, holder.prompt)
         if lane is None:
             return None

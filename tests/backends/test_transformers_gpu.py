@@ -1,0 +1,110 @@
+"""transformers on a GPU: the contract in half precision, flash attention over the slots, decode steps from graphs."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+
+from a1agent.backends import transformers as hf
+from a1agent.backends.base import Sampling
+from a1agent.backends.torch_cuda import can_use_varlen
+from a1agent.backends.torch_packed import PackedModel, probe
+from a1agent.backends.transformers import TransformersBackend
+from a1agent.types import Question
+from tests.backends import tiny, tiny_hf
+from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabilities, Contract, loaded
+from tests.backends.test_torch_models import Compared, model_of
+
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA device", allow_module_level=True)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.gpu]
+QUESTION = Question.of("the sum of 1 and 2")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    return tiny_hf.write(folder, "qwen3", tiny_hf.bpe(), tiny.bpe_words())
+
+
+def load(path: Path, context: int | None = None, **options: Any) -> TransformersBackend:
+    chosen = {"device": "cuda", "dtype": "bfloat16", "n_ctx": context or 1024, "kv_tokens": 65536, **options}
+    return hf.load(str(path), **chosen)
+
+
+class TestGpu(Contract):
+    """Half precision: what else is in a batch moves a score a little."""
+
+    capabilities = Capabilities(control="<|im_end|>", shares=False, tolerance=0.1)
+
+    @pytest.fixture
+    def backend_factory(self, checkpoint: Path) -> BackendFactory:
+        return lambda context: load(checkpoint, context)
+
+
+class TestGpuInSinglePrecision(Contract):
+    """No flash kernel there: scaled dot products with masks."""
+
+    capabilities = Capabilities(control="<|im_end|>", shares=False)
+
+    @pytest.fixture
+    def backend_factory(self, checkpoint: Path) -> BackendFactory:
+        return lambda context: load(checkpoint, context, dtype="float32")
+
+
+def test_packed_forwards_in_single_precision_give_what_the_model_alone_gives() -> None:
+    with torch.device("cuda"):
+        texts = Compared(model_of("llama").to("cuda"), lambda model: PackedModel(model, probe(model), 8, 64))
+        texts.run((1, 0, 12, False))
+        texts.run((0, 0, 10, True), (1, 12, 13, True))
+        texts.fork(1, 7, 10)
+        texts.run((7, 10, 14, True), (0, 10, 11, True), (1, 13, 14, True))
+
+
+async def test_graphs_and_plain_forwards_give_the_same_scores(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with loaded(lambda context: load(checkpoint, context)) as backend:
+        model: Any = backend.engine._runner._model
+        root = await backend.open(QUESTION)
+        forks = [root.fork() for _ in range(5)]
+        replayed = await asyncio.gather(*(fork.generate(24, GREEDY, FREELY) for fork in forks))
+        assert model._graphs._graphs
+        model._graphs._usable = False
+        plain = await asyncio.gather(*(root.fork().generate(24, GREEDY, FREELY) for _ in range(5)))
+        for one, two in zip(replayed, plain, strict=True):
+            assert one.logprobs[0] == pytest.approx(two.logprobs[0], abs=0.05)
+
+
+async def test_the_gpu_scores_as_the_processor_does(checkpoint: Path) -> None:
+    async with (
+        loaded(lambda context: load(checkpoint, context)) as fast,
+        loaded(lambda context: load(checkpoint, context, device="cpu", dtype="float32")) as exact,
+    ):
+        scores = [await (await backend.open(QUESTION)).score(STEP) for backend in (fast, exact)]
+        assert sum(scores[0].logprobs) == pytest.approx(sum(scores[1].logprobs), abs=0.1 * len(scores[1].logprobs))
+
+
+async def test_sampling_on_the_gpu_repeats_itself(checkpoint: Path) -> None:
+    async with loaded(lambda context: load(checkpoint, context)) as backend:
+        root = await backend.open(QUESTION)
+        sampling = Sampling(seed=3, top_k=20, top_p=0.9, min_p=0.01)
+        first, again = [(await root.fork().generate(12, sampling, FREELY)).step for _ in range(2)]
+        assert first == again
+
+
+def test_the_flash_kernel_is_used_where_it_can_be() -> None:
+    model = model_of("llama").to("cuda", torch.bfloat16)
+    with torch.inference_mode():
+        kinds = probe(model)
+        shapes, traits = [kind.shape for kind in kinds], [kind.traits for kind in kinds]
+        usable = can_use_varlen(shapes, traits)
+        packed = PackedModel(model, kinds, 4, 64)
+        assert (packed._graphs is not None) == usable
