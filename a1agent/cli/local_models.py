@@ -1,4 +1,4 @@
-"""GGUF files and checkpoints that other programs keep on this machine. Only lists files, and never one outside of their folders."""
+"""GGUF files and checkpoints that other programs keep here. Only lists files, never one outside of their folders."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
     generation     16 chains of one length, against a bare loop over the model with a StaticCache of the same batch
     ragged         16 chains of unlike lengths, against `generate()` on padded rows
     scoring        16 steps of 64 tokens on prefixes of one length, against a padded DynamicCache
-    ragged scoring 16 steps of 8 to 128 tokens on prefixes of 64 to 1900, against the same
+    ragged scoring 16 steps of 8 to 128 tokens on prefixes of 64 to 1000, against the same
 
 Random weights: about 10 million parameters on a processor; with --gpu 1.5 and 14 billion in bfloat16, and two figures
 more: decoding as a share of what the memory's bandwidth allows (bytes of weights and KV cache a step), scoring as a
@@ -134,7 +134,9 @@ class Bench:
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         load: Any = transformers.AutoModelForCausalLM.from_pretrained
         self.bare = load(folder, dtype=dtype, attn_implementation="sdpa").to(device).eval()
-        options: dict[str, Any] = {"n_ctx": 2048, "n_threads": threads, "device": device}
+        self.opened: dict[tuple[int, ...], list[Sequence]] = {}
+        self.caches: dict[tuple[int, ...], Any] = {}
+        options: dict[str, Any] = {"n_ctx": 2048, "kv_tokens": 65536, "n_threads": threads, "device": device}
         self.backend: TransformersBackend = hf.load(str(folder), **options)
 
     def ids(self, seed: int, count: int) -> list[int]:
@@ -147,11 +149,17 @@ class Bench:
     # Ours
 
     async def chains(self, lengths: list[int]) -> list[Sequence]:
-        return list(await asyncio.gather(*(self.backend.open_ids(self.ids(i, n)) for i, n in enumerate(lengths))))
+        """Chains on prompts of these lengths, opened once."""
+        key = tuple(lengths)
+        if key not in self.opened:
+            calls = (self.backend.open_ids(self.ids(i, n)) for i, n in enumerate(lengths))
+            self.opened[key] = list(await asyncio.gather(*calls))
+        return self.opened[key]
 
     async def generate(self, lengths: list[int], written: list[int]) -> float:
         """Tokens a second, prompts not counted."""
         chains = await self.chains(lengths)
+        marks = [chain.mark() for chain in chains]
         began = Clock.now()
         calls = (
             chain.generate(n, Sampling(temperature=TEMPERATURE, seed=i), FREELY)
@@ -159,19 +167,20 @@ class Bench:
         )
         generated = await asyncio.gather(*calls)
         took = Clock.now() - began
-        for chain in chains:
-            await chain.close()
+        for chain, mark in zip(chains, marks, strict=True):
+            chain.rewind(mark)
         return sum(len(each.logprobs) + each.trimmed_tokens for each in generated) / took
 
     async def score(self, lengths: list[int], counts: list[int]) -> float:
         """Tokens a second of steps, prefixes not counted."""
         chains = await self.chains(lengths)
+        marks = [chain.mark() for chain in chains]
         steps = [self.step(100 + i, count) for i, count in enumerate(counts)]
         began = Clock.now()
         await asyncio.gather(*(chain.score(step) for chain, step in zip(chains, steps, strict=True)))
         took = Clock.now() - began
-        for chain in chains:
-            await chain.close()
+        for chain, mark in zip(chains, marks, strict=True):
+            chain.rewind(mark)
         return sum(counts) / took
 
     # The library's
@@ -225,17 +234,28 @@ class Bench:
         padded = [self.ids(100 + i, count) + [0] * (longest - count) for i, count in enumerate(counts)]
         steps = torch.tensor(padded, device=self.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = transformers.DynamicCache(config=self.bare.config)
         before = width - 1
-        common = {"past_key_values": cache, "use_cache": True}
-        self.bare(ids[:, :-1], attention_mask=mask[:, :before], position_ids=positions[:, :before], **common)
+        if tuple(lengths) not in self.caches:
+            cache = self.caches[tuple(lengths)] = transformers.DynamicCache(config=self.bare.config)
+            seen, at = mask[:, :before], positions[:, :before]
+            self.bare(
+                ids[:, :-1],
+                attention_mask=seen,
+                position_ids=at,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        common: dict[str, Any] = {"past_key_values": self.caches[tuple(lengths)], "use_cache": True}
         self.wait()
         began = Clock.now()
         read = torch.cat([ids[:, -1:], steps[:, :-1]], 1)
         at = positions[:, before : before + longest]
         logits = self.bare(read, attention_mask=mask[:, : before + longest], position_ids=at, **common).logits
         logits.float().log_softmax(-1).gather(2, steps[..., None]).tolist()
-        return sum(counts) / (Clock.now() - began)
+        took = Clock.now() - began
+        self.caches[tuple(lengths)].crop(-longest)
+        return sum(counts) / took
 
 
 def ragged(seed: int, low: int, high: int) -> list[int]:
@@ -243,35 +263,34 @@ def ragged(seed: int, low: int, high: int) -> list[int]:
     return [rng.randrange(low, high) for _ in range(CHAINS)]
 
 
-def race(rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> dict[str, float]:
+def race(name: str, rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> dict[str, float]:
     """Medians of alternating runs, the first of each not counted, and the median of the ratios."""
     pairs = [(ours(), theirs()) for _ in range(rounds + 1)][1:]
-    return {
+    found = {
         "ours": statistics.median(a for a, _ in pairs),
         "theirs": statistics.median(b for _, b in pairs),
         "ratio": statistics.median(a / b for a, b in pairs),
     }
+    print(f"  {name:<15}" + "  ".join(f"{key} {value:.4g}" for key, value in found.items()), flush=True)
+    return found
 
 
 def measure(bench: Bench, rounds: int) -> dict[str, dict[str, float]]:
     same, written = [PROMPT] * CHAINS, [WRITTEN] * CHAINS
     unlike, lengths = ragged(1, 64, 2 * PROMPT), ragged(2, 16, 2 * WRITTEN)
-    steps, far, counts = [STEP] * CHAINS, ragged(3, 64, 1900), [int(n) for n in np.geomspace(8, 128, CHAINS)]
+    steps, far, counts = [STEP] * CHAINS, ragged(3, 64, 1000), [int(n) for n in np.geomspace(8, 128, CHAINS)]
     loop = asyncio.new_event_loop()
 
     def ours(call: Callable[[], Any]) -> Callable[[], float]:
         return lambda: loop.run_until_complete(call())
 
-    results = {
-        "generation": race(
-            rounds, ours(lambda: bench.generate(same, written)), lambda: bench.static_loop(PROMPT, WRITTEN)
-        ),
-        "ragged": race(
-            rounds, ours(lambda: bench.generate(unlike, lengths)), lambda: bench.library_generate(unlike, lengths)
-        ),
-        "scoring": race(rounds, ours(lambda: bench.score(same, steps)), lambda: bench.padded_score(same, steps)),
-        "ragged scoring": race(rounds, ours(lambda: bench.score(far, counts)), lambda: bench.padded_score(far, counts)),
+    races: dict[str, tuple[Callable[[], Any], Callable[[], float]]] = {
+        "generation": (lambda: bench.generate(same, written), lambda: bench.static_loop(PROMPT, WRITTEN)),
+        "ragged": (lambda: bench.generate(unlike, lengths), lambda: bench.library_generate(unlike, lengths)),
+        "scoring": (lambda: bench.score(same, steps), lambda: bench.padded_score(same, steps)),
+        "ragged scoring": (lambda: bench.score(far, counts), lambda: bench.padded_score(far, counts)),
     }
+    results = {name: race(name, rounds, ours(mine), theirs) for name, (mine, theirs) in races.items()}
     if bench.device != "cpu":
         results |= shares(bench, results)
     loop.run_until_complete(bench.backend.aclose())
@@ -287,10 +306,12 @@ def shares(bench: Bench, results: dict[str, dict[str, float]]) -> dict[str, dict
     read = 2 * weights + CHAINS * (PROMPT + WRITTEN / 2) * cell
     steps = results["generation"]["ours"] / CHAINS
     flops = 2 * weights * results["scoring"]["ours"]
-    return {
+    found = {
         "bandwidth": {"share": steps * read / bandwidth(), "bytes_a_step": read},
         "multiply": {"share": flops / multiply_rate()},
     }
+    print(found)
+    return found
 
 
 def bandwidth() -> float:
@@ -334,10 +355,8 @@ def main() -> None:
     for size in LARGE if options.gpu else (SMALL,):
         with tempfile.TemporaryDirectory() as folder:
             write_model(Path(folder), size, torch.bfloat16 if options.gpu else torch.float32, device)
+            print(size.name)
             results[size.name] = measure(Bench(Path(folder), size, device, options.threads), options.rounds)
-        print(size.name)
-        for name, figures in results[size.name].items():
-            print(f"  {name:<15}" + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 
