@@ -35,7 +35,7 @@ def can_use_varlen(shapes: list[LayerShape], traits: list[Traits]) -> bool:
             shape.device.type == "cuda" and torch.cuda.get_device_capability(shape.device) >= (8, 0) for shape in shapes
         )
         and all(shape.dtype in (torch.float16, torch.bfloat16) for shape in shapes)
-        and all(shape.key == shape.value <= _WIDEST_HEAD for shape in shapes)
+        and all(shape.key == shape.value <= _WIDEST_HEAD and shape.key % 8 == 0 for shape in shapes)
         and len({shape.device for shape in shapes}) == 1
         and not any(each.cap or each.sinks is not None for each in traits)
     )
@@ -111,8 +111,8 @@ class DecodeGraphs:
         self._cache = cache
         self._forward = forward
         self._device = device
-        self._spare = cache.lanes - 1
         self._graphs: dict[int, _Graph] = {}
+        self._pool = torch.cuda.graph_pool_handle()  # one for all: only one graph runs at a time
         self._usable = True
 
     def run(self, layout: Layout) -> torch.Tensor | None:
@@ -128,7 +128,7 @@ class DecodeGraphs:
 
     def _capture(self, size: int) -> _Graph | None:
         try:
-            graph = _Graph(self._cache, self._forward, size, self._spare, self._device)
+            graph = _Graph(self._cache, self._forward, size, self._device, self._pool)
         except RuntimeError as error:
             _log.warning("decode steps run without CUDA graphs, more slowly: %s", error)
             self._usable = False
@@ -138,12 +138,10 @@ class DecodeGraphs:
 
 
 class _Graph:
-    """One captured decode step; the host fills `_input`, a row each of tokens, positions, lanes, places and lengths."""
+    """One captured decode step; the host fills `_input`, a row each of tokens, positions and lanes."""
 
-    def __init__(self, cache: SlotCache, forward: Forward, size: int, spare: int, device: torch.device) -> None:
-        self._cache = cache
-        self._size = size
-        self._spare = spare
+    def __init__(self, cache: SlotCache, forward: Forward, size: int, device: torch.device, pool: Any) -> None:
+        self._spare = cache.lanes - 1
         self._host = torch.zeros(3, size, dtype=torch.int64).pin_memory()
         self._input = torch.zeros(3, size, dtype=torch.int64, device=device)
         self._fill(np.zeros((3, 0), np.int64))
@@ -165,7 +163,7 @@ class _Graph:
             for _ in range(2):
                 step()
         torch.cuda.current_stream(device).wait_stream(warm)
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._logits = step()
 
     def replay(self, layout: Layout) -> torch.Tensor:

@@ -59,7 +59,7 @@ class TorchRunner:
         self._ends = torch.tensor(sorted(ends), dtype=torch.long, device=device)
         self._threads = threads
         self._logits = torch.empty(0, vocabulary, device=device)
-        self.device = "cpu" if device.type == "cpu" else "gpu"
+        self.device = "cpu" if device.type == "cpu" else f"gpu{device.index or ''}"
         self.cells = cells
         self.lanes = lanes
         self.batch = batch

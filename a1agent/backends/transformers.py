@@ -59,13 +59,24 @@ def load(path: str, **options: Any) -> TransformersBackend:
 
 
 def estimate_memory(path: str, **options: Any) -> int:
-    """Bytes that the model would take (weights, KV cache, buffers), read from its files without loading them.
+    """Bytes of main memory that the model would take (weights, KV cache, buffers), read from its files alone.
 
-    0 for a hub name that was not fetched yet.
+    0 for a hub name that was not fetched yet, and for a model that goes to a GPU.
     """
     checked = TransformersOptions.of(options)
     found = find_files(path, checked.revision)
-    return memory_of(read_files(found).shape, checked) if found else 0
+    return 0 if found is None or _leaves_memory(checked) else memory_of(read_files(found).shape, checked)
+
+
+def _leaves_memory(options: TransformersOptions) -> bool:
+    """Whether the model goes somewhere else than to main memory."""
+    if options.device != "auto" or options.device_map:
+        return options.device != "cpu"
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> TransformersBackend:
@@ -100,6 +111,7 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
         at_once=min(lanes, options.at_once or lanes),
         parameters=int(model.num_parameters()),
         scores_as_it_writes=True,
+        processor=runner.device,
     )
     return TransformersBackend(Engine(runner, options.keep_tokens), info, words.vocabulary, *words.templates)
 

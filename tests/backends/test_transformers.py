@@ -344,6 +344,7 @@ def test_the_memory_of_a_model_is_told_before_loading(checkpoints: Path, monkeyp
     assert large - small == (65536 - 1024) * cell
     assert small >= (checkpoints / "llama" / "model.safetensors").stat().st_size
     assert hf.estimate_memory(path, kv_tokens=1024, dtype="bfloat16") < small
+    assert hf.estimate_memory(path, device="cuda") == 0
     monkeypatch.setattr(hf, "available_memory", lambda: small - 1)
     with pytest.raises(NotEnoughMemory, match="GiB"):
         hf.load(path, kv_tokens=1024)
