@@ -9,11 +9,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from a1agent.backends.base import ModelInfo
 from a1agent.backends.batching.worker import Engine
+from a1agent.backends.gguf_info import sample
 from a1agent.backends.hf_files import ModelFiles, find_files, locate, read_files
 from a1agent.backends.llama_options import physical_cores
 from a1agent.backends.memory import available_memory
@@ -105,7 +107,7 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
     )
     info = ModelInfo(
         name=files.name,
-        fingerprint=files.fingerprint() + (f"+{options.adapter}" if options.adapter else ""),
+        fingerprint=_fingerprint(files, options),
         tokenizer_fingerprint=words.vocabulary.fingerprint,
         context_length=context,
         at_once=min(lanes, options.at_once or lanes),
@@ -114,6 +116,14 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
         processor=runner.device,
     )
     return TransformersBackend(Engine(runner, options.keep_tokens), info, words.vocabulary, *words.templates)
+
+
+def _fingerprint(files: ModelFiles, options: TransformersOptions) -> str:
+    """Of the weights, those of an adapter included."""
+    if not options.adapter:
+        return files.fingerprint()
+    adapter = sample(locate(options.adapter) / "adapter_model.safetensors")
+    return hashlib.blake2b(files.fingerprint().encode() + adapter, digest_size=16).hexdigest()
 
 
 def _room(
