@@ -141,6 +141,8 @@ def _check_target(target: Address | Backend) -> None:
     if not able:
         name = str(target) if isinstance(target, Address) else target.info.name
         can = ", ".join(f"{s.name}:" for s in SCHEMES.values() if s.can_score)
+        reason = "" if isinstance(target, Address) else target.info.no_score_reason
         raise CannotScore(
-            f"{name} cannot score a given text, so it cannot be the target", f"use it as draft; targets: {can}"
+            f"{name} cannot score a given text, so it cannot be the target{reason and f' ({reason})'}",
+            f"use it as draft; targets: {can}",
         )

@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from a1agent.backends.chat_template import Piece
+from a1agent.backends.sentinel import find_sentinel
 from a1agent.errors import BackendClosed
 
 __all__ = ["LlamaVocabulary"]
 
 _UNKNOWN, _CONTROL, _LSTRIP, _RSTRIP = 1, 8, 128, 256
-# Text before a step while it is tokenized, so that no space is put before the step; its ids are dropped.
-_SENTINELS = ("\x01", "\x02", "\n", "=", "|")
 
 
 class LlamaVocabulary:
@@ -34,7 +33,7 @@ class LlamaVocabulary:
         self._pieces: dict[int, bytes] = {}
         self._users: list[None] = []
         self._closed = False
-        self._sentinel = self._find_sentinel()
+        self._sentinel = ("", list[int]()) if self._spells("a b") == "a b" else find_sentinel(self._tokenize)
 
     @property
     def handle(self) -> Any:
@@ -132,17 +131,6 @@ class LlamaVocabulary:
                 if count >= 0:
                     return ids[:count]
                 room = -count
-
-    def _find_sentinel(self) -> tuple[str, list[int]]:
-        """A text that never merges with what follows; none is needed where no space is added to the start of a text."""
-        if self._spells("a b") == "a b":
-            return "", []
-        probes = ("a", " a", "\n", "\n\n", "1", "=", "|", "é")
-        for sentinel in _SENTINELS:
-            ids = self._tokenize(sentinel)
-            if all(self._tokenize(sentinel + probe)[: len(ids)] == ids for probe in probes):
-                return sentinel, ids
-        return "", []
 
     def _spells(self, text: str) -> str:
         pieces = b"".join(self._read_piece(token) for token in self._tokenize(text))

@@ -50,6 +50,7 @@ class Task:
         self.wanted: int = wanted
         self.decoded = 0
         self.cached = 0
+        self.reread = 0
         self.compute_s = 0.0
         self.forward_s = 0.0
         self.started = time.perf_counter()
@@ -88,6 +89,7 @@ class Task:
         return Work(
             decoded_tokens=self.decoded,
             cached_tokens=self.cached,
+            reread_tokens=self.reread,
             compute_s=self.compute_s,
             waiting_s=max(0.0, waited),
         )
