@@ -20,7 +20,14 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar, cast
 
 import httpx2
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from a1agent.backends.loop_thread import LoopThread
 from a1agent.backends.replicas import Replica, Replicas
@@ -177,7 +184,8 @@ class Http:
 
         Raises `BackendError` when the attempts are used up, or at once while all replicas are known to be away.
         """
-        waits = wait_exponential_jitter(self.options.retry_wait_s, _LONGEST_WAIT_S, jitter=self.options.retry_wait_s)
+        first_s = self.options.retry_wait_s
+        waits = wait_exponential(first_s, _LONGEST_WAIT_S) + wait_random(0, first_s)
 
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None

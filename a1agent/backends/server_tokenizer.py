@@ -52,12 +52,12 @@ class ServerTokenizer:
 
     async def start(self) -> None:
         """Finds out what the vocabulary does to the start of a text."""
-        texts = ["a", "\na", *SENTINELS, *(s + p for s in SENTINELS for p in PROBES), PROBE]
-        found = await asyncio.gather(*(self._ask(text) for text in texts))
-        ids = dict(zip(texts, found, strict=True))
-        if ids["\na"][len(ids["\n"]) :] != ids["a"]:
-            self._sentinel = find_sentinel(ids.__getitem__)
-        digest = hashlib.blake2b(repr((self.name, ids[PROBE])).encode(), digest_size=16)
+        line, word, both, probe = await asyncio.gather(*(self._ask(text) for text in ("\n", "a", "\na", PROBE)))
+        if both[len(line) :] != word:  # a space is put before a text
+            texts = [*SENTINELS, *(s + p for s in SENTINELS for p in PROBES)]
+            found = await asyncio.gather(*(self._ask(text) for text in texts))
+            self._sentinel = find_sentinel(dict(zip(texts, found, strict=True)).__getitem__)
+        digest = hashlib.blake2b(repr((self.name, probe)).encode(), digest_size=16)
         self.fingerprint = f"server-{digest.hexdigest()}"
 
     async def learn(self, text: str) -> list[int]:

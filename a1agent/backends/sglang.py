@@ -12,6 +12,7 @@ The log-probabilities of sampled tokens are those after temperature, unless the 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -185,10 +186,14 @@ async def _tokenizer(http: Http, wire: SglangWire) -> LocalTokenizer:
     if not path:
         raise InvalidOption(f"{http} does not say which tokenizer it uses", hint)
     try:
-        tokenizer = load_tokenizer(path)
+        tokenizer = await asyncio.to_thread(load_tokenizer, path)
     except A1Error as error:
         raise InvalidOption(f"the tokenizer {path!r} of {http} is not to be had here ({error.what})", hint) from error
-    await check_tokenizer(http, tokenizer, wire.ids)
+    try:
+        await check_tokenizer(http, tokenizer, wire.ids)
+    except BaseException:
+        tokenizer.close()
+        raise
     return tokenizer
 
 

@@ -11,6 +11,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,13 +34,17 @@ OTHER = StepText(text=" so the rest is 12 + 7 = 19.\n\n")
 class Capabilities:
     """What applies to a backend. `counts`: it decodes in a cache of its own, and its counters say how much.
 
-    `constrain`: it can be held to a JSON schema. `chance`: it samples from probabilities that it also scores with.
-    `control`: text of one of its control tokens.
+    `constrain`: it can be held to a JSON schema.
+    `guards`: a sequence refuses a second call while one runs, and calls end when the backend is closed.
+    `logprobs`: it tells the log-probabilities of what it writes; where it does not they are not numbers.
+    `chance`: it samples from probabilities that it also scores with. `control`: text of one of its control tokens.
     `tolerance`: nats by which a score may depend on what else is in the batch (quantized weights).
     """
 
     constrain: bool = False
     counts: bool = True
+    guards: bool = True
+    logprobs: bool = True
     chance: bool = True
     score: bool = True
     rewind: bool = True
@@ -120,7 +125,8 @@ class Contract:
             assert ids or generated.finish == "end"
             assert sequence.length == before + len(ids)
             assert len(generated.logprobs) == len(ids)
-            assert all(logprob <= 0 for logprob in generated.logprobs)
+            told = self.capabilities.logprobs
+            assert all(logprob <= 0 if told else math.isnan(logprob) for logprob in generated.logprobs)
             assert generated.step.tokenizer_fingerprint == backend.info.tokenizer_fingerprint
 
     async def test_the_same_seed_gives_the_same_text(self, backend_factory: BackendFactory, question: Question) -> None:
@@ -373,7 +379,7 @@ class Contract:
     async def test_a_second_call_on_a_busy_sequence_is_refused(
         self, backend_factory: BackendFactory, question: Question
     ) -> None:
-        self.needs("counts")
+        self.needs("guards")
         async with loaded(backend_factory) as backend:
             sequence = await backend.open(question)
             task = asyncio.create_task(sequence.generate(8, GREEDY, FREELY))
@@ -409,7 +415,7 @@ class Contract:
     async def test_generation_ends_where_the_context_does(
         self, backend_factory: BackendFactory, question: Question
     ) -> None:
-        self.needs("counts")
+        self.needs("guards")
         async with loaded(backend_factory, self.capabilities.small_context) as backend:
             sequence = await backend.open(question)
             limit = backend.info.context_length
@@ -435,7 +441,7 @@ class Contract:
     async def test_closing_the_backend_ends_running_calls(
         self, backend_factory: BackendFactory, question: Question
     ) -> None:
-        self.needs("counts")
+        self.needs("guards")
         async with loaded(backend_factory) as backend:
             sequence = await backend.open(question)
             tasks = [asyncio.create_task(sequence.fork().generate(500, Sampling(seed=i), FREELY)) for i in range(4)]
