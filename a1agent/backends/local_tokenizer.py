@@ -25,6 +25,9 @@ class _Spelling(Vocabulary, Protocol):
 
     control: dict[str, int]
 
+    @property
+    def template_variables(self) -> dict[str, str]: ...
+
     def tokenize_pieces(self, pieces: list[Piece]) -> list[int]: ...
 
 
@@ -45,6 +48,7 @@ class LocalTokenizer:
         self._vocabulary = vocabulary
         self._template = template
         self._free = free
+        self._bos = vocabulary.template_variables["bos_token"]
 
     async def learn(self, text: str) -> list[int]:
         """Ids of a text that continues another."""
@@ -58,8 +62,19 @@ class LocalTokenizer:
         return self._vocabulary.tokenize_pieces(self._template.pieces(question))
 
     def render(self, question: Question) -> str:
-        """The prompt of a question as text, control tokens spelled out."""
-        return "".join(piece.text for piece in self._template.pieces(question))
+        """The prompt of a question as text, for servers that put a BOS before it and parse control tokens anywhere.
+
+        Those spelled out in messages are kept apart by a character without width.
+        """
+        pieces = self._template.pieces(question)
+        if pieces and pieces[0].control and pieces[0].text == self._bos:
+            del pieces[0]
+        return "".join(piece.text if piece.control else self._broken(piece.text) for piece in pieces)
+
+    def _broken(self, text: str) -> str:
+        for spelled in self._vocabulary.control:
+            text = text.replace(spelled, spelled[0] + "\u200b" + spelled[1:])
+        return text
 
     def close(self) -> None:
         """Frees it."""

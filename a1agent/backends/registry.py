@@ -64,6 +64,13 @@ SCHEMES = {
             summary="a model served by SGLang",
         ),
         Scheme(
+            name="openai",
+            module="a1agent.backends.openai",
+            example="openai:http://localhost:8080#MODEL",
+            summary="a model on any server with OpenAI's API (llama-server, Ollama, LM Studio, hosted), as draft",
+            can_score=False,
+        ),
+        Scheme(
             name="scripted",
             module="a1agent.backends.scripted",
             example="scripted:sums?accuracy=0.8",

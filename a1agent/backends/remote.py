@@ -258,11 +258,13 @@ class RemoteSequence(BatchedSequence):
         if not self._backend.info.can_score:
             name = self._backend.info.name
             raise CannotScore(f"{name} cannot score a given text", "use it as draft, with a target that can")
+        self._check()
         await self._backend.learn(step)
         return await super().score(step, end)
 
     async def append(self, step: StepText) -> None:
         """As of every sequence."""
+        self._check()
         await self._backend.learn(step)
         await super().append(step)
 

@@ -32,6 +32,8 @@ AskPrompt = Callable[[Line, dict[str, Any]], Awaitable[list[int]]]
 class ServerTokenizer:
     """Text to ids, and prompts. `tokenize` blocks for a text not seen before; `learn` does not.
 
+    `ask_control`: ids of a text in which control tokens count, where `ask_ids` takes them for plain text.
+
     A server parses control tokens wherever it finds them. The usual spellings are cut in two before they are sent, and
     in messages kept apart by a character without width; only a local tokenizer (`tokenizer=`) knows all of them.
     """
@@ -39,13 +41,16 @@ class ServerTokenizer:
     exact = False
     size = 2**31
 
-    def __init__(self, http: Http, name: str, ask_ids: AskIds, ask_prompt: AskPrompt) -> None:
+    def __init__(
+        self, http: Http, name: str, ask_ids: AskIds, ask_prompt: AskPrompt, ask_control: AskIds | None = None
+    ) -> None:
         self.name = name
         self.fingerprint = ""
         self.end_ids: frozenset[int] = frozenset()
         self._http = http
         self._ask_ids = ask_ids
         self._ask_prompt = ask_prompt
+        self._ask_control = ask_control or ask_ids
         self._known: dict[str, list[int]] = {}
         self._control: dict[str, bool] = {}
         self._sentinel: tuple[str, list[int]] = ("", [])
@@ -109,7 +114,8 @@ class ServerTokenizer:
     async def _is_control(self, spelled: str) -> bool:
         if spelled not in self._control:
             prefix, ids = self._sentinel
-            self._control[spelled] = len(await self._ask(prefix + spelled)) - len(ids) == 1
+            found = await self._http.call(lambda line: self._ask_control(line, prefix + spelled))
+            self._control[spelled] = len(found) - len(ids) == 1
         return self._control[spelled]
 
     async def _after_sentinel(self, text: str) -> list[int]:

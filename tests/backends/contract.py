@@ -36,7 +36,7 @@ class Capabilities:
 
     `constrain`: it can be held to a JSON schema.
     `guards`: a sequence refuses a second call while one runs, and calls end when the backend is closed.
-    `logprobs`: it tells the log-probabilities of what it writes; where it does not they are not numbers.
+    `logprobs`: it tells the log-probability of all that it writes; one that it does not tell is not a number.
     `chance`: it samples from probabilities that it also scores with. `control`: text of one of its control tokens.
     `tolerance`: nats by which a score may depend on what else is in the batch (quantized weights).
     """
@@ -126,7 +126,7 @@ class Contract:
             assert sequence.length == before + len(ids)
             assert len(generated.logprobs) == len(ids)
             told = self.capabilities.logprobs
-            assert all(logprob <= 0 if told else math.isnan(logprob) for logprob in generated.logprobs)
+            assert all(logprob <= 0 or (math.isnan(logprob) and not told) for logprob in generated.logprobs)
             assert generated.step.tokenizer_fingerprint == backend.info.tokenizer_fingerprint
 
     async def test_the_same_seed_gives_the_same_text(self, backend_factory: BackendFactory, question: Question) -> None:

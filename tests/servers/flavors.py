@@ -17,13 +17,15 @@ from tests.servers.sockets import Handler, Reply, Request, SocketServer
 class Flavor:
     """A server of one kind. `key`: what it wants as a bearer token."""
 
-    def __init__(self, path: Path, *, name: str = "tiny", context: int = 1024, key: str | None = None) -> None:
+    def __init__(
+        self, path: Path, *, name: str = "tiny", context: int = 1024, key: str | None = None, ssl: Any = None
+    ) -> None:
         self.model = Model(path, context)
         self.name = name
         self.key = key
         self.scored: list[tuple[int, ...]] = []
         self.written: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-        self.socket = SocketServer({path: self._guarded(handler) for path, handler in self.handlers().items()})
+        self.socket = SocketServer({path: self._guarded(handler) for path, handler in self.handlers().items()}, ssl)
 
     @property
     def url(self) -> str:
@@ -109,9 +111,7 @@ class Sglang(Flavor):
         }
 
     async def model_info(self, request: Request) -> Reply:
-        return Reply(
-            {"model_path": self.name, "tokenizer_path": self.tokenizer_path, "is_generation": True}
-        )
+        return Reply({"model_path": self.name, "tokenizer_path": self.tokenizer_path, "is_generation": True})
 
     async def server_info(self, request: Request) -> Reply:
         return Reply({"context_length": self.model.context})
@@ -195,7 +195,9 @@ class Vllm(Flavor):
     async def completions(self, request: Request) -> Reply:
         body = request.body
         if body["model"] != self.name:
-            return Reply({"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}, status=404)
+            return Reply(
+                {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}, status=404
+            )
         ids = body["prompt"]
         too_long = self.too_long(ids)
         if too_long is not None:
@@ -241,3 +243,69 @@ class Vllm(Flavor):
             np.save(file, np.array(logprobs, np.float32).reshape(-1, 1))
             reply["prompt_token_id_logprobs"] = base64.b64encode(file.getvalue()).decode()
         return Reply(reply)
+
+
+class OpenAI(Flavor):
+    """Text in, text out. `continues`: how it goes on in the middle of a message (final_message, trailing, prefix), or
+    only raw completions (None). `strict`: refuses fields it does not know; `done`: ends streams as OpenAI does.
+    """
+
+    KNOWN = frozenset(
+        ["model", "messages", "prompt", "max_tokens", "stream", "temperature", "top_p", "top_k", "min_p", "seed"]
+    )
+
+    def __init__(
+        self, path: Path, *, continues: str | None = None, strict: bool = False, done: bool = True, **options: Any
+    ) -> None:
+        self.continues = continues
+        self.strict = strict
+        self.done = done
+        self.prompts: list[str] = []
+        super().__init__(path, **options)
+
+    def handlers(self) -> dict[str, Handler]:
+        beside: dict[str, Handler] = {}
+        if self.continues == "trailing":
+            beside["/api/version"] = self.version
+        if self.continues == "final_message":
+            beside["/version"] = self.version
+        return {
+            **super().handlers(),
+            **beside,
+            "/v1/completions": self.completions,
+            "/v1/chat/completions": self.chat,
+        }
+
+    async def models(self, request: Request) -> Reply:
+        return Reply({"object": "list", "data": [{"id": self.name, "object": "model"}]})
+
+    async def version(self, request: Request) -> Reply:
+        return Reply({"version": "1"})
+
+    async def completions(self, request: Request) -> Reply:
+        return self._reply(request.body, request.body["prompt"], chat=False)
+
+    async def chat(self, request: Request) -> Reply:
+        body = request.body
+        last = body["messages"][-1]
+        flags = (body.get("continue_final_message"), body.get("add_generation_prompt"))
+        started = last["role"] == "assistant" and (
+            self.continues == "trailing"
+            or (self.continues == "final_message" and flags == (True, False))
+            or (self.continues == "prefix" and last.pop("prefix", False))
+        )
+        return self._reply(body, self.model.render(body["messages"], started), chat=True)
+
+    def _reply(self, body: dict[str, Any], prompt: str, *, chat: bool) -> Reply:
+        unknown = set(body) - self.KNOWN
+        if self.strict and unknown:
+            return Reply({"detail": f"Unexpected keys in the request: {unknown}"}, status=422)
+        self.prompts.append(prompt)
+        ids = self.model.with_bos(self.model.ids(prompt))
+        return self.too_long(ids) or Reply(events=self._events(ids, body, chat), done=self.done)
+
+    async def _events(self, ids: list[int], body: dict[str, Any], chat: bool) -> AsyncGenerator[Any, None]:
+        async with aclosing(self.sampled(ids, body["max_tokens"], sampling_of(body, "seed"))) as tokens:
+            async for token in tokens:
+                said = {"delta": {"content": token.text}} if chat else {"text": token.text}
+                yield {"object": "chunk", "choices": [{"index": 0, "finish_reason": token.finish, **said}]}

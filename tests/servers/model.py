@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+import threading
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,12 @@ class Model:
         self.vocabulary: Any = self.backend.vocabulary
         self.template: Any = self.backend._template
         self.generated = 0
+        self._progress = threading.Condition()
+
+    def wait_for(self, generated: int) -> None:
+        """Blocks until that many tokens were drawn in all."""
+        with self._progress:
+            assert self._progress.wait_for(lambda: self.generated >= generated, timeout=30)
 
     def ids(self, text: str) -> list[int]:
         """As a server's tokenizer does it: control tokens are parsed wherever they stand, no BOS."""
@@ -110,7 +117,9 @@ class Model:
         try:
             while finish is None:
                 token, logprob, finish = await queue.get()
-                self.generated += 1
+                with self._progress:
+                    self.generated += 1
+                    self._progress.notify_all()
                 piece = b"" if token in self.vocabulary.end_ids else self.vocabulary.piece(token)
                 yield Sampled(token, logprob, decoder.decode(piece, finish is not None), finish)
         finally:

@@ -67,10 +67,10 @@ class SocketServer:
         self.faults = Faults()
         self.log: list[Request] = []
         self.left_early = 0
-        self.open_connections = 0
         self._ssl = ssl
         self._port = 0
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="server")
         self._thread.start()
@@ -91,6 +91,15 @@ class SocketServer:
         """Breaks all connections off and accepts none, as a server that is being restarted."""
         self.run(self._refuse())
 
+    def drain(self) -> int:
+        """Waits until all clients have gone; how many are still there after ten seconds."""
+        return self.run(self._drain())
+
+    async def _drain(self) -> int:
+        if self._serving:
+            await asyncio.wait(set(self._serving), timeout=10)
+        return len(self._serving)
+
     def close(self) -> None:
         self.refuse()
         self.run(_cancel_all())
@@ -99,7 +108,7 @@ class SocketServer:
         self.loop.close()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, ssl=self._ssl)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, ssl=self._ssl)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
@@ -108,9 +117,13 @@ class SocketServer:
             _reset(writer)
         await asyncio.sleep(0)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        self.open_connections += 1
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER)
         try:
             while True:
@@ -123,7 +136,6 @@ class SocketServer:
         except (ConnectionError, h11.ProtocolError, _Abort):
             pass
         finally:
-            self.open_connections -= 1
             self._writers.discard(writer)
             writer.close()
             with contextlib.suppress(ConnectionError, OSError):
@@ -203,9 +215,7 @@ async def _read(connection: h11.Connection, reader: asyncio.StreamReader) -> Req
             return None
 
 
-async def _send_json(
-    reply: Reply, fault: str | None, connection: h11.Connection, writer: asyncio.StreamWriter
-) -> None:
+async def _send_json(reply: Reply, fault: str | None, connection: h11.Connection, writer: asyncio.StreamWriter) -> None:
     if fault in ("wrong length", "null"):
         damage(reply.payload, fault)
     data = json.dumps(reply.payload).encode()
