@@ -57,7 +57,7 @@ class Replicas:
         replica = self._homes.get(session or "")
         usable = [r for r in self.all if not r.out(now)]
         if replica is None or replica not in usable:
-            replica = min(usable or [self._last_hope(now)], key=lambda r: (r.faults, r.chains))
+            replica = min(usable or [self._last_hope(now)], key=lambda r: r.chains)
             self._settle(session, replica)
         if replica.faults >= _FAULTS:  # this call is the probe
             replica.out_until = now + self._cooldown_s

@@ -181,10 +181,7 @@ class SocketServer:
         pump = asyncio.create_task(_pump(reply, fault, connection, writer))
         try:
             await asyncio.wait([gone, pump], return_when=asyncio.FIRST_COMPLETED)
-            if not pump.done():
-                return False
-            await pump
-            return True
+            return pump.done() and not isinstance(pump.exception(), ConnectionError)
         finally:
             for task in (gone, pump):
                 task.cancel()
