@@ -108,7 +108,8 @@ class Pair:
                     self._held.append(model)
             _check_target(backends[1])
         except BaseException:
-            self._release()
+            for backend in self._release():  # in a thread without a loop: one that failed leaves nothing loaded
+                asyncio.run(backend.aclose())
             raise
         short = all(not isinstance(m, Address) or m.scheme in ("embedded", "scripted") for m in self._given.values())
         return Loaded(backends[0], backends[1], short)

@@ -18,7 +18,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from a1agent.backends.base import Sampling
 from a1agent.backends.http import BadReply, Http, Line
@@ -49,6 +49,10 @@ Row = tuple[float | None, int, Any]
 """Log-probability (null for the first of an input), id, and its text or null."""
 
 
+class _Rows(RootModel[list[Row]]):
+    pass
+
+
 class _Finish(BaseModel):
     type: str
     message: str = "no reason given"
@@ -60,7 +64,7 @@ class _Meta(BaseModel):
     completion_tokens: int = 0
     cached_tokens: int | None = None
     input_token_logprobs: list[Row] | None = None
-    output_token_logprobs: list[Row] | None = None
+    output_token_logprobs: list[Any] | None = None  # of all so far: checked where it is new
 
 
 class _Reply(BaseModel):
@@ -116,7 +120,7 @@ class SglangWire:
                 meta, whole = reply.meta_info, reply.text
                 count = max(seen, meta.completion_tokens)
                 told = meta.output_token_logprobs or []
-                new = told[len(told) - (count - seen) :] if count > seen else []
+                new = parsed(_Rows, told[len(told) - (count - seen) :] if count > seen else [], line).root
                 if len(new) != count - seen:
                     raise BadReply(f"{line.url} streamed {count - seen} tokens with {len(new)} log-probabilities")
                 repeats = len(told) == count and whole.startswith(said)

@@ -343,6 +343,7 @@ def test_a_server_that_cannot_score_is_draft_only_and_says_why(models: Path) -> 
         a1.solve("1 + 1")
     with pytest.raises(CannotScore):
         A1("embedded:draft", f"openai:{server.url}#tiny", calibration=None)
+    assert server.socket.drain() == 0
     server.close()
 
 
