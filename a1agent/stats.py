@@ -23,9 +23,7 @@ class RejectionStats(BaseModel):
     chains that were batched together; `waiting_s` is what chains spent in no forward, `queued_s` what the
     question waited in line before. `drafted_tokens` = `kept_tokens` + `discarded_tokens`. `selectivity` is null while
     steps were all accepted or all rejected. `unverified`: steps accepted without being scored (`verify_rate`).
-    chains that were batched together; `waiting_s` is what chains spent in no forward. `drafted_tokens` =
-    `kept_tokens` + `discarded_tokens`. `reread_tokens`: what the target's server had to read again to score, having no
-    cache for it. `selectivity` is null while steps were all accepted or all rejected.
+    `reread_tokens`: what the target's server had to read again to score, having no cache for it.
     """
 
     model_config = ConfigDict(frozen=True)

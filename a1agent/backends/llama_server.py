@@ -49,6 +49,7 @@ class LlamaServerWire:
     """What llama-server calls things. It scores nothing: it tells no log-probabilities of a prompt."""
 
     can_score = False
+    can_constrain = False  # its grammars were seen to end in parser errors with small vocabularies
 
     def raw(self, sampling: Sampling) -> bool:
         """Its log-probabilities are those before all samplers."""
@@ -78,7 +79,7 @@ class LlamaServerWire:
 
     async def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
         """Streams a completion. The token that ended the turn comes like any other, before the last event."""
-        body = {
+        body: dict[str, Any] = {
             "prompt": text.ids,
             "n_predict": limit,
             "stream": True,

@@ -40,10 +40,10 @@ class LoopThread:
 
 
 async def _end(last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:  # one that ends may have begun another
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
     await last()
     loop = asyncio.get_running_loop()
     await loop.shutdown_asyncgens()

@@ -86,6 +86,7 @@ class OpenAIWire:
     """What OpenAI's API calls things. `way`: the API, and how a message is continued with it."""
 
     can_score = False
+    can_constrain = False
 
     def __init__(self, model: str, way: Way, text: PlainText) -> None:
         self.model = model

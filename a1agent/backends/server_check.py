@@ -143,7 +143,8 @@ async def assemble(
         context_length=served.context_length,
         can_score=wire.can_score,
         reuses_prefix=reuses_prefix,
-        max_sequences=2**31,
+        at_once=http.options.max_connections * len(http.replicas.all),
+        can_constrain=wire.can_constrain,
         no_score_reason=reason,
     )
     return RemoteBackend(RemoteEngine(http, wire, tokenizer, turn_end), info)

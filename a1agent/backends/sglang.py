@@ -13,6 +13,7 @@ The log-probabilities of sampled tokens are those after temperature, unless the 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -83,14 +84,16 @@ class _ServerInfo(BaseModel):
 class SglangWire:
     """What SGLang calls things."""
 
+    can_constrain = True
+
     def __init__(self, model: str) -> None:
         self.model = model
         self.can_score = True
         self.tells_raw = False
 
     def raw(self, sampling: Sampling) -> bool:
-        """Greedy tokens are drawn at temperature 1 there."""
-        return self.tells_raw or sampling.temperature in (0.0, 1.0)
+        """Greedy tokens are drawn at temperature 1 there; a schema forbids tokens."""
+        return sampling.schema is None and (self.tells_raw or sampling.temperature in (0.0, 1.0))
 
     async def ids(self, line: Line, text: str) -> list[int]:
         """Ids of a text."""
@@ -104,7 +107,7 @@ class SglangWire:
 
     async def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
         """Streams a text. Each event repeats all before it, unless the server was told to stream what is new."""
-        params = {
+        params: dict[str, Any] = {
             "max_new_tokens": limit,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -112,6 +115,8 @@ class SglangWire:
             "min_p": sampling.min_p,
             "sampling_seed": sampling.seed & 0x7FFFFFFF,
         }
+        if sampling.schema is not None:
+            params["json_schema"] = json.dumps(dict(sampling.schema))
         body = _body(text.ids, params, stream=True, return_logprob=True, logprob_start_len=-1)
         seen, said = 0, ""
         async with aclosing(line.events("/generate", body)) as events:

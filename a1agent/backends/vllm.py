@@ -86,6 +86,8 @@ class _Completion(BaseModel):
 class VllmWire:
     """What vLLM calls things. `scores_steps`: it has the endpoint that scores without reading the chain again."""
 
+    can_constrain = True
+
     def __init__(self, model: str) -> None:
         self.model = model
         self.can_score = True
@@ -93,8 +95,8 @@ class VllmWire:
         self.tells_raw = True
 
     def raw(self, sampling: Sampling) -> bool:
-        """As the server was started (`--logprobs-mode`)."""
-        return self.tells_raw
+        """As the server was started (`--logprobs-mode`); never where a schema forbids tokens."""
+        return self.tells_raw and sampling.schema is None
 
     async def ids(self, line: Line, text: str) -> list[int]:
         """Ids of a text."""
@@ -126,6 +128,9 @@ class VllmWire:
             return_token_ids=True,
             return_tokens_as_token_ids=True,
         )
+        if sampling.schema is not None:
+            form = {"name": "answer", "schema": dict(sampling.schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
         async with aclosing(line.events("/v1/completions", body)) as events:
             async for event in events:
                 for choice in parsed(_Completion, event, line).choices:

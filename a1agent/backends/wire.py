@@ -75,6 +75,11 @@ class Wire(Protocol):
         """Whether it scores a given text."""
         ...
 
+    @property
+    def can_constrain(self) -> bool:
+        """Whether it can be held to a JSON schema."""
+        ...
+
     def raw(self, sampling: Sampling) -> bool:
         """Whether the log-probabilities that `write` yields are those of the unmodified distribution, or unknown."""
         ...

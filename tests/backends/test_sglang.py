@@ -28,7 +28,7 @@ def original(models: Path) -> Iterator[Sglang]:
 class TestTempered(Contract):
     """As it is started by default: what was written is scored once more; it names its tokenizer."""
 
-    capabilities = Capabilities(control="<|im_end|>", counts=False)
+    capabilities = Capabilities(control="<|im_end|>", counts=False, constrain=True)
 
     @pytest.fixture
     def backend_factory(self, tempered: Sglang) -> BackendFactory:
@@ -38,7 +38,7 @@ class TestTempered(Contract):
 class TestOriginal(Contract):
     """With raw log-probabilities, streaming only what is new, and a tokenizer that is given."""
 
-    capabilities = Capabilities(control="</s>", counts=False)
+    capabilities = Capabilities(control="</s>", counts=False, constrain=True)
 
     @pytest.fixture
     def backend_factory(self, original: Sglang, models: Path) -> BackendFactory:

@@ -28,7 +28,7 @@ def new(models: Path) -> Iterator[Vllm]:
 class TestOldScoring(Contract):
     """`prompt_logprobs`, and everything asked of the server."""
 
-    capabilities = Capabilities(control="<|im_end|>", counts=False)
+    capabilities = Capabilities(control="<|im_end|>", counts=False, constrain=True)
 
     @pytest.fixture
     def backend_factory(self, old: Vllm) -> BackendFactory:
@@ -38,7 +38,7 @@ class TestOldScoring(Contract):
 class TestStepScoring(Contract):
     """The newer endpoint, and a local tokenizer of the SentencePiece kind."""
 
-    capabilities = Capabilities(control="</s>", counts=False)
+    capabilities = Capabilities(control="</s>", counts=False, constrain=True)
 
     @pytest.fixture
     def backend_factory(self, new: Vllm, models: Path) -> BackendFactory:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -81,7 +82,11 @@ class Flavor:
 
 
 def sampling_of(body: dict[str, Any], seed: str) -> Sampling:
+    schema = json.loads(body["json_schema"]) if "json_schema" in body else None
+    if body.get("response_format"):
+        schema = body["response_format"]["json_schema"]["schema"]
     return Sampling(
+        schema=schema,
         temperature=body.get("temperature", 1.0),
         top_k=max(0, body.get("top_k", 0)),
         top_p=body.get("top_p", 1.0),
