@@ -109,9 +109,10 @@ class Line:
                 with self._mapped():
                     async with asyncio.timeout(limit):
                         event = await anext(events, None)
-                if event is None or event.data == "[DONE]":
+                if event is None:
                     return
-                yield self._event(event.data)
+                if event.data != "[DONE]":  # the connection is used again only when it was read to its end
+                    yield self._event(event.data)
                 limit = self._options.between_tokens_s
 
     def _event(self, data: str) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class LlamaServerWire:
                 event = parsed(_Event, data, line)
                 if event.stop:
                     yield _last(held, event)
-                    return
+                    continue
                 yield held
                 held = await self._chunk(line, event, event.tokens_predicted - seen)
                 seen = event.tokens_predicted

@@ -12,7 +12,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
@@ -21,8 +21,8 @@ from a1agent.backends.batching.runner import Vocabulary
 from a1agent.backends.batching.sequence import BatchedBackend, BatchedSequence
 from a1agent.backends.batching.tasks import Generate, Holder, Prefill, Score, Task
 from a1agent.backends.batching.writing import Writing
-from a1agent.backends.http import BadReply, Http, Line
-from a1agent.backends.wire import UNKNOWN, Read, Scored, Text, Tokens, Wire
+from a1agent.backends.http import BadReply, Http, Line, Retryable
+from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, Tokens, Wire
 from a1agent.errors import A1Error, BackendClosed, BackendError, CannotScore
 from a1agent.types import Question
 
@@ -180,29 +180,33 @@ class RemoteEngine:
 
     async def _write(self, line: Line, task: Generate) -> Writing:
         """What the server writes, from the start: a stream that broke off leaves nothing behind."""
-        ids = task.ids.tolist()
-        writing, read = Writing(task.limit, task.stop), None
-        tokens = Tokens(self.tokenizer.piece if self.tokenizer.exact else None)
+        ids, writing = task.ids.tolist(), Writing(task.limit, task.stop)
         text = Text(ids, task.holder.prompt, task.holder.source)
         async with aclosing(self.wire.write(line, text, task.limit, task.sampling)) as chunks:
-            async for chunk in chunks:
-                read = chunk.read or read
-                for token, piece, logprob in tokens.of(chunk):
-                    if writing.finish is None:
-                        writing.add(token, piece, logprob)
-                    else:
-                        writing.trimmed += 1
-                if writing.finish is None and chunk.finish == "end":
-                    writing.end_turn(chunk.end)
-                elif writing.finish is None and chunk.finish == "length":
-                    writing.end_by_length()
-                if writing.finish is not None:
-                    break
+            read = await self._take(chunks, writing)
         if writing.finish is None:
             raise BadReply(f"{line.url} ended its stream in the middle of a text", "see the server's log")
         await self._complete(line, ids, writing, task)
         self._count(task, read, written=len(writing.ids) + writing.trimmed)
         return writing
+
+    async def _take(self, chunks: AsyncGenerator[Chunk], writing: Writing) -> Read | None:
+        """Reads a stream until the text is finished, and what the server says it read.
+
+        One that the server ended is read to its end, so that its connection can be used again.
+        """
+        tokens, read, ended = Tokens(self.tokenizer.piece if self.tokenizer.exact else None), None, False
+        try:
+            async for chunk in chunks:
+                read = chunk.read or read
+                ended = ended or chunk.finish is not None
+                _add(tokens, chunk, writing)
+                if writing.finish is not None and not ended:
+                    break
+        except Retryable:
+            if not ended:
+                raise
+        return read
 
     async def _complete(self, line: Line, ids: list[int], writing: Writing, task: Generate) -> None:
         """Adds the text before a stop that fell inside a token, and log-probabilities that the stream did not have."""
@@ -302,6 +306,19 @@ class RemoteBackend(BatchedBackend):
             if self.engine.closed:
                 raise _closed() from None
             raise
+
+
+def _add(tokens: Tokens, chunk: Chunk, writing: Writing) -> None:
+    """What comes after the text is finished is dropped, and counted."""
+    for token, piece, logprob in tokens.of(chunk):
+        if writing.finish is None:
+            writing.add(token, piece, logprob)
+        else:
+            writing.trimmed += 1
+    if writing.finish is None and chunk.finish == "end":
+        writing.end_turn(chunk.end)
+    elif writing.finish is None and chunk.finish == "length":
+        writing.end_by_length()
 
 
 def _checked(logprobs: list[float], count: int, line: Line) -> list[float]:

@@ -124,6 +124,7 @@ class VllmWire:
             min_p=sampling.min_p,
             seed=sampling.seed & 0x7FFFFFFF,
             stream=True,
+            stream_options={"include_usage": True},
             logprobs=1,
             return_token_ids=True,
             return_tokens_as_token_ids=True,
@@ -133,8 +134,11 @@ class VllmWire:
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         async with aclosing(line.events("/v1/completions", body)) as events:
             async for event in events:
-                for choice in parsed(_Completion, event, line).choices:
+                reply = parsed(_Completion, event, line)
+                for choice in reply.choices:
                     yield _chunk(line, choice)
+                if reply.usage is not None:
+                    yield Chunk(read=Read(len(text.ids), reply.cached))
 
     async def score(self, line: Line, ids: list[int], start: int) -> Scored:
         """Log-probabilities of `ids[start:]`."""
