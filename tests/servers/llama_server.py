@@ -10,7 +10,7 @@ import pytest
 
 
 @dataclass
-class LlamaServer:
+class RealServer:
     """Where it listens, and the name of its model."""
 
     url: str
@@ -18,7 +18,7 @@ class LlamaServer:
 
 
 @contextmanager
-def llama_server(path: Path, *, context: int = 1024, slots: int = 4) -> Iterator[LlamaServer]:
+def llama_server(path: Path, *, context: int = 1024, slots: int = 4) -> Iterator[RealServer]:
     """The server of a GGUF file; skips the test where the package is missing."""
     library: Any = pytest.importorskip("xllamacpp", reason="llama.cpp's own server needs xllamacpp")
     params = library.CommonParams()
@@ -30,5 +30,5 @@ def llama_server(path: Path, *, context: int = 1024, slots: int = 4) -> Iterator
     params.cpuparams.n_threads = 1
     params.verbosity = 0
     server = library.Server(params)
-    yield LlamaServer(server.listening_address, "tiny")
+    yield RealServer(server.listening_address, "tiny")
     del server
