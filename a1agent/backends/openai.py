@@ -36,7 +36,7 @@ from a1agent.backends.server_options import OPTIONS as SERVER_OPTIONS
 from a1agent.backends.server_options import ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import ServerTokenizer
 from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, parsed
-from a1agent.errors import BackendError, CannotScore, InvalidOption, nearest
+from a1agent.errors import A1Error, CannotScore, InvalidOption, nearest
 from a1agent.types import Question
 
 __all__ = ["OPTIONS", "OpenAIWire", "check_path", "load"]
@@ -167,7 +167,7 @@ async def _has(http: Http, path: str) -> bool:
     """Whether every replica has a path."""
     try:
         await http.each(lambda line: line.get(path))
-    except BackendError:
+    except A1Error:
         return False
     return True
 
@@ -205,7 +205,7 @@ async def _props(http: Http) -> Props | None:
 
     try:
         found = await http.each(ask)
-    except BackendError:
+    except A1Error:
         return None
     return min(found, key=lambda props: props.default_generation_settings.n_ctx)
 

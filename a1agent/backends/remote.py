@@ -11,7 +11,6 @@ import asyncio
 import math
 import secrets
 import threading
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
@@ -22,6 +21,7 @@ from a1agent.backends.batching.sequence import BatchedBackend, BatchedSequence
 from a1agent.backends.batching.tasks import Generate, Holder, Prefill, Score, Task
 from a1agent.backends.batching.writing import Writing
 from a1agent.backends.http import BadReply, Http, Line, Retryable
+from a1agent.backends.shared_time import SharedTime
 from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, Tokens, Wire
 from a1agent.errors import A1Error, BackendClosed, BackendError, CannotScore
 from a1agent.types import Question
@@ -59,6 +59,7 @@ class RemoteEngine:
         self.wire = wire
         self.tokenizer = tokenizer
         self._turn_end = turn_end
+        self._time = SharedTime()
         self._name = secrets.token_hex(8)
         self._running: dict[Task, asyncio.Task[None]] = {}
         self._decoded = 0
@@ -170,13 +171,15 @@ class RemoteEngine:
                 return
 
     async def _timed(self, task: Task, attempt: Awaitable[T]) -> T:
-        """Only the attempt that counts is the server's time; what came before it was waiting."""
+        """Only the attempt that counts is the server's time; what came before it was waiting.
+
+        What the server does at a time for several calls is shared out among them, as in forwards in this process.
+        """
         self._requests += 1
-        began = time.perf_counter()
-        try:
-            return await attempt
-        finally:
-            task.compute_s = task.forward_s = time.perf_counter() - began
+        with self._time.call() as spent:
+            result = await attempt
+        task.compute_s, task.forward_s = spent.share_s, spent.total_s
+        return result
 
     async def _write(self, line: Line, task: Generate) -> Writing:
         """What the server writes, from the start: a stream that broke off leaves nothing behind."""

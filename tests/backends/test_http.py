@@ -12,16 +12,18 @@ import pytest
 import trustme
 
 from a1agent import A1, CannotScore, InvalidOption, ModelLoadError, ModelNotFound
-from a1agent.backends import openai, sglang, vllm
+from a1agent.backends import llama_cpp, openai, sglang, vllm
 from a1agent.backends.base import Sampling, Stop
 from a1agent.backends.registry import parse_address
 from a1agent.backends.remote import RemoteBackend
 from a1agent.backends.replicas import Replicas
+from a1agent.backends.shared_time import SharedTime
 from a1agent.errors import A1Error, BackendError, ContextOverflow
 from a1agent.types import Question
 from tests.backends.contract import FREELY, GREEDY, STEP, close_to
 from tests.backends.remotes import FAST
 from tests.servers.flavors import Flavor, OpenAI, Sglang, Vllm
+from tests.servers.model import EXACT
 from tests.servers.sockets import Faults
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +61,47 @@ async def loaded(server: Flavor, **options: object) -> AsyncIterator[RemoteBacke
             yield backend
     finally:
         await backend.aclose()
+
+
+# Scores and what they cost
+
+
+async def test_scores_equal_those_in_process(server: Flavor, models: Path) -> None:
+    local = await asyncio.to_thread(llama_cpp.load, str(models / "bpe.gguf"), **EXACT)
+    expected = await (await local.open(QUESTION)).score(STEP)
+    await local.aclose()
+    async with loaded(server) as backend:
+        sequence = await backend.open(QUESTION)
+        scores = await sequence.score(STEP)
+        assert scores.ids == expected.ids
+        assert close_to(scores.logprobs, expected.logprobs)
+        assert scores.work.decoded_tokens + scores.work.cached_tokens == sequence.length
+        assert scores.work.compute_s > 0
+
+
+def test_a_server_that_reads_the_chain_for_each_score_is_counted_and_said_once(models: Path) -> None:
+    options = "retry_wait_s=0.01"
+    old, new = Vllm(models / "bpe.gguf"), Vllm(models / "bpe.gguf", step_scoring=True)
+    for server, rereads in ((old, True), (new, False)):
+        address = f"vllm:{server.url}#tiny?{options}"
+        with A1(address, address, calibration=None, seed=1, turns=3, chains=2, min_step_tokens=0, step_tokens=8) as a1:
+            first, second = (a1.solve("the sum of 1 and 2") for _ in range(2))
+            said = [[n for n in result.notices if "whole chain" in n] for result in (first, second)]
+        assert (first.stats.reread_tokens > first.stats.scored_tokens) == rereads
+        assert list(map(len, said)) == [int(rereads), 0]
+        server.close()
+
+
+def test_time_is_shared_out_among_calls_that_run_together() -> None:
+    clock = Clock()
+    shared = SharedTime(clock)
+    with shared.call() as long:
+        clock.now += 1
+        with shared.call() as short:
+            clock.now += 2
+        clock.now += 3
+    assert (long.total_s, short.total_s) == (6, 2)
+    assert (long.share_s, short.share_s) == (5, 1)
 
 
 # Faults
