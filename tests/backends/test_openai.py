@@ -12,9 +12,11 @@ from a1agent.prompts import ask_for_box
 from a1agent.types import Message, Question
 from tests.backends.contract import FREELY, GREEDY, BackendFactory, Capabilities, Contract, loaded
 from tests.backends.remotes import factory
+from tests.backends.test_tokenizers import byte_level
 from tests.servers.flavors import OpenAI
 from tests.servers.llama_cpp_python import llama_cpp_python_server
 from tests.servers.llama_server import RealServer, llama_server
+from tests.servers.transformers_serve import hub_cache, transformers_serve
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,28 @@ async def test_llama_cpp_pythons_own_server_continues_raw_texts(python_server: R
         sequence.rewind(start)
         whole = await sequence.generate(10, GREEDY, FREELY)
         assert parts[0].step.text + parts[1].step.text == whole.step.text
+
+
+@pytest.fixture
+def transformers_server(tmp_path: Path) -> Iterator[RealServer]:
+    (tmp_path / "tokenizer").mkdir()
+    with transformers_serve(hub_cache(tmp_path / "hub", byte_level(tmp_path / "tokenizer"))) as server:
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_transformers_serve_continues_raw_texts(transformers_server: RealServer, tmp_path: Path) -> None:
+    tokenizer = str(tmp_path / "tokenizer")
+    async with loaded(factory(openai.load, transformers_server, tokenizer=tokenizer)) as backend:
+        sequence = await backend.open(Question.of("the sum of 1 and 2"))
+        start = sequence.mark()
+        for _ in range(2):
+            generated = await sequence.generate(12, Sampling(seed=1), FREELY)
+            assert generated.step.text
+            assert generated.finish in ("length", "end")
+        sequence.rewind(start)
+        assert sequence.length == start.length
 
 
 def test_a_draft_on_llama_server_works_with_a_target_in_process() -> None:
