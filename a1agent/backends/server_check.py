@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from a1agent.types import Message, Question
 
 __all__ = ["Served", "assemble", "connect", "find_model", "given_tokenizer", "tells_raw", "why_it_cannot_score"]
 
-Start = Callable[[Http, str], Awaitable[RemoteBackend]]
+Start = Callable[[Http, str], Coroutine[Any, Any, RemoteBackend]]
 _NEAR = 0.02
 
 
@@ -38,14 +38,10 @@ def connect(path: str, options: ServerOptions, start: Start) -> RemoteBackend:
     address = ServerAddress.of(path)
     http = Http(address.urls, options)
     try:
-        return http.thread.wait(_started(start, http, address.model))
+        return http.thread.wait(start(http, address.model))
     except BaseException:
         http.close()
         raise
-
-
-async def _started(start: Start, http: Http, model: str) -> RemoteBackend:
-    return await start(http, model)
 
 
 async def find_model(http: Http, asked: str) -> Served:
@@ -145,6 +141,7 @@ async def assemble(
         reuses_prefix=reuses_prefix,
         at_once=http.options.max_connections * len(http.replicas.all),
         can_constrain=wire.can_constrain,
+        processor=str(http),
         no_score_reason=reason,
     )
     return RemoteBackend(RemoteEngine(http, wire, tokenizer, turn_end), info)

@@ -46,7 +46,7 @@ def hub_cache(root: Path, tokenizer: Path) -> Path:
     for file in tokenizer.iterdir():
         shutil.copy(file, snapshot / file.name)
     config = json.loads((snapshot / "tokenizer_config.json").read_text())
-    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|endoftext|>"}
+    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
     (snapshot / "tokenizer_config.json").write_text(json.dumps(config))
     return root
 
