@@ -108,7 +108,8 @@ class Pair:
                     self._held.append(model)
             _check_target(backends[1])
         except BaseException:
-            self._release()
+            for backend in self._release():  # in a thread without a loop: one that failed leaves nothing loaded
+                asyncio.run(backend.aclose())
             raise
         short = all(not isinstance(m, Address) or m.scheme in ("embedded", "scripted") for m in self._given.values())
         return Loaded(backends[0], backends[1], short)
@@ -141,6 +142,8 @@ def _check_target(target: Address | Backend) -> None:
     if not able:
         name = str(target) if isinstance(target, Address) else target.info.name
         can = ", ".join(f"{s.name}:" for s in SCHEMES.values() if s.can_score)
+        reason = "" if isinstance(target, Address) else target.info.no_score_reason
         raise CannotScore(
-            f"{name} cannot score a given text, so it cannot be the target", f"use it as draft; targets: {can}"
+            f"{name} cannot score a given text, so it cannot be the target{reason and f' ({reason})'}",
+            f"use it as draft; targets: {can}",
         )

@@ -32,6 +32,7 @@ class Once:
 
     def __init__(self) -> None:
         self._said_slow = False
+        self._said_reread = False
 
     async def of_call(self, pair: Loaded, embedded: bool, question: Question, stats: RejectionStats) -> list[str]:
         """The notices of one call, most important first."""
@@ -45,7 +46,16 @@ class Once:
                     f"this question is unlike anything the embedded models were trained on (p = {p_value:.3f}): do not "
                     "trust the answer; give real models with --draft and --target (draft= and target= in Python)"
                 )
-        return remarks + self._slow(stats)
+        return remarks + self._reread(pair.target.info.name, stats) + self._slow(stats)
+
+    def _reread(self, target: str, stats: RejectionStats) -> list[str]:
+        if self._said_reread or stats.reread_tokens <= stats.scored_tokens:
+            return []
+        self._said_reread = True
+        return [
+            f"{target} reads the whole chain again for each score: {stats.reread_tokens} tokens in this call, to score "
+            f"{stats.scored_tokens}; SGLang, and vLLM with its newer scoring endpoint, read the step only"
+        ]
 
     def _slow(self, stats: RejectionStats) -> list[str]:
         speedup = ceiling(stats)

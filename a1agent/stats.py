@@ -23,6 +23,7 @@ class RejectionStats(BaseModel):
     chains that were batched together; `waiting_s` is what chains spent in no forward, `queued_s` what the
     question waited in line before. `drafted_tokens` = `kept_tokens` + `discarded_tokens`. `selectivity` is null while
     steps were all accepted or all rejected. `unverified`: steps accepted without being scored (`verify_rate`).
+    `reread_tokens`: what the target's server had to read again to score, having no cache for it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +48,7 @@ class RejectionStats(BaseModel):
     kept_tokens: int
     discarded_tokens: int
     scored_tokens: int
+    reread_tokens: int
     target_tokens: int
     prompt_tokens: int
     cached_tokens: int

@@ -47,6 +47,7 @@ class ModelInfo:
     `at_once`: chains beyond which more at a time gain nothing, so that further questions wait in line; None: no bound.
     `processor`: what runs it; models with different ones do not slow each other down.
     `can_constrain`: it can be held to a JSON schema while it writes.
+    `no_score_reason`: why it cannot score, where there is more to say.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ModelInfo:
     scores_as_it_writes: bool = False
     can_constrain: bool = False
     processor: str | None = None
+    no_score_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +109,13 @@ class StepText:
 class Work:
     """What a call cost. `compute_s`: its share (by tokens) of the forwards it rode in; `waiting_s`: time in no forward.
 
-    `decoded_tokens`: every token the model ran on for this call; `cached_tokens`: prompt tokens found in the cache.
+    `decoded_tokens`: every token the model ran on for this call; `cached_tokens`: prompt tokens found in the cache;
+    `reread_tokens`: those of a chain that were read before and had to be read again, for want of a cache.
     """
 
     decoded_tokens: int = 0
     cached_tokens: int = 0
+    reread_tokens: int = 0
     compute_s: float = 0.0
     waiting_s: float = 0.0
 

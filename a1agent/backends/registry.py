@@ -60,6 +60,25 @@ SCHEMES = {
             extra="transformers",
         ),
         Scheme(
+            name="vllm",
+            module="a1agent.backends.vllm",
+            example="vllm:http://localhost:8000#MODEL",
+            summary="a model served by vLLM",
+        ),
+        Scheme(
+            name="sglang",
+            module="a1agent.backends.sglang",
+            example="sglang:http://localhost:30000#MODEL",
+            summary="a model served by SGLang",
+        ),
+        Scheme(
+            name="openai",
+            module="a1agent.backends.openai",
+            example="openai:http://localhost:8080#MODEL",
+            summary="a model on any server with OpenAI's API (llama-server, Ollama, LM Studio, hosted), as draft",
+            can_score=False,
+        ),
+        Scheme(
             name="scripted",
             module="a1agent.backends.scripted",
             example="scripted:sums?accuracy=0.8",
@@ -119,20 +138,31 @@ def parse_address(text: str) -> Address:
         if text.endswith(".gguf"):
             raise InvalidOption(f"{text!r} has no scheme", f"write llama-cpp:{text}")
         raise InvalidOption(f"unknown model address {text!r}", nearest(scheme, [f"{name}" for name in SCHEMES]))
-    path, _, query = rest.partition("?")
+    path, query = _split(rest)
     if not path:
         raise InvalidOption(f"the address {text!r} names no model", f"for example {SCHEMES[scheme].example}")
+    check: Callable[[str], object] | None = getattr(_module(scheme), "check_path", None)
+    if check is not None:
+        check(path)
     if scheme == "embedded" and path not in _EMBEDDED:
         raise ModelNotFound(f"there is no embedded model {path!r}", nearest(path, _EMBEDDED))
-    return Address(scheme, path, _options(scheme, query, text))
+    return Address(scheme, path, _options(scheme, query))
 
 
-def _options(scheme: str, query: str, text: str) -> tuple[tuple[str, Any], ...]:
+def _split(rest: str) -> tuple[str, str]:
+    """Path and query; a query may stand before a `#MODEL` or after it."""
+    before, mark, model = rest.partition("#")
+    path, _, query = before.partition("?")
+    model, _, more = model.partition("?")
+    return path + mark + model, "&".join(part for part in (query, more) if part)
+
+
+def _options(scheme: str, query: str) -> tuple[tuple[str, Any], ...]:
     known: dict[str, tuple[type, str]] = _module(scheme).OPTIONS
     values: dict[str, Any] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in known:
-            raise InvalidOption(f"unknown option {key!r} in {text!r}", nearest(key, known))
+            raise InvalidOption(f"unknown option {key!r} of {scheme}: models", nearest(key, known))
         values[key] = _convert(key, value, known[key][0])
     return tuple(sorted(values.items()))
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from a1agent.backends.chat_template import Piece
+from a1agent.backends.sentinel import find_sentinel
 
 __all__ = ["TextVocabulary"]
-
-# Text before a step while it is tokenized, so that no space is put before the step; its ids are dropped.
-_SENTINELS = ("\x01", "\x02", "\n", "=", "|")
 
 
 class TextVocabulary(ABC):
@@ -27,7 +25,8 @@ class TextVocabulary(ABC):
         # Whether a text after a control token is tokenized like one that stands alone, with a space if those get one.
         self.spaced = True
         self._pieces: dict[int, bytes] = {}
-        self._sentinel = self._find_sentinel()
+        added = self._spells("a b") != "a b"  # a space, to the start of a text
+        self._sentinel = find_sentinel(self._encode) if added else ("", list[int]())
 
     @property
     @abstractmethod
@@ -79,17 +78,6 @@ class TextVocabulary(ABC):
         if piece is None:
             piece = self._pieces[token] = self._read_piece(token)
         return piece
-
-    def _find_sentinel(self) -> tuple[str, list[int]]:
-        """A text that never merges with what follows; none is needed where no space is added to the start of a text."""
-        if self._spells("a b") == "a b":
-            return "", []
-        probes = ("a", " a", "\n", "\n\n", "1", "=", "|", "é")
-        for sentinel in _SENTINELS:
-            ids = self._encode(sentinel)
-            if all(self._encode(sentinel + probe)[: len(ids)] == ids for probe in probes):
-                return sentinel, ids
-        return "", []
 
     def _spells(self, text: str) -> str:
         pieces = b"".join(self._read_piece(token) for token in self._encode(text))

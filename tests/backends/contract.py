@@ -11,6 +11,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -34,14 +35,18 @@ class Capabilities:
     """What applies to a backend. `counts`: it decodes in a cache of its own, and its counters say how much.
 
     `shares`: sequences share the cells of a common prefix; where not, each holds a copy.
-    `constrain`: it can be held to a JSON schema. `chance`: it samples from probabilities that it also scores with.
-    `control`: text of one of its control tokens.
+    `constrain`: it can be held to a JSON schema.
+    `guards`: a sequence refuses a second call while one runs, and calls end when the backend is closed.
+    `logprobs`: it tells the log-probability of all that it writes; one that it does not tell is not a number.
+    `chance`: it samples from probabilities that it also scores with. `control`: text of one of its control tokens.
     `tolerance`: nats by which a score may depend on what else is in the batch (quantized weights).
     """
 
     constrain: bool = False
     counts: bool = True
     shares: bool = True
+    guards: bool = True
+    logprobs: bool = True
     chance: bool = True
     score: bool = True
     rewind: bool = True
@@ -122,7 +127,8 @@ class Contract:
             assert ids or generated.finish == "end"
             assert sequence.length == before + len(ids)
             assert len(generated.logprobs) == len(ids)
-            assert all(logprob <= 0 for logprob in generated.logprobs)
+            told = self.capabilities.logprobs
+            assert all(logprob <= 0 or (math.isnan(logprob) and not told) for logprob in generated.logprobs)
             assert generated.step.tokenizer_fingerprint == backend.info.tokenizer_fingerprint
 
     async def test_the_same_seed_gives_the_same_text(self, backend_factory: BackendFactory, question: Question) -> None:
@@ -375,7 +381,7 @@ class Contract:
     async def test_a_second_call_on_a_busy_sequence_is_refused(
         self, backend_factory: BackendFactory, question: Question
     ) -> None:
-        self.needs("counts")
+        self.needs("guards")
         async with loaded(backend_factory) as backend:
             sequence = await backend.open(question)
             task = asyncio.create_task(sequence.generate(8, GREEDY, FREELY))
@@ -411,7 +417,7 @@ class Contract:
     async def test_generation_ends_where_the_context_does(
         self, backend_factory: BackendFactory, question: Question
     ) -> None:
-        self.needs("counts")
+        self.needs("guards")
         async with loaded(backend_factory, self.capabilities.small_context) as backend:
             sequence = await backend.open(question)
             limit = backend.info.context_length
@@ -437,7 +443,7 @@ class Contract:
     async def test_closing_the_backend_ends_running_calls(
         self, backend_factory: BackendFactory, question: Question
     ) -> None:
-        self.needs("counts")
+        self.needs("guards")
         async with loaded(backend_factory) as backend:
             sequence = await backend.open(question)
             tasks = [asyncio.create_task(sequence.fork().generate(500, Sampling(seed=i), FREELY)) for i in range(4)]

@@ -23,7 +23,7 @@ class Babble:
 
 
 class TestScripted(Contract):
-    capabilities = Capabilities(counts=False, chance=False)
+    capabilities = Capabilities(counts=False, guards=False, chance=False)
 
     @pytest.fixture
     def backend_factory(self) -> BackendFactory:
@@ -34,7 +34,7 @@ class TestScripted(Contract):
 
 
 class TestScriptedThatCannotScore(Contract):
-    capabilities = Capabilities(counts=False, chance=False, score=False)
+    capabilities = Capabilities(counts=False, guards=False, chance=False, score=False)
 
     @pytest.fixture
     def backend_factory(self) -> BackendFactory:
@@ -42,7 +42,7 @@ class TestScriptedThatCannotScore(Contract):
 
 
 class TestScriptedThatCannotRewind(Contract):
-    capabilities = Capabilities(counts=False, chance=False, rewind=False)
+    capabilities = Capabilities(counts=False, guards=False, chance=False, rewind=False)
 
     @pytest.fixture
     def backend_factory(self) -> BackendFactory:

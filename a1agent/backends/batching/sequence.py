@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from a1agent.backends.base import (
     Counters,
@@ -20,12 +21,52 @@ from a1agent.backends.base import (
 from a1agent.backends.batching.cache import new_ids
 from a1agent.backends.batching.runner import Vocabulary
 from a1agent.backends.batching.tasks import Generate, Holder, Prefill, Score, Task
-from a1agent.backends.batching.worker import Engine
 from a1agent.errors import BackendClosed, BackendError, CannotRewind, ContextOverflow, InvalidOption
 
-__all__ = ["BatchedBackend", "BatchedSequence"]
+__all__ = ["BatchedBackend", "BatchedSequence", "Caller"]
 
-T = TypeVar("T")
+
+class Caller(Protocol):
+    """What carries calls out: the engine of a model in this process, or one that asks a server. Nothing here blocks."""
+
+    closed: bool
+
+    @property
+    def counters(self) -> Counters:
+        """What was done so far."""
+        ...
+
+    def opened(self) -> None:
+        """Counts a sequence."""
+        ...
+
+    def start(self, task: Task) -> None:
+        """Runs a call, and resolves it."""
+        ...
+
+    def cancel(self, task: Task) -> None:
+        """Ends a call whose coroutine was cancelled."""
+        ...
+
+    def trim(self, holder: Holder, length: int) -> None:
+        """A sequence was rewound to its first `length` ids."""
+        ...
+
+    def fork(self, parent: Holder, child: Holder, length: int) -> None:
+        """A new sequence shares the first `length` ids of another; counts it."""
+        ...
+
+    def release(self, holder: Holder) -> None:
+        """A sequence was closed."""
+        ...
+
+    def settle(self, then: Callable[[], None]) -> None:
+        """Calls `then` once everything asked for so far was done."""
+        ...
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Ends running calls with `BackendClosed`, frees what is held, and calls `then`."""
+        ...
 
 
 class BatchedSequence:
@@ -35,12 +76,12 @@ class BatchedSequence:
     doing nothing.
     """
 
-    def __init__(self, backend: BatchedBackend, ids: array[int], prompt: int) -> None:
+    def __init__(self, backend: BatchedBackend, ids: array[int], prompt: int, source: object = None) -> None:
         self._backend = backend
         self._engine = backend.engine
         self._ids = ids
         self._prompt = prompt
-        self._holder = Holder(prompt)
+        self._holder = Holder(prompt, source)
         self._running = False
         self._closed = False
         self.prompt_work = Work()
@@ -98,7 +139,7 @@ class BatchedSequence:
     def fork(self) -> BatchedSequence:
         """An independent sequence with the same text; shares the prefix in the cache and decodes nothing."""
         self._check()
-        child = BatchedSequence(self._backend, self._ids[:], self._prompt)
+        child = type(self)(self._backend, self._ids[:], self._prompt, self._holder.source)
         self._engine.fork(self._holder, child._holder, len(self._ids))
         return child
 
@@ -163,7 +204,7 @@ class BatchedSequence:
 class BatchedBackend:
     """A loaded model behind an engine. Subclasses say how a question becomes ids (`encode`)."""
 
-    def __init__(self, engine: Engine, info: ModelInfo, vocabulary: Vocabulary) -> None:
+    def __init__(self, engine: Caller, info: ModelInfo, vocabulary: Vocabulary) -> None:
         self.engine = engine
         self.vocabulary = vocabulary
         self._info = info
@@ -190,7 +231,9 @@ class BatchedBackend:
             return step.ids
         return self.tokenize(step.text)
 
-    async def open_ids(self, ids: list[int]) -> BatchedSequence:
+    sequence_type: type[BatchedSequence] = BatchedSequence
+
+    async def open_ids(self, ids: list[int], source: object = None) -> BatchedSequence:
         """A sequence that holds a prompt of token ids. Raises `ContextOverflow` when it does not fit."""
         if self.engine.closed:
             raise BackendClosed(f"{self._info.name} was closed", "load it again")
@@ -200,7 +243,7 @@ class BatchedBackend:
                 "shorten the question or raise n_ctx",
             )
         self.engine.opened()
-        sequence = BatchedSequence(self, new_ids(ids), len(ids))
+        sequence = self.sequence_type(self, new_ids(ids), len(ids), source)
         try:
             await sequence.prefill()
         except BaseException:

@@ -8,21 +8,25 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from a1agent.backends.base import Finish, Generated, Sampling, StepText, Stop, TokenScores, Work
+from a1agent.backends.base import Generated, Sampling, Stop, TokenScores, Work
 from a1agent.backends.batching.cache import Lane, new_ids
 from a1agent.backends.batching.runner import END, Vocabulary
-from a1agent.backends.batching.text import TokenText, find_stop, word_end
+from a1agent.backends.batching.writing import Writing
 
 __all__ = ["Generate", "Holder", "Prefill", "Score", "Task"]
 
 
 class Holder:
-    """The worker's side of a sequence: its lane, if it has one. A smaller `age` was opened earlier and goes first."""
+    """The worker's side of a sequence: its lane, if it has one. A smaller `age` was opened earlier and goes first.
 
-    __slots__ = ("age", "closed", "lane", "prompt", "task")
+    `source`: what the prompt was made from, for backends that send it anew with every call.
+    """
+
+    __slots__ = ("age", "closed", "lane", "prompt", "source", "task")
     _next_age: ClassVar[int] = 0
 
-    def __init__(self, prompt: int) -> None:
+    def __init__(self, prompt: int, source: object = None) -> None:
+        self.source = source
         self.lane: Lane | None = None
         self.task: Task | None = None
         self.prompt = prompt
@@ -46,6 +50,7 @@ class Task:
         self.wanted: int = wanted
         self.decoded = 0
         self.cached = 0
+        self.reread = 0
         self.compute_s = 0.0
         self.forward_s = 0.0
         self.started = time.perf_counter()
@@ -84,6 +89,7 @@ class Task:
         return Work(
             decoded_tokens=self.decoded,
             cached_tokens=self.cached,
+            reread_tokens=self.reread,
             compute_s=self.compute_s,
             waiting_s=max(0.0, waited),
         )
@@ -143,8 +149,8 @@ class Score(Task):
 
     def __init__(self, holder: Holder, ids: array[int], step: Sequence[int], end: bool) -> None:
         base = len(ids)
-        self._step = tuple(step)
-        self._end = end
+        self.step = tuple(step)
+        self.end = end
         self._logprobs: list[float] = []
         super().__init__(holder, ids + new_ids(step), goal=base - 1 + len(step) + end, wanted=base - 1)
         self.base = base
@@ -162,37 +168,28 @@ class Score(Task):
         self.wanted += len(logprobs)
 
     def result(self) -> TokenScores:
-        end = self._logprobs[-1] if self._end else None
-        scores = self._logprobs[: len(self._step)]
-        return TokenScores(ids=self._step, logprobs=tuple(scores), end=end, work=self.work())
+        end = self._logprobs[-1] if self.end else None
+        scores = self._logprobs[: len(self.step)]
+        return TokenScores(ids=self.step, logprobs=tuple(scores), end=end, work=self.work())
 
 
 class Generate(Task):
-    """Samples tokens until a stop, the end of the turn, or `limit` tokens.
-
-    A stop may fall inside a token. Its text before the stop is then tokenized anew and scored, so that ids, text and
-    log-probabilities of the step agree.
-    """
+    """Samples tokens until a stop, the end of the turn, or `limit` tokens."""
 
     def __init__(
         self, holder: Holder, ids: array[int], limit: int, sampling: Sampling, stop: Stop, vocabulary: Vocabulary
     ) -> None:
         super().__init__(holder, ids, goal=len(ids), wanted=len(ids) - 1)
         self.sampling = sampling
-        self._limit = limit
-        self._stop = stop
+        self.limit = limit
+        self.stop = stop
         self._vocabulary = vocabulary
-        self._text = TokenText()
-        self._logprobs: list[float] = []
+        self._writing = Writing(limit, stop)
         self._forced: list[int] = []
-        self._finish: Finish | None = None
-        self._end: float | None = None
-        self._stop_string: str | None = None
-        self._trimmed = 0
 
     @property
     def done(self) -> bool:
-        return self._finish is not None and not self._forced
+        return self._writing.finish is not None and not self._forced
 
     def targets(self, start: int, stop: int) -> list[int | None]:
         return [self._forced[0]] if self._forced else [None]
@@ -201,62 +198,30 @@ class Generate(Task):
         return END if token in self._vocabulary.end_ids else token
 
     def accept(self, tokens: list[int], logprobs: list[float]) -> None:
-        token = tokens[0]
+        token, writing = tokens[0], self._writing
         if self._forced:
-            self._append(self._forced.pop(0), logprobs[0])
+            token = self._forced.pop(0)
+            writing.add_rest(token, self._vocabulary.piece(token), logprobs[0])
         elif token in self._vocabulary.end_ids:
-            self._end = logprobs[0]
-            self._finish_at(self._text.tokens_within(len(self._text.text)), "end")
+            writing.end_turn(logprobs[0])
         else:
-            self._append(token, logprobs[0])
-            self._look_for_stop()
+            writing.add(token, self._vocabulary.piece(token), logprobs[0])
+            self._forced = self._vocabulary.tokenize(writing.rest) if writing.rest else []
+        self._follow(token)
+
+    def adopt(self, writing: Writing) -> None:
+        """Takes what was written elsewhere as the result of this call."""
+        self._writing = writing
+        self.ids.extend(writing.ids)
 
     def result(self) -> Generated:
-        ids = tuple(self.ids[self.base :])
-        step = StepText(text=self._text.text, ids=ids, tokenizer_fingerprint=self._vocabulary.fingerprint)
-        return Generated(
-            step=step,
-            logprobs=tuple(self._logprobs),
-            finish=self._finish or "length",
-            end=self._end,
-            stop_string=self._stop_string,
-            trimmed_tokens=self._trimmed,
-            work=self.work(),
-        )
+        return self._writing.generated(self._vocabulary.fingerprint, self.work())
 
-    def _append(self, token: int, logprob: float) -> None:
-        self.ids.append(token)
-        self._logprobs.append(logprob)
-        self._text.push(self._vocabulary.piece(token))
-        self.goal += 1
-        self.wanted += 1
-
-    def _look_for_stop(self) -> None:
-        cut = find_stop(self._text, self._stop)
-        if cut is not None:
-            self._stop_string = cut.string
-            self._stop_at(cut.length)
-        elif len(self._logprobs) >= self._limit:
-            whole = self._text.tokens_within(len(self._text.text))
-            self._finish_at(word_end(self._text) if self._stop.whole_words else whole, "length")
-
-    def _stop_at(self, length: int) -> None:
-        text = self._text.text
-        kept = len(self._text.ends) if length == len(text) else self._text.tokens_within(length)
-        rest = text[self._text.before(kept) : length]
-        self._finish_at(kept, "stop")
-        if rest:
-            self._forced = self._vocabulary.tokenize(rest)
-
-    def _finish_at(self, kept: int, finish: Finish) -> None:
-        self._finish = finish
-        dropped = len(self._logprobs) - kept
-        if dropped:
-            self._trimmed += dropped
-            pieces = self.ids[self.base : self.base + kept]
-            del self.ids[self.base + kept :], self._logprobs[kept:]
-            self.goal -= dropped
-            self.wanted -= dropped
-            self._text = TokenText()
-            for token in pieces:
-                self._text.push(self._vocabulary.piece(token))
+    def _follow(self, token: int) -> None:
+        """Brings the ids to what is written: one token more, or some fewer where the text was trimmed."""
+        written = len(self._writing.ids)
+        if written > len(self.ids) - self.base:
+            self.ids.append(token)
+        del self.ids[self.base + written :]
+        self.goal = len(self.ids)
+        self.wanted = self.goal - 1

@@ -1,0 +1,291 @@
+"""The client that backends on servers share: an HTTP connection pool, retries, time limits, and what errors mean.
+
+Everything runs in one event loop in a thread of its own, so that callers in any loop share its connections. A call is
+tried again when the connection fails, breaks off or is silent for too long, when the server is full (429, with
+`Retry-After`) or away (502, 503, 504), and when its reply is damaged. A call changes nothing on the server, and the
+text of a chain only grows once a call has ended: trying again never doubles a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar, cast
+
+import httpx2
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
+from a1agent.backends.loop_thread import LoopThread
+from a1agent.backends.replicas import Replica, Replicas
+from a1agent.backends.server_options import ServerOptions
+from a1agent.errors import A1Error, BackendError, ContextOverflow, InvalidOption, ModelNotFound
+
+__all__ = ["BadReply", "Http", "Line", "NoSuchPath", "Retryable"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+_AGAIN = (429, 502, 503, 504)
+_LONGEST_WAIT_S = 60.0
+_TOO_LONG = re.compile(
+    r"context.?length|context.?size|max_model_len|too long|longer than|exceed\w* .*(context|token)", re.I
+)
+
+
+class Retryable(BackendError):
+    """May go better next time. `retry_after`: seconds the server asked for; `fault`: the server is to blame."""
+
+    def __init__(self, what: str, hint: str = "", *, retry_after: float | None = None, fault: bool = True) -> None:
+        super().__init__(what, hint)
+        self.retry_after = retry_after
+        self.fault = fault
+
+
+class BadReply(Retryable):
+    """The server answered something that cannot be an answer."""
+
+
+class NoSuchPath(BackendError):
+    """The server does not offer what was asked for."""
+
+
+class Line:
+    """A replica to ask, for one attempt at a call of one chain."""
+
+    def __init__(self, http: Http, replica: Replica, session: str | None) -> None:
+        self._http = http
+        self._options = http.options
+        self._replica = replica
+        self._headers = {} if session is None else {http.options.session_header: session}
+
+    @property
+    def url(self) -> str:
+        """Where it leads."""
+        return self._replica.url
+
+    async def get(self, path: str) -> Any:
+        """The JSON at a path."""
+        return await self._ask("GET", path, None)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The JSON that a path replies. Raises `Retryable`, `NoSuchPath`, `BackendError`, `ContextOverflow`."""
+        return await self._ask("POST", path, body)
+
+    async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        url = self._replica.url + path
+        with self._mapped():
+            async with asyncio.timeout(self._options.first_token_s):
+                response = await self._http.client.request(method, url, json=body, headers=self._headers)
+        self._check(response)
+        return self._read(response.text)
+
+    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        """The JSON of each server-sent event; closing the generator closes the request. Raises as `post`."""
+        url = self._replica.url + path
+        async with contextlib.AsyncExitStack() as stack:
+            with self._mapped():
+                async with asyncio.timeout(self._options.first_token_s):
+                    stream = self._http.client.sse(url, method="POST", json=body, headers=self._headers)
+                    source = await stack.enter_async_context(stream)
+                    if not source.response.is_success:
+                        await source.response.aread()
+            self._check(source.response)
+            events, limit = aiter(source), self._options.first_token_s
+            while True:
+                with self._mapped():
+                    async with asyncio.timeout(limit):
+                        event = await anext(events, None)
+                if event is None:
+                    return
+                if event.data != "[DONE]":  # the connection is used again only when it was read to its end
+                    yield self._event(event.data)
+                limit = self._options.between_tokens_s
+
+    def _event(self, data: str) -> dict[str, Any]:
+        event = self._read(data)
+        if not isinstance(event, dict):
+            raise BadReply(f"{self._replica.url} streamed something that is no object")
+        found = cast("dict[str, Any]", event)
+        if found.get("error"):
+            raise self._failure(_status_of(found["error"]), data, {})
+        return found
+
+    def _read(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise BadReply(f"{self._replica.url} sent damaged JSON", str(error)) from None
+
+    def _check(self, response: httpx2.Response) -> None:
+        if not response.is_success:
+            raise self._failure(response.status_code, response.text, response.headers)
+
+    def _failure(self, status: int, body: str, headers: Mapping[str, str]) -> A1Error:
+        return failure(self._replica.url, status, self._http.hidden(body), headers)
+
+    @contextlib.contextmanager
+    def _mapped(self) -> Generator[None]:
+        """Translates the errors of the HTTP library."""
+        url = self._replica.url
+        try:
+            yield
+        except httpx2.ConnectError as error:
+            if _is_tls(error):
+                hint = "if its certificate is your own, name it: ?verify=FILE"
+                raise BackendError(f"no trusted connection to {url}: {error}", hint) from error
+            raise Retryable(f"{url} does not accept connections: {error}", "is the server up?") from error
+        except (TimeoutError, httpx2.TimeoutException) as error:
+            hint = "raise connect_s, first_token_s or between_tokens_s if it is only slow"
+            raise Retryable(f"{url} was silent for too long", hint) from error
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
+            raise Retryable(f"the connection to {url} broke: {error}", "see the server's log") from error
+        except httpx2.HTTPError as error:
+            raise BackendError(f"the request to {url} failed: {error}", "see the server's log") from error
+
+
+class Http:
+    """A connection pool over the replicas of one model. Close it with `close`."""
+
+    def __init__(self, urls: tuple[str, ...], options: ServerOptions) -> None:
+        self.options = options
+        self._key = options.key()
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self.client = httpx2.AsyncClient(
+            headers=headers,
+            verify=_trusted(options.verify),
+            timeout=httpx2.Timeout(None, connect=options.connect_s),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=options.max_connections),
+        )
+        self.replicas = Replicas(urls, options.max_connections, options.cooldown_s, options.patience_s)
+        self.thread = LoopThread("a1agent-http")
+
+    def __str__(self) -> str:
+        return ", ".join(replica.url for replica in self.replicas.all)
+
+    def hidden(self, text: str) -> str:
+        """A text without the key."""
+        return text.replace(self._key, "***") if self._key else text
+
+    async def call(self, attempt: Callable[[Line], Awaitable[T]], session: str | None = None) -> T:
+        """What `attempt` returns, tried again after a `Retryable`. Of the pool's own loop.
+
+        Raises `BackendError` when the attempts are used up, or at once while all replicas are known to be away.
+        """
+        first_s = self.options.retry_wait_s
+        waits = wait_exponential(first_s, _LONGEST_WAIT_S) + wait_random(0, first_s)
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.retry_after if isinstance(error, Retryable) else None
+            return waits(state) + min(asked or 0.0, _LONGEST_WAIT_S)
+
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self.options.retries + 1),
+            wait=wait,
+            retry=retry_if_exception_type(Retryable),
+            before_sleep=_note,
+            reraise=True,
+        )
+        return await retrying(self._once, attempt, session)
+
+    async def _once(self, attempt: Callable[[Line], Awaitable[T]], session: str | None) -> T:
+        replica = self.replicas.pick(session)
+        async with replica.slots:
+            try:
+                result = await attempt(Line(self, replica, session))
+            except Retryable as error:
+                if error.fault:
+                    self.replicas.failed(replica)
+                raise
+            self.replicas.worked(replica)
+            return result
+
+    async def each(self, attempt: Callable[[Line], Awaitable[T]]) -> list[T]:
+        """What `attempt` returns of every replica, in order; raises what one of them raises."""
+        return [await attempt(Line(self, replica, None)) for replica in self.replicas.all]
+
+    def close(self) -> None:
+        """Cancels what runs and closes the connections. Blocks: not for coroutines."""
+        self.thread.stop(self.client.aclose)
+
+
+def failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1Error:
+    """What a reply with an error status means."""
+    said = _message(body)
+    if status in _AGAIN:
+        after = _seconds(headers.get("retry-after"))
+        what = f"{url} is full" if status == 429 else f"{url} is not ready ({status})"
+        return Retryable(f"{what}: {said}", "lower max_connections", retry_after=after, fault=status != 429)
+    if status in (401, 403):
+        return BackendError(f"{url} refuses the key ({status})", "set it in the environment: ?api_key_env=NAME")
+    if status in (404, 405) and re.search(r"model", said, re.I):
+        return ModelNotFound(f"{url}: {said}", "see which models the server offers at /v1/models")
+    if status in (404, 405, 501):
+        return NoSuchPath(f"{url} does not offer this ({status}): {said}", "is the address that of another server?")
+    if status in (400, 413, 422) and _TOO_LONG.search(said):
+        return ContextOverflow(f"{url}: {said}", "lower the number of turns or the step length")
+    return BackendError(f"{url} failed ({status}): {said}", "see the server's log")
+
+
+def _message(body: str) -> str:
+    """What an error body says, at most 300 characters of it."""
+    with contextlib.suppress(ValueError):
+        found: Any = json.loads(body)
+        for key in ("error", "message", "detail"):
+            if isinstance(found, dict):
+                found = cast("dict[str, Any]", found).get(key, cast("Any", found))
+        body = found if isinstance(found, str) else json.dumps(found)
+    return body.strip()[:300] or "no reason given"
+
+
+def _status_of(error: Any) -> int:
+    code = cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 503
+
+
+def _seconds(after: str | None) -> float | None:
+    """What a Retry-After header asks for: seconds, or a date."""
+    if after is None:
+        return None
+    try:
+        return max(0.0, float(after))
+    except ValueError:
+        with contextlib.suppress(ValueError, TypeError):
+            return max(0.0, (parsedate_to_datetime(after) - datetime.now(UTC)).total_seconds())
+    return None
+
+
+def _trusted(verify: str) -> ssl.SSLContext | bool:
+    if not verify:
+        return True
+    try:
+        return ssl.create_default_context(cafile=verify)
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidOption(f"{verify!r} holds no certificates: {error}", "name a PEM file") from error
+
+
+def _is_tls(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLError) or "SSL" in str(error) or "CERTIFICATE" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _note(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    _log.info("attempt %d failed, trying again: %s", state.attempt_number, error)

@@ -1,0 +1,235 @@
+"""Any server with OpenAI's API, as draft: `openai:http://HOST:PORT#MODEL`.
+
+Such servers score no given text, so they cannot be the target. What a chain has written so far must be continued by the
+next call; how, depends on the server, which is recognized by what it offers beside the API:
+
+| server | how a text is continued | what a count of tokens is |
+|---|---|---|
+| llama-server (llama.cpp) | `/completion` with token ids; its own template and tokenizer | exact |
+| vLLM, SGLang | `/v1/chat/completions` with `continue_final_message` | an estimate; better `vllm:` and `sglang:` |
+| Ollama | `/v1/chat/completions`; a last message of the assistant is continued by itself | an estimate |
+| api.deepseek.com, api.mistral.ai | `/v1/chat/completions` with `prefix` in the last message | an estimate |
+| others (LM Studio, llama-cpp-python, ...) | `/v1/completions` with the prompt as text | an estimate |
+
+`api=` (chat, completions) and `continuation=` (final_message, prefix, trailing) overrule this. Raw completions need the
+chat template: `tokenizer=` names the model's tokenizer; without it a prompt is plain lines of role names.
+Log-probabilities are told by llama-server only; elsewhere those of a written step are not numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel
+
+from a1agent.backends.base import Sampling
+from a1agent.backends.http import Http, Line
+from a1agent.backends.llama_server import LlamaServerWire, Props
+from a1agent.backends.plain_text import PlainText
+from a1agent.backends.remote import ChatTokenizer, RemoteBackend
+from a1agent.backends.server_check import Served, assemble, connect, find_model, given_tokenizer
+from a1agent.backends.server_options import OPTIONS as SERVER_OPTIONS
+from a1agent.backends.server_options import ServerAddress, ServerOptions
+from a1agent.backends.server_tokenizer import ServerTokenizer
+from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, parsed
+from a1agent.errors import A1Error, CannotScore, InvalidOption, nearest
+from a1agent.types import Question
+
+__all__ = ["OPTIONS", "OpenAIWire", "check_path", "load"]
+
+check_path = ServerAddress.of
+
+OPTIONS: dict[str, tuple[type, str]] = {
+    **SERVER_OPTIONS,
+    "api": (str, "what is asked: chat, completions, or auto"),
+    "continuation": (str, "how a chat goes on in the middle of a message: final_message, prefix, trailing, or auto"),
+}
+
+_APIS = ("auto", "chat", "completions")
+_CONTINUATIONS = ("auto", "final_message", "prefix", "trailing")
+_PREFIX_HOSTS = ("api.deepseek.com", "api.mistral.ai")
+_CONTEXT = 4096
+_NO_SCORE = "servers with OpenAI's API tell no log-probabilities of a given text"
+
+Way = tuple[str, str]
+
+
+class _Delta(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    text: str | None = None
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Details(BaseModel):
+    cached_tokens: int | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _Event(BaseModel):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+
+
+class OpenAIWire:
+    """What OpenAI's API calls things. `way`: the API, and how a message is continued with it."""
+
+    can_score = False
+    can_constrain = False
+
+    def __init__(self, model: str, way: Way, text: PlainText) -> None:
+        self.model = model
+        self.way = way
+        self._text = text
+
+    def raw(self, sampling: Sampling) -> bool:
+        """None are told."""
+        return True
+
+    async def warm(self, line: Line, text: Text) -> Read | None:
+        """Hosted models charge for what they read."""
+        return None
+
+    async def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
+        """Streams a completion. Fields that are not needed are not sent: some servers refuse those they do not know."""
+        assert isinstance(text.source, Question)
+        written = self._text.text(text.ids[text.prompt :])
+        body: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": limit,
+            "stream": True,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed & 0x7FFFFFFF,
+        }
+        body |= {name: value for name in ("top_k", "min_p") if (value := getattr(sampling, name))}
+        if self.way[0] == "chat":
+            path, more = "/v1/chat/completions", _chat(text.source, written, self.way[1])
+        else:
+            path, more = "/v1/completions", {"prompt": await self._text.render(text.source) + written}
+        async with aclosing(line.events(path, body | more)) as events:
+            async for data in events:
+                event = parsed(_Event, data, line)
+                for choice in event.choices:
+                    yield self._chunk(choice, event.usage)
+
+    def _chunk(self, choice: _Choice, usage: _Usage | None) -> Chunk:
+        piece = choice.text or (choice.delta.content if choice.delta else None) or ""
+        finish: Literal["end", "length"] | None = None
+        if choice.finish_reason is not None:
+            finish = "length" if choice.finish_reason == "length" else "end"
+        details = usage.prompt_tokens_details if usage else None
+        return Chunk(
+            ids=(self._text.id_of(piece),) if piece else (),
+            logprobs=(UNKNOWN,) if piece else (),
+            text=piece,
+            finish=finish,
+            read=Read(usage.prompt_tokens, details.cached_tokens if details else None) if usage else None,
+        )
+
+    async def score(self, line: Line, ids: list[int], start: int) -> Scored:
+        """Raises `CannotScore`."""
+        raise CannotScore(_NO_SCORE, "use this server as draft")
+
+
+def _chat(question: Question, written: str, continuation: str) -> dict[str, Any]:
+    """The conversation with what was written so far as a message that is to be continued."""
+    messages = [message.as_dict() for message in question.messages]
+    if messages[-1]["role"] == "assistant":
+        messages[-1] = {**messages[-1], "content": messages[-1]["content"] + written}
+    elif written:
+        messages.append({"role": "assistant", "content": written})
+    body: dict[str, Any] = {"messages": messages}
+    if messages[-1]["role"] == "assistant":
+        if continuation == "prefix":
+            messages[-1] = {**messages[-1], "prefix": True}
+        elif continuation == "final_message":
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
+    if question.tools:
+        body["tools"] = [dict(tool) for tool in question.tools]
+    if question.response_format is not None:
+        body["response_format"] = dict(question.response_format)
+    return body
+
+
+async def _has(http: Http, path: str) -> bool:
+    """Whether every replica has a path."""
+    try:
+        await http.each(lambda line: line.get(path))
+    except A1Error:
+        return False
+    return True
+
+
+async def _way(http: Http) -> Way:
+    """How texts are continued on the server that is there."""
+    if any(urlsplit(replica.url).hostname in _PREFIX_HOSTS for replica in http.replicas.all):
+        return "chat", "prefix"
+    if await _has(http, "/api/version"):
+        return "chat", "trailing"
+    if await _has(http, "/version") or await _has(http, "/get_model_info"):
+        return "chat", "final_message"
+    return "completions", "auto"
+
+
+async def _start(http: Http, model: str, way: Way) -> RemoteBackend:
+    served = await find_model(http, model)
+    props = await _props(http) if way[0] == "auto" else None
+    if props is not None:
+        return await _llama_server(http, served, props)
+    if way[0] == "auto":
+        found = await _way(http)
+        way = (found[0], found[1] if way[1] == "auto" else way[1])
+    text = PlainText(served.name, await given_tokenizer(http, None))
+    if not served.context_length:
+        served = replace(served, context_length=_CONTEXT)
+    return await assemble(http, OpenAIWire(served.name, way, text), text, "openai", served, _NO_SCORE, True)
+
+
+async def _props(http: Http) -> Props | None:
+    """What llama-server says of itself; None of another server."""
+
+    async def ask(line: Line) -> Props:
+        return parsed(Props, await line.get("/props"), line)
+
+    try:
+        found = await http.each(ask)
+    except A1Error:
+        return None
+    return min(found, key=lambda props: props.default_generation_settings.n_ctx)
+
+
+async def _llama_server(http: Http, served: Served, props: Props) -> RemoteBackend:
+    wire = LlamaServerWire()
+    tokenizer: ChatTokenizer | None = await given_tokenizer(http, wire.ids)
+    if tokenizer is None:
+        tokenizer = ServerTokenizer(http, served.name, wire.ids, wire.prompt, wire.control_ids)
+        await tokenizer.start()
+    allowed = props.default_generation_settings.n_ctx
+    if served.context_length > allowed:
+        raise InvalidOption(f"context_length={served.context_length}, but {http} allows {allowed}", "use at most that")
+    served = replace(served, context_length=served.context_length or allowed)
+    return await assemble(http, wire, tokenizer, "openai", served, _NO_SCORE, True)
+
+
+def load(path: str, **options: Any) -> RemoteBackend:
+    """The backend of `openai:URL#MODEL`; asks the server what it is. `OPTIONS` lists the options.
+
+    Raises `InvalidOption`, `ModelNotFound`, `ModelLoadError`, `BackendError`.
+    """
+    way = (str(options.pop("api", "auto")), str(options.pop("continuation", "auto")))
+    for name, value, known in (("api", way[0], _APIS), ("continuation", way[1], _CONTINUATIONS)):
+        if value not in known:
+            raise InvalidOption(f"unknown {name}={value!r}", nearest(value, known))
+    return connect(path, ServerOptions.of(options), lambda http, model: _start(http, model, way))

@@ -1,0 +1,158 @@
+"""The start-up check of models on servers: is the model there, how long may texts be, do the tokenizers agree."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, cast
+
+from a1agent.backends.base import ModelInfo, Sampling
+from a1agent.backends.http import Http, Line
+from a1agent.backends.local_tokenizer import LocalTokenizer, load_tokenizer
+from a1agent.backends.remote import ChatTokenizer, RemoteBackend, RemoteEngine
+from a1agent.backends.server_options import ServerAddress, ServerOptions
+from a1agent.backends.server_tokenizer import PROBE, AskIds
+from a1agent.backends.wire import Text, Wire
+from a1agent.errors import A1Error, InvalidOption, ModelLoadError, ModelNotFound, nearest
+from a1agent.types import Message, Question
+
+__all__ = ["Served", "assemble", "connect", "find_model", "given_tokenizer", "tells_raw", "why_it_cannot_score"]
+
+Start = Callable[[Http, str], Coroutine[Any, Any, RemoteBackend]]
+_NEAR = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model as a server lists it. `context_length` 0: the server does not say."""
+
+    name: str
+    context_length: int
+    entry: dict[str, Any]
+
+
+def connect(path: str, options: ServerOptions, start: Start) -> RemoteBackend:
+    """A backend for `URL[,URL...][#MODEL]`; blocks while the servers are asked. Leaves nothing open when it fails."""
+    address = ServerAddress.of(path)
+    http = Http(address.urls, options)
+    try:
+        return http.thread.wait(start(http, address.model))
+    except BaseException:
+        http.close()
+        raise
+
+
+async def find_model(http: Http, asked: str) -> Served:
+    """The model to use, which every replica must have. Raises `ModelNotFound`, `InvalidOption`."""
+    found = [_choose(line_url, models, asked) for line_url, models in await http.each(_models)]
+    context = min(entry.context_length for entry in found)
+    limit = http.options.context_length
+    if context and limit > context:
+        raise InvalidOption(f"context_length={limit}, but {http} allows {context}", f"use at most {context}")
+    return Served(found[0].name, limit or context, found[0].entry)
+
+
+async def _models(line: Line) -> tuple[str, list[dict[str, Any]]]:
+    reply = await line.get("/v1/models")
+    models: Any = cast("dict[str, Any]", reply).get("data") if isinstance(reply, dict) else None
+    if not isinstance(models, list):
+        raise ModelLoadError(f"{line.url} lists no models", "is this the address of a model server?")
+    return line.url, [cast("dict[str, Any]", m) for m in cast("list[Any]", models) if isinstance(m, dict)]
+
+
+def _choose(url: str, models: list[dict[str, Any]], asked: str) -> Served:
+    names = [str(model.get("id")) for model in models]
+    if not asked and len(names) != 1:
+        raise ModelNotFound(f"{url} serves {len(names)} models", f"add #MODEL; {nearest('', names)}")
+    name = asked or names[0]
+    if name not in names:
+        raise ModelNotFound(f"{url} does not serve {name!r}", nearest(name, names))
+    entry = models[names.index(name)]
+    length = entry.get("max_model_len")
+    return Served(name, length if isinstance(length, int) else 0, entry)
+
+
+async def given_tokenizer(http: Http, ask_ids: AskIds | None) -> LocalTokenizer | None:
+    """The tokenizer that the options name; its ids of a probe text must be the server's. Raises `ModelLoadError`."""
+    if not http.options.tokenizer:
+        return None
+    tokenizer = await asyncio.to_thread(load_tokenizer, http.options.tokenizer)
+    try:
+        await check_tokenizer(http, tokenizer, ask_ids)
+    except BaseException:
+        tokenizer.close()
+        raise
+    return tokenizer
+
+
+async def check_tokenizer(http: Http, tokenizer: LocalTokenizer, ask_ids: AskIds | None) -> None:
+    """Raises `ModelLoadError` when a server cuts a probe text into other ids."""
+    if ask_ids is None:
+        return
+    ours = await tokenizer.learn(PROBE)
+    for theirs in await http.each(lambda line: ask_ids(line, PROBE)):
+        # A vocabulary that puts a space before a text does so on the server and not here: the first ids may differ.
+        if theirs[-len(ours) // 2 :] != ours[-len(ours) // 2 :]:
+            raise ModelLoadError(
+                f"the tokenizer {tokenizer.name} is not that of the model at {http}: they differ on a probe text",
+                "name the tokenizer of this model, or drop tokenizer= where the server can tokenize",
+            )
+
+
+async def why_it_cannot_score(http: Http, wire: Wire, ids: list[int]) -> str:
+    """Scores a probe; the reason when that fails, else nothing."""
+    try:
+        scored = await http.call(lambda line: wire.score(line, ids, 1))
+    except A1Error as error:
+        return str(error)
+    return "" if len(scored.logprobs) == len(ids) - 1 else "it returned scores of the wrong length"
+
+
+async def tells_raw(http: Http, wire: Wire, ids: list[int]) -> bool:
+    """Whether log-probabilities of sampled tokens are those before temperature: compares some with their scores."""
+    sampling = Sampling(temperature=1.7, seed=1)
+    text = Text(ids, len(ids))
+
+    async def attempt(line: Line) -> tuple[list[float], list[float]]:
+        chunks = [chunk async for chunk in wire.write(line, text, 6, sampling)]
+        written = [token for chunk in chunks for token in chunk.ids]
+        told = [logprob for chunk in chunks for logprob in chunk.logprobs]
+        return told, (await wire.score(line, ids + written, len(ids))).logprobs if written else []
+
+    told, scored = await http.call(attempt)
+    near = all(abs(a - b) < _NEAR for a, b in zip(told, scored, strict=True))
+    return near and any(abs(b) > 5 * _NEAR for b in scored)
+
+
+async def assemble(
+    http: Http, wire: Wire, tokenizer: ChatTokenizer, scheme: str, served: Served, reason: str, reuses_prefix: bool
+) -> RemoteBackend:
+    """The backend of what was found. `reason`: why it cannot score, if it cannot."""
+    turn_end = await _turn_end(tokenizer) if wire.can_score else None
+    where = f"{scheme}:{served.name}"
+    info = ModelInfo(
+        name=where,
+        fingerprint=hashlib.blake2b(where.encode(), digest_size=16).hexdigest(),
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        context_length=served.context_length,
+        can_score=wire.can_score,
+        reuses_prefix=reuses_prefix,
+        at_once=http.options.max_connections * len(http.replicas.all),
+        can_constrain=wire.can_constrain,
+        processor=str(http),
+        no_score_reason=reason,
+    )
+    return RemoteBackend(RemoteEngine(http, wire, tokenizer, turn_end), info)
+
+
+async def _turn_end(tokenizer: ChatTokenizer) -> int | None:
+    """The id that the chat template puts after what the assistant said; None when it changes what was said."""
+    asked, said = Message(role="user", content="1 + 1"), Message(role="assistant", content="2")
+    try:
+        begun = await tokenizer.encode(Question(messages=(asked, said)))
+        ended = await tokenizer.encode(Question(messages=(asked, said, asked)))
+    except A1Error:
+        return None
+    return ended[len(begun)] if ended[: len(begun)] == begun and len(ended) > len(begun) else None

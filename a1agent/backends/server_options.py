@@ -1,0 +1,116 @@
+"""Options of models on servers, and what an address of one must look like."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from a1agent.errors import InvalidOption, nearest
+
+__all__ = ["OPTIONS", "ServerAddress", "ServerOptions"]
+
+OPTIONS: dict[str, tuple[type, str]] = {
+    "tokenizer": (str, "where the model's tokenizer is: a .gguf, a tokenizer.json, a folder or hub name with one"),
+    "context_length": (int, "most tokens of one sequence; 0: what the server says"),
+    "api_key_env": (str, "name of the environment variable that holds the server's key"),
+    "verify": (str, "a file of certificates to trust instead of the system's"),
+    "max_connections": (int, "most requests under way at once, a replica"),
+    "retries": (int, "how often a call is tried again when the server fails or asks to wait"),
+    "retry_wait_s": (float, "seconds before the first retry; doubled each time, plus chance"),
+    "connect_s": (float, "seconds a connection may take"),
+    "first_token_s": (float, "seconds until the first token, or until a score"),
+    "between_tokens_s": (float, "seconds between two tokens"),
+    "cooldown_s": (float, "seconds a failing replica is left alone before it is tried again"),
+    "patience_s": (float, "seconds of nothing but failures after which calls fail at once"),
+    "session_header": (str, "header that names the chain, for routers that keep a chain on its replica"),
+}
+
+_RANGES = {"context_length": (0, 2**24), "max_connections": (1, 4096), "retries": (0, 100)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """How to talk to a server; `OPTIONS` says what each means."""
+
+    tokenizer: str = ""
+    context_length: int = 0
+    api_key_env: str = ""
+    verify: str = ""
+    max_connections: int = 64
+    retries: int = 6
+    retry_wait_s: float = 0.5
+    connect_s: float = 10.0
+    first_token_s: float = 300.0
+    between_tokens_s: float = 60.0
+    cooldown_s: float = 5.0
+    patience_s: float = 30.0
+    session_header: str = "X-Session-ID"
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> ServerOptions:
+        """Checked options. Raises `InvalidOption` for an unknown name (naming the nearest) or a value out of range."""
+        for name in options:
+            if name not in OPTIONS:
+                raise InvalidOption(f"unknown option {name!r} of a model on a server", nearest(name, OPTIONS))
+        checked = cls(**options)
+        for field in fields(cls):
+            _check(field.name, getattr(checked, field.name))
+        return replace(checked, verify=str(Path(checked.verify).expanduser())) if checked.verify else checked
+
+    def key(self) -> str | None:
+        """The server's key, from the environment. Raises `InvalidOption` when the variable is not set."""
+        if not self.api_key_env:
+            return None
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key:
+            raise InvalidOption(
+                f"the environment variable {self.api_key_env} holds no key", "export it, or drop api_key_env"
+            )
+        return key
+
+
+def _check(name: str, value: Any) -> None:
+    kind, meaning = OPTIONS[name]
+    if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+        raise InvalidOption(f"{name}={value!r} is no {kind.__name__}", meaning)
+    if name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
+        low, high = _RANGES[name]
+        raise InvalidOption(f"{name}={value} is out of range", f"use {low} to {high}: {meaning}")
+    if kind is float and not 0 < value < float("inf"):
+        raise InvalidOption(f"{name}={value} is no positive number of seconds", meaning)
+    if name == "verify" and value and not Path(value).expanduser().is_file():
+        raise InvalidOption(f"there is no file {value!r} of certificates", meaning)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """The `URL[,URL...][#MODEL]` of an address: its replicas, and the model's name there ("": the only one)."""
+
+    urls: tuple[str, ...]
+    model: str
+
+    @classmethod
+    def of(cls, path: str) -> ServerAddress:
+        """The parts of a path. Raises `InvalidOption`; no message repeats what may be a secret."""
+        urls, _, model = path.partition("#")
+        return cls(tuple(_url(url.strip()) for url in urls.split(",")), model)
+
+
+def _url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host, port, secret = parts.hostname, parts.port, parts.username or parts.password
+    except ValueError:
+        raise InvalidOption("an address of a server is malformed", "write http://HOST:PORT#MODEL") from None
+    if secret:
+        hint = "put the key into an environment variable and name it: ?api_key_env=NAME"
+        raise InvalidOption(f"the address of {host} holds a user name or password", hint)
+    if parts.scheme not in ("http", "https") or not host:
+        raise InvalidOption(f"{url.partition('?')[0]!r} is no address of a server", "write http://HOST:PORT#MODEL")
+    where = f"[{host}]" if ":" in host else host
+    path = parts.path.rstrip("/").removesuffix("/v1")
+    return f"{parts.scheme}://{where}{f':{port}' if port else ''}{path}"

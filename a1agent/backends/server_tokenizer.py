@@ -1,0 +1,126 @@
+"""The tokenizer of a server, asked over the wire. Each text is asked for once."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from a1agent.backends.http import Http, Line
+from a1agent.backends.sentinel import PROBES, SENTINELS, find_sentinel
+from a1agent.types import Message, Question
+
+__all__ = ["PROBE", "ServerTokenizer"]
+
+PROBE = "The sum of 12 and 7 is 19,\n\nso f(x) = x² holds for every naïve Δ; 数学 と 12345.678 <b>!</b>\t\\boxed{19}\n"
+"""A text that different tokenizers cut differently."""
+
+_MOST_KNOWN = 8192
+# How the families of models spell the tokens that a text must never contain as such.
+_CONTROL = re.compile(
+    r"<[|\uff5c][^<>\s]{1,40}?[|\uff5c]>|\[/?[A-Z_]{2,30}\]|</?(?:s|unk|pad|bos|eos|start_of_turn|end_of_turn)>"
+)
+_BREAK = "\u200b"
+
+AskIds = Callable[[Line, str], Awaitable[list[int]]]
+AskPrompt = Callable[[Line, dict[str, Any]], Awaitable[list[int]]]
+
+
+class ServerTokenizer:
+    """Text to ids, and prompts. `tokenize` blocks for a text not seen before; `learn` does not.
+
+    `ask_control`: ids of a text in which control tokens count, where `ask_ids` takes them for plain text.
+
+    A server parses control tokens wherever it finds them. The usual spellings are cut in two before they are sent, and
+    in messages kept apart by a character without width; only a local tokenizer (`tokenizer=`) knows all of them.
+    """
+
+    exact = False
+    size = 2**31
+
+    def __init__(
+        self, http: Http, name: str, ask_ids: AskIds, ask_prompt: AskPrompt, ask_control: AskIds | None = None
+    ) -> None:
+        self.name = name
+        self.fingerprint = ""
+        self.end_ids: frozenset[int] = frozenset()
+        self._http = http
+        self._ask_ids = ask_ids
+        self._ask_prompt = ask_prompt
+        self._ask_control = ask_control or ask_ids
+        self._known: dict[str, list[int]] = {}
+        self._control: dict[str, bool] = {}
+        self._sentinel: tuple[str, list[int]] = ("", [])
+
+    async def start(self) -> None:
+        """Finds out what the vocabulary does to the start of a text."""
+        line, word, both, probe = await asyncio.gather(*(self._ask(text) for text in ("\n", "a", "\na", PROBE)))
+        if both[len(line) :] != word:  # a space is put before a text
+            texts = [*SENTINELS, *(s + p for s in SENTINELS for p in PROBES)]
+            found = await asyncio.gather(*(self._ask(text) for text in texts))
+            self._sentinel = find_sentinel(dict(zip(texts, found, strict=True)).__getitem__)
+        digest = hashlib.blake2b(repr((self.name, probe)).encode(), digest_size=16)
+        self.fingerprint = f"server-{digest.hexdigest()}"
+
+    async def learn(self, text: str) -> list[int]:
+        """Ids of a text that continues another."""
+        if text not in self._known:
+            parts = await asyncio.gather(*(self._after_sentinel(part) for part in await self._parts(text)))
+            while len(self._known) >= _MOST_KNOWN:
+                del self._known[next(iter(self._known))]
+            self._known[text] = [token for part in parts for token in part]
+        return self._known[text]
+
+    def tokenize(self, text: str) -> list[int]:
+        """As `learn`, for callers outside of event loops."""
+        known = self._known.get(text) if text else []
+        return known if known is not None else self._http.thread.wait(self.learn(text))
+
+    def piece(self, token: int) -> bytes:
+        """Servers stream text beside ids; the bytes of an id alone are not known."""
+        raise NotImplementedError
+
+    async def encode(self, question: Question) -> list[int]:
+        """The prompt of a question in token ids, through the server's chat template."""
+        messages = [(await self._broken(message)).as_dict() for message in question.messages]
+        started = question.messages[-1].role == "assistant"
+        body: dict[str, Any] = {
+            "messages": messages,
+            "add_generation_prompt": not started,
+            "continue_final_message": started,
+        }
+        if question.tools:
+            body["tools"] = [dict(tool) for tool in question.tools]
+        return await self._http.call(lambda line: self._ask_prompt(line, body))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    async def _broken(self, message: Message) -> Message:
+        content = message.content
+        for spelled in set(_CONTROL.findall(content)):
+            if await self._is_control(spelled):
+                content = content.replace(spelled, spelled[0] + _BREAK + spelled[1:])
+        return dataclasses.replace(message, content=content)
+
+    async def _parts(self, text: str) -> list[str]:
+        """A text cut inside of every control token it spells out."""
+        cuts = [match.start() + 1 for match in _CONTROL.finditer(text) if await self._is_control(match[0])]
+        return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) if a < b]
+
+    async def _is_control(self, spelled: str) -> bool:
+        if spelled not in self._control:
+            prefix, ids = self._sentinel
+            found = await self._http.call(lambda line: self._ask_control(line, prefix + spelled))
+            self._control[spelled] = len(found) - len(ids) == 1
+        return self._control[spelled]
+
+    async def _after_sentinel(self, text: str) -> list[int]:
+        prefix, ids = self._sentinel
+        return (await self._ask(prefix + text))[len(ids) :]
+
+    async def _ask(self, text: str) -> list[int]:
+        return await self._http.call(lambda line: self._ask_ids(line, text))

@@ -1,0 +1,236 @@
+"""Models served by SGLang: `sglang:http://HOST:30000#MODEL`, as draft or target.
+
+    python -m sglang.launch_server --model-path MODEL --port 30000
+
+Texts are sent as token ids to `/generate`. A step is scored by asking for the log-probabilities of the input from the
+step on (`logprob_start_len`), so that the radix cache serves all before it. SGLang has no endpoint that turns messages
+into ids: the tokenizer comes from `tokenizer=`, or from the folder or hub name that the server says it uses.
+
+The log-probabilities of sampled tokens are those after temperature, unless the server runs with
+`SGLANG_RETURN_ORIGINAL_LOGPROB=1`. This is found out at start-up; where needed, what was written is scored once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, RootModel
+
+from a1agent.backends.base import Sampling
+from a1agent.backends.http import BadReply, Http, Line
+from a1agent.backends.local_tokenizer import LocalTokenizer, load_tokenizer
+from a1agent.backends.remote import RemoteBackend
+from a1agent.backends.server_check import (
+    Served,
+    assemble,
+    check_tokenizer,
+    connect,
+    find_model,
+    given_tokenizer,
+    tells_raw,
+    why_it_cannot_score,
+)
+from a1agent.backends.server_options import OPTIONS, ServerAddress, ServerOptions
+from a1agent.backends.server_tokenizer import PROBE
+from a1agent.backends.vllm import TokenIds
+from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed
+from a1agent.errors import A1Error, InvalidOption, ModelLoadError
+
+__all__ = ["OPTIONS", "SglangWire", "check_path", "load"]
+
+check_path = ServerAddress.of
+
+
+Row = tuple[float | None, int, Any]
+"""Log-probability (null for the first of an input), id, and its text or null."""
+
+
+class _Rows(RootModel[list[Row]]):
+    pass
+
+
+class _Finish(BaseModel):
+    type: str
+    message: str = "no reason given"
+
+
+class _Meta(BaseModel):
+    finish_reason: _Finish | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int | None = None
+    input_token_logprobs: list[Row] | None = None
+    output_token_logprobs: list[Any] | None = None  # of all so far: checked where it is new
+
+
+class _Reply(BaseModel):
+    meta_info: _Meta
+    text: str = ""
+
+
+class _ModelInfo(BaseModel):
+    tokenizer_path: str | None = None
+
+
+class _ServerInfo(BaseModel):
+    context_length: int | None = None
+
+
+class SglangWire:
+    """What SGLang calls things."""
+
+    can_constrain = True
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.can_score = True
+        self.tells_raw = False
+
+    def raw(self, sampling: Sampling) -> bool:
+        """Greedy tokens are drawn at temperature 1 there; a schema forbids tokens."""
+        return sampling.schema is None and (self.tells_raw or sampling.temperature in (0.0, 1.0))
+
+    async def ids(self, line: Line, text: str) -> list[int]:
+        """Ids of a text."""
+        body = {"model": self.model, "prompt": text, "add_special_tokens": False}
+        return parsed(TokenIds, await line.post("/tokenize", body), line).tokens
+
+    async def warm(self, line: Line, text: Text) -> Read:
+        """Reads the prompt into the radix cache."""
+        reply = await line.post("/generate", _body(text.ids, {"max_new_tokens": 0, "temperature": 0.0}))
+        return Read(len(text.ids), _reply(line, reply).meta_info.cached_tokens)
+
+    async def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
+        """Streams a text. Each event repeats all before it, unless the server was told to stream what is new."""
+        params: dict[str, Any] = {
+            "max_new_tokens": limit,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k or -1,
+            "min_p": sampling.min_p,
+            "sampling_seed": sampling.seed & 0x7FFFFFFF,
+        }
+        if sampling.schema is not None:
+            params["json_schema"] = json.dumps(dict(sampling.schema))
+        body = _body(text.ids, params, stream=True, return_logprob=True, logprob_start_len=-1)
+        seen, said = 0, ""
+        async with aclosing(line.events("/generate", body)) as events:
+            async for event in events:
+                reply = _reply(line, event)
+                meta, whole = reply.meta_info, reply.text
+                count = max(seen, meta.completion_tokens)
+                told = meta.output_token_logprobs or []
+                new = parsed(_Rows, told[len(told) - (count - seen) :] if count > seen else [], line).root
+                if len(new) != count - seen:
+                    raise BadReply(f"{line.url} streamed {count - seen} tokens with {len(new)} log-probabilities")
+                repeats = len(told) == count and whole.startswith(said)
+                yield _chunk(line, new, whole[len(said) :] if repeats else whole, meta)
+                seen, said = count, whole if repeats else said + whole
+
+    async def score(self, line: Line, ids: list[int], start: int) -> Scored:
+        """Log-probabilities of `ids[start:]`; the entry before them has none and is dropped."""
+        params = {"max_new_tokens": 0, "temperature": 0.0}
+        body = _body(ids, params, return_logprob=True, logprob_start_len=start - 1)
+        meta = _reply(line, await line.post("/generate", body)).meta_info
+        logprobs, found = _pairs(line, (meta.input_token_logprobs or [])[1:])
+        if found != ids[start:]:
+            raise BadReply(f"{line.url} scored other tokens than it was sent", "see the server's log")
+        return Scored(logprobs, Read(len(ids), meta.cached_tokens))
+
+
+def _body(ids: list[int], params: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"input_ids": ids, "sampling_params": params, "return_text_in_logprobs": False, **more}
+
+
+def _reply(line: Line, data: Any) -> _Reply:
+    reply = parsed(_Reply, data, line)
+    finish = reply.meta_info.finish_reason
+    if finish is not None and finish.type == "abort":
+        raise BadReply(f"{line.url} gave the request up: {finish.message}", "see the server's log")
+    return reply
+
+
+def _pairs(line: Line, rows: list[Row]) -> tuple[list[float], list[int]]:
+    logprobs = [row[0] for row in rows if row[0] is not None]
+    if len(logprobs) != len(rows):
+        raise BadReply(f"{line.url} sent a token without its log-probability", "see the server's log")
+    return logprobs, [row[1] for row in rows]
+
+
+def _chunk(line: Line, rows: list[Row], text: str, meta: _Meta) -> Chunk:
+    logprobs, ids = _pairs(line, rows)
+    finish, end = meta.finish_reason and meta.finish_reason.type, None
+    if finish == "stop" and ids:  # we ask for no stop strings: the last token ended the turn
+        ids, logprobs, end = ids[:-1], logprobs[:-1], logprobs[-1]
+    return Chunk(
+        ids=tuple(ids),
+        logprobs=tuple(logprobs),
+        text=text,
+        finish=None if finish is None else "end" if finish == "stop" else "length",
+        end=end,
+        read=Read(meta.prompt_tokens, meta.cached_tokens),
+    )
+
+
+async def _model_info(line: Line) -> _ModelInfo:
+    return parsed(_ModelInfo, await line.get("/get_model_info"), line)
+
+
+async def _server_info(line: Line) -> _ServerInfo:
+    return parsed(_ServerInfo, await line.get("/get_server_info"), line)
+
+
+async def _tokenizer(http: Http, wire: SglangWire) -> LocalTokenizer:
+    """The given tokenizer, or the one that the server names. Raises `InvalidOption` when it cannot be had."""
+    given = await given_tokenizer(http, wire.ids)
+    if given is not None:
+        return given
+    path = (await http.call(_model_info)).tokenizer_path
+    hint = "give the model's tokenizer: ?tokenizer=PATH (a folder, a tokenizer.json, a .gguf, or a hub name)"
+    if not path:
+        raise InvalidOption(f"{http} does not say which tokenizer it uses", hint)
+    try:
+        tokenizer = await asyncio.to_thread(load_tokenizer, path)
+    except A1Error as error:
+        raise InvalidOption(f"the tokenizer {path!r} of {http} is not to be had here ({error.what})", hint) from error
+    try:
+        await check_tokenizer(http, tokenizer, wire.ids)
+    except BaseException:
+        tokenizer.close()
+        raise
+    return tokenizer
+
+
+async def _served(http: Http, model: str) -> Served:
+    served = await find_model(http, model)
+    if served.context_length:
+        return served
+    length = (await http.call(_server_info)).context_length
+    if length is None:
+        raise ModelLoadError(f"{http} does not say how long texts may be", "give it: ?context_length=TOKENS")
+    return replace(served, context_length=length)
+
+
+async def _start(http: Http, model: str) -> RemoteBackend:
+    served = await _served(http, model)
+    wire = SglangWire(served.name)
+    tokenizer = await _tokenizer(http, wire)
+    probe = await tokenizer.learn(PROBE)
+    reason = await why_it_cannot_score(http, wire, probe)
+    wire.can_score = not reason
+    if wire.can_score:
+        wire.tells_raw = await tells_raw(http, wire, probe)
+    return await assemble(http, wire, tokenizer, "sglang", served, reason, reuses_prefix=True)
+
+
+def load(path: str, **options: Any) -> RemoteBackend:
+    """The backend of `sglang:URL#MODEL`; asks the server what it can do. `OPTIONS` lists the options.
+
+    Raises `InvalidOption`, `ModelNotFound`, `ModelLoadError`, `BackendError`.
+    """
+    return connect(path, ServerOptions.of(options), _start)

@@ -1,0 +1,249 @@
+"""Models served by vLLM: `vllm:http://HOST:8000#MODEL`, as draft or target.
+
+    vllm serve MODEL --port 8000
+
+Texts are sent as token ids to `/v1/completions`. The prompt comes from the server's chat template through `/tokenize`,
+or from a local tokenizer (`tokenizer=`). Steps are scored in one of two ways, tried at start-up:
+
+* `/inference/v1/generate` with `prompt_logprob_token_ids` reads the prefix cache and runs the step only;
+* `prompt_logprobs` of `/v1/completions` does not: each score reads the whole chain again. The statistics count this
+  (`reread_tokens`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from pydantic import BaseModel
+
+from a1agent.backends.base import Sampling
+from a1agent.backends.http import BadReply, Http, Line
+from a1agent.backends.remote import ChatTokenizer, RemoteBackend
+from a1agent.backends.server_check import assemble, connect, find_model, given_tokenizer, tells_raw, why_it_cannot_score
+from a1agent.backends.server_options import OPTIONS, ServerAddress, ServerOptions
+from a1agent.backends.server_tokenizer import PROBE, ServerTokenizer
+from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed
+from a1agent.errors import A1Error
+
+__all__ = ["OPTIONS", "TokenIds", "VllmWire", "check_path", "load"]
+
+check_path = ServerAddress.of
+
+_TOKEN_ID = re.compile(r"token_id:(\d+)")
+_NEAR = 0.05
+
+
+class TokenIds(BaseModel):
+    """What `/tokenize` replies; SGLang's too."""
+
+    tokens: list[int]
+
+
+class _Cached(BaseModel):
+    cached_tokens: int | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens_details: _Cached | None = None
+
+
+class _Told(BaseModel):
+    tokens: list[str] = []
+    token_logprobs: list[float] = []
+
+
+class _Logprob(BaseModel):
+    logprob: float
+
+
+class _Choice(BaseModel):
+    text: str = ""
+    token_ids: list[int] | None = None
+    logprobs: _Told | None = None
+    finish_reason: str | None = None
+    prompt_logprobs: list[dict[int, _Logprob] | None] | None = None
+    prompt_token_id_logprobs: str | None = None
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    prompt_token_id_logprobs: str | None = None
+
+    @property
+    def cached(self) -> int | None:
+        """Prompt tokens found in the cache, where the server tells (`--enable-prompt-tokens-details`)."""
+        details = self.usage.prompt_tokens_details if self.usage else None
+        return details.cached_tokens if details else None
+
+
+class VllmWire:
+    """What vLLM calls things. `scores_steps`: it has the endpoint that scores without reading the chain again."""
+
+    can_constrain = True
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.can_score = True
+        self.scores_steps = False
+        self.tells_raw = True
+
+    def raw(self, sampling: Sampling) -> bool:
+        """As the server was started (`--logprobs-mode`); never where a schema forbids tokens."""
+        return self.tells_raw and sampling.schema is None
+
+    async def ids(self, line: Line, text: str) -> list[int]:
+        """Ids of a text."""
+        body = {"model": self.model, "prompt": text, "add_special_tokens": False}
+        return parsed(TokenIds, await line.post("/tokenize", body), line).tokens
+
+    async def prompt(self, line: Line, body: dict[str, Any]) -> list[int]:
+        """Ids of a conversation."""
+        body = {"model": self.model, "add_special_tokens": False, **body}
+        return parsed(TokenIds, await line.post("/tokenize", body), line).tokens
+
+    async def warm(self, line: Line, text: Text) -> Read:
+        """Reads the prompt into the prefix cache."""
+        reply = await line.post("/v1/completions", self._body(text.ids, 1, temperature=0.0))
+        return Read(len(text.ids), parsed(_Completion, reply, line).cached)
+
+    async def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
+        """Streams a completion."""
+        body = self._body(
+            text.ids,
+            limit,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k or -1,
+            min_p=sampling.min_p,
+            seed=sampling.seed & 0x7FFFFFFF,
+            stream=True,
+            stream_options={"include_usage": True},
+            logprobs=1,
+            return_token_ids=True,
+            return_tokens_as_token_ids=True,
+        )
+        if sampling.schema is not None:
+            form = {"name": "answer", "schema": dict(sampling.schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
+        async with aclosing(line.events("/v1/completions", body)) as events:
+            async for event in events:
+                reply = parsed(_Completion, event, line)
+                for choice in reply.choices:
+                    yield _chunk(line, choice)
+                if reply.usage is not None:
+                    yield Chunk(read=Read(len(text.ids), reply.cached))
+
+    async def score(self, line: Line, ids: list[int], start: int) -> Scored:
+        """Log-probabilities of `ids[start:]`."""
+        if self.scores_steps:
+            return await self.score_step(line, ids, start)
+        return await self.score_chain(line, ids, start)
+
+    async def score_chain(self, line: Line, ids: list[int], start: int) -> Scored:
+        """By the log-probabilities of the whole prompt."""
+        body = self._body(ids, 1, temperature=0.0, prompt_logprobs=0)
+        reply = parsed(_Completion, await line.post("/v1/completions", body), line)
+        table = reply.choices[0].prompt_logprobs if reply.choices else None
+        try:
+            found = [((table or [])[i] or {})[ids[i]].logprob for i in range(start, len(ids))]
+        except (KeyError, IndexError):
+            raise BadReply(f"{line.url} returned no log-probabilities of the prompt", "see the server's log") from None
+        return Scored(found, Read(len(ids), 0), reread=start)
+
+    async def score_step(self, line: Line, ids: list[int], start: int) -> Scored:
+        """By those of the step alone, the chain being read from the cache."""
+        for skip in (False, True):  # with the step itself in the cache, nothing is computed and nothing returned
+            params = {
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "prompt_logprob_token_ids": [[token] for token in ids[start:]],
+                "prompt_logprob_start": start - 1,
+                "skip_reading_prefix_cache": skip,
+            }
+            body = {"model": self.model, "token_ids": ids, "sampling_params": params}
+            reply = parsed(_Completion, await line.post("/inference/v1/generate", body), line)
+            inner = reply.choices[0].prompt_token_id_logprobs if reply.choices else None
+            data = reply.prompt_token_id_logprobs or inner
+            if data is not None:
+                cached = 0 if skip else reply.cached
+                read = Read(len(ids), start - 1 if cached is None else cached)
+                return Scored(_rows(line, data), read, reread=max(0, start - 1) if skip else 0)
+        raise BadReply(f"{line.url} returned no log-probabilities of the step", "see the server's log")
+
+    def _body(self, ids: list[int], limit: int, **more: Any) -> dict[str, Any]:
+        return {"model": self.model, "prompt": ids, "max_tokens": limit, "add_special_tokens": False, **more}
+
+
+def _chunk(line: Line, choice: _Choice) -> Chunk:
+    told = choice.logprobs or _Told()
+    ids, logprobs, end = choice.token_ids, told.token_logprobs, None
+    if ids is None:  # older servers spell ids in the place of tokens
+        ids = [int(match[1]) for token in told.tokens if (match := _TOKEN_ID.fullmatch(token))]
+    if len(ids) != len(logprobs):
+        raise BadReply(f"{line.url} streamed {len(ids)} tokens with {len(logprobs)} log-probabilities")
+    finish = choice.finish_reason
+    if finish == "stop" and ids:  # we ask for no stop strings: the last token ended the turn
+        ids, logprobs, end = ids[:-1], logprobs[:-1], logprobs[-1]
+    return Chunk(
+        ids=tuple(ids),
+        logprobs=tuple(logprobs),
+        text=choice.text,
+        finish=None if finish is None else "end" if finish == "stop" else "length",
+        end=end,
+    )
+
+
+def _rows(line: Line, data: str) -> list[float]:
+    """The first column of an array of float32, base64 of NumPy's file format."""
+    import numpy as np
+
+    try:
+        rows = np.load(io.BytesIO(base64.b64decode(data, validate=True)), allow_pickle=False)
+        return [float(value) for value in rows.reshape(len(rows), -1)[:, 0]]
+    except (binascii.Error, ValueError, EOFError, IndexError, TypeError):
+        raise BadReply(f"{line.url} sent damaged log-probabilities", "see the server's log") from None
+
+
+async def _has_step_scoring(http: Http, wire: VllmWire, ids: list[int]) -> bool:
+    """Whether every replica has the newer endpoint and it tells what the older one does."""
+
+    async def attempt(line: Line) -> bool:
+        new, old = await wire.score_step(line, ids, 2), await wire.score_chain(line, ids, 2)
+        pairs = zip(new.logprobs, old.logprobs, strict=False)
+        return len(new.logprobs) == len(old.logprobs) and all(abs(a - b) < _NEAR for a, b in pairs)
+
+    try:
+        return all(await http.each(attempt))
+    except A1Error:
+        return False
+
+
+async def _start(http: Http, model: str) -> RemoteBackend:
+    served = await find_model(http, model)
+    wire = VllmWire(served.name)
+    tokenizer: ChatTokenizer | None = await given_tokenizer(http, wire.ids)
+    if tokenizer is None:
+        tokenizer = ServerTokenizer(http, served.name, wire.ids, wire.prompt)
+        await tokenizer.start()
+    probe = await tokenizer.learn(PROBE)
+    reason = await why_it_cannot_score(http, wire, probe)
+    wire.can_score = not reason
+    if wire.can_score:
+        wire.scores_steps = await _has_step_scoring(http, wire, probe)
+        wire.tells_raw = await tells_raw(http, wire, probe)
+    return await assemble(http, wire, tokenizer, "vllm", served, reason, reuses_prefix=wire.scores_steps)
+
+
+def load(path: str, **options: Any) -> RemoteBackend:
+    """The backend of `vllm:URL#MODEL`; asks the server what it can do. `OPTIONS` lists the options.
+
+    Raises `InvalidOption`, `ModelNotFound`, `ModelLoadError`, `BackendError`.
+    """
+    return connect(path, ServerOptions.of(options), _start)

@@ -1,0 +1,140 @@
+"""What passes between the remote engine and the module that knows what a kind of server calls things."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from a1agent.backends.base import Sampling
+from a1agent.backends.http import BadReply, Line
+
+__all__ = ["UNKNOWN", "Chunk", "Read", "Scored", "Text", "Tokens", "Wire", "parsed"]
+
+Reply = TypeVar("Reply", bound=BaseModel)
+
+UNKNOWN = math.nan
+"""The log-probability of a token whose server does not tell it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A chain's text as a call sends it: the ids, of which `prompt` are the prompt's, and the question it came from."""
+
+    ids: list[int]
+    prompt: int
+    source: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a server read for a call: tokens of the prompt it got, and how many of them its cache held, if it tells."""
+
+    tokens: int
+    cached: int | None = None
+
+    @property
+    def decoded(self) -> int:
+        """Tokens it ran its model on."""
+        return self.tokens - (self.cached or 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A piece of a stream: ids and their log-probabilities, and the text that came with them.
+
+    `finish`: the model ended its turn (the end token is not among the ids; `end` is its log-probability), or no more
+    was allowed. Text may lag behind the ids while a character is not whole.
+    """
+
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    text: str = ""
+    finish: Literal["end", "length"] | None = None
+    end: float | None = None
+    read: Read | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Log-probabilities of the ids of a text from a position on. `reread`: tokens read again that were read before."""
+
+    logprobs: list[float]
+    read: Read
+    reread: int = 0
+
+
+class Wire(Protocol):
+    """A kind of server."""
+
+    @property
+    def can_score(self) -> bool:
+        """Whether it scores a given text."""
+        ...
+
+    @property
+    def can_constrain(self) -> bool:
+        """Whether it can be held to a JSON schema."""
+        ...
+
+    def raw(self, sampling: Sampling) -> bool:
+        """Whether the log-probabilities that `write` yields are those of the unmodified distribution, or unknown."""
+        ...
+
+    async def warm(self, line: Line, text: Text) -> Read | None:
+        """Lets the server read a prompt into its cache, where that is worth a request."""
+        ...
+
+    def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
+        """Streams up to `limit` tokens after a text; the last chunk has `finish`."""
+        ...
+
+    async def score(self, line: Line, ids: list[int], start: int) -> Scored:
+        """Log-probabilities of `ids[start:]`, each after all before it."""
+        ...
+
+
+class Tokens:
+    """Tokens with their bytes, from chunks of ids and text. `piece`: the bytes of an id, where that is known here.
+
+    Where it is not, text is dealt out to the ids it came with: the last gets it, but for the first bytes of a character
+    that those before it began.
+    """
+
+    def __init__(self, piece: Callable[[int], bytes] | None) -> None:
+        self._piece = piece
+        self._held: list[tuple[int, float]] = []
+
+    def of(self, chunk: Chunk) -> Iterator[tuple[int, bytes, float]]:
+        """(id, bytes, log-probability) of each token whose text is known by now."""
+        pairs = zip(chunk.ids, chunk.logprobs, strict=True)
+        if self._piece is not None:
+            yield from ((token, self._piece(token), logprob) for token, logprob in pairs)
+            return
+        self._held.extend(pairs)
+        if self._held and (chunk.text or chunk.finish):
+            yield from self._deal(chunk.text, chunk.finish == "length")
+            self._held.clear()
+
+    def _deal(self, text: str, cut: bool) -> Iterator[tuple[int, bytes, float]]:
+        data = text.encode(errors="replace")
+        if cut and text.endswith("\ufffd"):  # the server flushed a character that is not whole
+            data = text.rstrip("\ufffd").encode() + b"\xf0"
+        begun = min(len(self._held) - 1, len(text[:1].encode(errors="replace")) - 1)
+        for i, (token, logprob) in enumerate(self._held[:-1]):
+            yield token, data[i : i + 1] if i < begun else b"", logprob
+        token, logprob = self._held[-1]
+        yield token, data[max(0, begun) :], logprob
+
+
+def parsed(kind: type[Reply], reply: Any, line: Line) -> Reply:
+    """A reply as what it must be. Raises `BadReply` where something is missing or of another type."""
+    try:
+        return kind.model_validate(reply)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the reply"
+        raise BadReply(f"{line.url} replied with a wrong {where}: {first['msg']}", "see the server's log") from None

@@ -1,0 +1,163 @@
+"""Servers with OpenAI's API: the contract on llama.cpp's own server and on text-only ones of ours."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from a1agent import A1, embedded
+from a1agent.backends import openai
+from a1agent.backends.base import Sampling
+from a1agent.prompts import ask_for_box
+from a1agent.types import Message, Question
+from tests.backends.contract import FREELY, GREEDY, BackendFactory, Capabilities, Contract, loaded
+from tests.backends.remotes import factory
+from tests.backends.test_tokenizers import byte_level
+from tests.servers.flavors import OpenAI
+from tests.servers.llama_cpp_python import llama_cpp_python_server
+from tests.servers.llama_server import RealServer, llama_server
+from tests.servers.transformers_serve import hub_cache, transformers_serve
+
+
+@pytest.fixture(scope="module")
+def bpe_server(models: Path) -> Iterator[RealServer]:
+    with llama_server(models / "bpe.gguf") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def spm_server(models: Path) -> Iterator[RealServer]:
+    with llama_server(models / "spm.gguf") as server:
+        yield server
+
+
+class TestLlamaServer(Contract):
+    """Everything asked of the server."""
+
+    capabilities = Capabilities(counts=False, score=False, logprobs=False, control="<|im_end|>")
+
+    @pytest.fixture
+    def backend_factory(self, bpe_server: RealServer) -> BackendFactory:
+        return factory(openai.load, bpe_server)
+
+
+class TestLlamaServerWithItsTokenizer(Contract):
+    """SentencePiece, and the vocabulary at hand."""
+
+    capabilities = Capabilities(counts=False, score=False, logprobs=False, control="</s>")
+
+    @pytest.fixture
+    def backend_factory(self, spm_server: RealServer, models: Path) -> BackendFactory:
+        return factory(openai.load, spm_server, tokenizer=str(models / "spm.gguf"))
+
+
+TEXT = Capabilities(counts=False, score=False, logprobs=False)
+
+
+@pytest.fixture(scope="module")
+def chat_server(models: Path) -> Iterator[OpenAI]:
+    server = OpenAI(models / "bpe.gguf", continues="final_message")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def plain_server(models: Path) -> Iterator[OpenAI]:
+    server = OpenAI(models / "spm.gguf", strict=True, done=False)
+    yield server
+    server.close()
+
+
+class TestChat(Contract):
+    """Messages in, the last of them continued."""
+
+    capabilities = TEXT
+
+    @pytest.fixture
+    def backend_factory(self, chat_server: OpenAI) -> BackendFactory:
+        return factory(openai.load, chat_server)
+
+
+class TestCompletions(Contract):
+    """Raw completions, the prompt made by a local tokenizer; a server that refuses unknown fields."""
+
+    capabilities = TEXT
+
+    @pytest.fixture
+    def backend_factory(self, plain_server: OpenAI, models: Path) -> BackendFactory:
+        return factory(openai.load, plain_server, tokenizer=str(models / "spm.gguf"))
+
+
+# What a server is recognized as, and how a message is continued
+
+
+@pytest.fixture(params=["final_message", "trailing", "prefix", None])
+def continuing(request: pytest.FixtureRequest, models: Path) -> Iterator[OpenAI]:
+    server = OpenAI(models / "bpe.gguf", continues=request.param)
+    yield server
+    server.close()
+
+
+@pytest.mark.anyio
+async def test_a_message_is_continued_as_the_server_does_it(continuing: OpenAI, models: Path) -> None:
+    """The next call's prompt is that of the first and what was written, whichever way it was asked for."""
+    way = {"prefix": {"api": "chat", "continuation": "prefix"}}.get(continuing.continues or "", {})
+    tokenizer = {} if continuing.continues else {"tokenizer": str(models / "bpe.gguf")}
+    started = Question(messages=(Message(role="user", content="1 + 2"), Message(role="assistant", content="The sum")))
+    async with loaded(factory(openai.load, continuing, **way, **tokenizer)) as backend:
+        for question in (Question.of("1 + 2"), started):
+            sequence = await backend.open(question)
+            continuing.prompts.clear()
+            first = await sequence.generate(6, Sampling(seed=1), FREELY)
+            await sequence.generate(6, Sampling(seed=2), FREELY)
+            assert continuing.prompts == [continuing.prompts[0], continuing.prompts[0] + first.step.text]
+            assert continuing.prompts[0].endswith("assistant\nThe sum" if question is started else "assistant\n")
+
+
+@pytest.fixture
+def python_server(models: Path) -> Iterator[RealServer]:
+    with llama_cpp_python_server(models / "bpe.gguf") as server:
+        yield server
+
+
+@pytest.mark.anyio
+async def test_llama_cpp_pythons_own_server_continues_raw_texts(python_server: RealServer, models: Path) -> None:
+    async with loaded(factory(openai.load, python_server, tokenizer=str(models / "bpe.gguf"))) as backend:
+        sequence = await backend.open(Question.of("the sum of 1 and 2"))
+        start = sequence.mark()
+        parts = [await sequence.generate(5, GREEDY, FREELY) for _ in range(2)]
+        sequence.rewind(start)
+        whole = await sequence.generate(10, GREEDY, FREELY)
+        assert parts[0].step.text + parts[1].step.text == whole.step.text
+
+
+@pytest.fixture
+def transformers_server(tmp_path: Path) -> Iterator[RealServer]:
+    (tmp_path / "tokenizer").mkdir()
+    with transformers_serve(hub_cache(tmp_path / "hub", byte_level(tmp_path / "tokenizer"))) as server:
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_transformers_serve_continues_raw_texts(transformers_server: RealServer, tmp_path: Path) -> None:
+    tokenizer = str(tmp_path / "tokenizer")
+    async with loaded(factory(openai.load, transformers_server, tokenizer=tokenizer)) as backend:
+        sequence = await backend.open(Question.of("the sum of 1 and 2"))
+        start = sequence.mark()
+        for _ in range(2):
+            generated = await sequence.generate(12, Sampling(seed=1), FREELY)
+            assert generated.step.text
+            assert generated.finish in ("length", "end")
+        sequence.rewind(start)
+        assert sequence.length == start.length
+
+
+def test_a_draft_on_llama_server_works_with_a_target_in_process() -> None:
+    with llama_server(embedded.path("draft"), slots=8) as server:
+        pair = (f"openai:{server.url}#{server.name}", "embedded:target")
+        with A1(*pair, calibration=None, seed=1, min_step_tokens=0, step_tokens=64) as a1:
+            result = a1.solve(ask_for_box(Question.of("What is 47 * 28 + 783?")))
+    assert result.answer == "2099"
+    assert result.stats.verifications > 0
+    assert result.stats.chains_failed == 0

@@ -1,0 +1,316 @@
+"""The exact wire formats of SGLang, vLLM and OpenAI-style servers, over one model."""
+
+import base64
+import io
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a1agent.backends.base import Sampling
+from tests.servers.model import Model, Sampled
+from tests.servers.sockets import Handler, Reply, Request, SocketServer
+
+
+class Flavor:
+    """A server of one kind. `key`: what it wants as a bearer token."""
+
+    def __init__(
+        self, path: Path, *, name: str = "tiny", context: int = 1024, key: str | None = None, ssl: Any = None
+    ) -> None:
+        self.model = Model(path, context)
+        self.name = name
+        self.key = key
+        self.scored: list[tuple[int, ...]] = []
+        self.written: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        self.socket = SocketServer({path: self._guarded(handler) for path, handler in self.handlers().items()}, ssl)
+
+    @property
+    def url(self) -> str:
+        return self.socket.url
+
+    def handlers(self) -> dict[str, Handler]:
+        return {"/v1/models": self.models}
+
+    def close(self) -> None:
+        self.socket.run(self.model.backend.aclose())
+        self.socket.close()
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(request: Request) -> Reply:
+            if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+                return Reply({"error": {"message": "invalid key"}}, status=401)
+            return await handler(request)
+
+        return guarded
+
+    async def models(self, request: Request) -> Reply:
+        entry = {"id": self.name, "object": "model", "owned_by": "test", "max_model_len": self.model.context}
+        return Reply({"object": "list", "data": [entry]})
+
+    async def tokenize(self, request: Request) -> Reply:
+        body = request.body
+        if "messages" in body:
+            ids = self.model.prompt(body["messages"], body.get("continue_final_message", False))
+        else:
+            ids = self.model.ids(body["prompt"])
+        return Reply({"tokens": ids, "count": len(ids), "max_model_len": self.model.context})
+
+    async def sampled(self, ids: list[int], limit: int, sampling: Sampling) -> AsyncGenerator[Sampled, None]:
+        """Tokens as drawn; what was written is kept for the tests."""
+        written: list[int] = []
+        try:
+            async with aclosing(self.model.sample(ids, limit, sampling)) as tokens:
+                async for token in tokens:
+                    written.append(token.token)
+                    yield token
+        finally:
+            self.written.append((tuple(ids), tuple(written)))
+
+    async def scores(self, ids: list[int], start: int) -> tuple[list[float], int]:
+        self.scored.append(tuple(ids))
+        return await self.model.score(ids, start)
+
+    def too_long(self, ids: list[int]) -> Reply | None:
+        if len(ids) < self.model.context:
+            return None
+        message = f"This model's maximum context length is {self.model.context} tokens, you sent {len(ids)}"
+        return Reply({"error": {"message": message, "code": 400}}, status=400)
+
+
+def sampling_of(body: dict[str, Any], seed: str) -> Sampling:
+    schema = json.loads(body["json_schema"]) if "json_schema" in body else None
+    if body.get("response_format"):
+        schema = body["response_format"]["json_schema"]["schema"]
+    return Sampling(
+        schema=schema,
+        temperature=body.get("temperature", 1.0),
+        top_k=max(0, body.get("top_k", 0)),
+        top_p=body.get("top_p", 1.0),
+        min_p=body.get("min_p", 0.0),
+        seed=body.get(seed) or 0,
+    )
+
+
+class Sglang(Flavor):
+    """`original`: started so that sampled log-probabilities are those before temperature. `incremental`: streams what
+    is new instead of all so far. `tokenizer_path`: what it says it tokenizes with.
+    """
+
+    def __init__(self, path: Path, *, original: bool = False, incremental: bool = False, **options: Any) -> None:
+        self.original = original
+        self.incremental = incremental
+        self.tokenizer_path = str(options.pop("tokenizer_path", path))
+        super().__init__(path, **options)
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            **super().handlers(),
+            "/get_model_info": self.model_info,
+            "/get_server_info": self.server_info,
+            "/tokenize": self.tokenize,
+            "/generate": self.generate,
+        }
+
+    async def model_info(self, request: Request) -> Reply:
+        return Reply({"model_path": self.name, "tokenizer_path": self.tokenizer_path, "is_generation": True})
+
+    async def server_info(self, request: Request) -> Reply:
+        return Reply({"context_length": self.model.context})
+
+    async def generate(self, request: Request) -> Reply:
+        body, params = request.body, request.body["sampling_params"]
+        ids, start = body["input_ids"], body.get("logprob_start_len", -1)
+        too_long = self.too_long(ids)
+        if too_long is not None:
+            return too_long
+        if body.get("return_logprob") and start > len(ids):
+            finish = {"type": "abort", "message": "logprob_start_len is higher than the input length"}
+            return Reply({"text": "", "meta_info": {"finish_reason": finish}})
+        if body.get("stream"):
+            return Reply(events=self._events(ids, params))
+        meta: dict[str, Any] = {
+            "prompt_tokens": len(ids),
+            "completion_tokens": 0,
+            "cached_tokens": 0,
+            "finish_reason": {"type": "length", "length": 0},
+        }
+        if body.get("return_logprob") and start >= 0:
+            logprobs, cached = await self.scores(ids, start + 1)
+            rows = [[None, ids[start], None]]
+            rows += [[lp, token, None] for lp, token in zip(logprobs, ids[start + 1 :], strict=True)]
+            meta |= {"input_token_logprobs": rows, "output_token_logprobs": [], "cached_tokens": cached}
+        else:
+            sequence = await self.model.backend.open_ids(ids)
+            meta["cached_tokens"] = sequence.prompt_work.cached_tokens
+            await sequence.close()
+        return Reply({"text": "", "meta_info": meta})
+
+    async def _events(self, ids: list[int], params: dict[str, Any]) -> AsyncGenerator[Any, None]:
+        sampling = sampling_of(params, "sampling_seed")
+        # The true value after temperature needs every logit; any other than the raw one shows what it has to.
+        scale = 1.0 if self.original or sampling.temperature in (0.0, 1.0) else sampling.temperature
+        rows: list[Any] = []
+        said = ""
+        async with aclosing(self.sampled(ids, params["max_new_tokens"], sampling)) as tokens:
+            async for token in tokens:
+                rows.append([token.logprob / scale, token.token, None])
+                said += token.text
+                finish = {None: None, "stop": {"type": "stop", "matched": token.token}, "length": {"type": "length"}}
+                yield {
+                    "text": token.text if self.incremental else said,
+                    "meta_info": {
+                        "prompt_tokens": len(ids),
+                        "completion_tokens": len(rows),
+                        "cached_tokens": 0,
+                        "finish_reason": finish[token.finish],
+                        "output_token_logprobs": rows[-1:] if self.incremental else list(rows),
+                    },
+                }
+
+
+class Vllm(Flavor):
+    """`step_scoring`: it has the newer scoring endpoint. `old_ids`: it spells ids in the place of tokens only.
+    `processed`: its log-probabilities of sampled tokens are not the raw ones. `prompt_logprobs` False: it has none.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        step_scoring: bool = False,
+        old_ids: bool = False,
+        processed: bool = False,
+        prompt_logprobs: bool = True,
+        **options: Any,
+    ) -> None:
+        self.step_scoring = step_scoring
+        self.old_ids = old_ids
+        self.processed = processed
+        self.prompt_logprobs = prompt_logprobs
+        super().__init__(path, **options)
+
+    def handlers(self) -> dict[str, Handler]:
+        newer = {"/inference/v1/generate": self.inference} if self.step_scoring else {}
+        return {**super().handlers(), "/tokenize": self.tokenize, "/v1/completions": self.completions, **newer}
+
+    async def completions(self, request: Request) -> Reply:
+        body = request.body
+        if body["model"] != self.name:
+            return Reply(
+                {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}, status=404
+            )
+        ids = body["prompt"]
+        too_long = self.too_long(ids)
+        if too_long is not None:
+            return too_long
+        if body.get("stream"):
+            if "prompt_logprobs" in body and body["prompt_logprobs"] > 0:
+                return Reply({"error": {"message": "prompt_logprobs are not available when streaming"}}, status=400)
+            return Reply(events=self._events(ids, body))
+        choice: dict[str, Any] = {"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": None}
+        if "prompt_logprobs" in body and self.prompt_logprobs:
+            logprobs, _ = await self.scores(ids, 1)
+            pairs = zip(ids[1:], logprobs, strict=True)
+            choice["prompt_logprobs"] = [None, *({str(t): {"logprob": lp, "rank": 1}} for t, lp in pairs)]
+        usage = {"prompt_tokens": len(ids), "completion_tokens": 1, "prompt_tokens_details": None}
+        return Reply({"object": "text_completion", "choices": [choice], "usage": usage})
+
+    async def _events(self, ids: list[int], body: dict[str, Any]) -> AsyncGenerator[Any, None]:
+        sampling = sampling_of(body, "seed")
+        scale = sampling.temperature if self.processed and sampling.temperature else 1.0
+        async with aclosing(self.sampled(ids, body["max_tokens"], sampling)) as tokens:
+            async for token in tokens:
+                logprobs = {"tokens": [f"token_id:{token.token}"], "token_logprobs": [token.logprob / scale]}
+                choice = {"index": 0, "text": token.text, "logprobs": logprobs, "finish_reason": token.finish}
+                if not self.old_ids:
+                    choice["token_ids"] = [token.token]
+                yield {"object": "text_completion", "choices": [choice]}
+        yield {"object": "text_completion", "choices": [], "usage": {"prompt_tokens": len(ids)}}
+
+    async def inference(self, request: Request) -> Reply:
+        ids, params = request.body["token_ids"], request.body["sampling_params"]
+        too_long = self.too_long(ids)
+        if too_long is not None:
+            return too_long
+        start = params["prompt_logprob_start"]
+        wanted = params["prompt_logprob_token_ids"]
+        assert len(wanted) == len(ids) - 1 - start
+        assert [row[0] for row in wanted] == ids[start + 1 :]
+        logprobs, cached = await self.scores(ids, start + 1)
+        reply: dict[str, Any] = {"choices": [{"index": 0, "token_ids": [0]}], "prompt_token_id_logprobs": None}
+        in_cache = cached > start and not params["skip_reading_prefix_cache"]
+        if not in_cache:
+            file = io.BytesIO()
+            np.save(file, np.array(logprobs, np.float32).reshape(-1, 1))
+            reply["prompt_token_id_logprobs"] = base64.b64encode(file.getvalue()).decode()
+        return Reply(reply)
+
+
+class OpenAI(Flavor):
+    """Text in, text out. `continues`: how it goes on in the middle of a message (final_message, trailing, prefix), or
+    only raw completions (None). `strict`: refuses fields it does not know; `done`: ends streams as OpenAI does.
+    """
+
+    KNOWN = frozenset(
+        ["model", "messages", "prompt", "max_tokens", "stream", "temperature", "top_p", "top_k", "min_p", "seed"]
+    )
+
+    def __init__(
+        self, path: Path, *, continues: str | None = None, strict: bool = False, done: bool = True, **options: Any
+    ) -> None:
+        self.continues = continues
+        self.strict = strict
+        self.done = done
+        self.prompts: list[str] = []
+        super().__init__(path, **options)
+
+    def handlers(self) -> dict[str, Handler]:
+        beside: dict[str, Handler] = {}
+        if self.continues == "trailing":
+            beside["/api/version"] = self.version
+        if self.continues == "final_message":
+            beside["/version"] = self.version
+        return {
+            **super().handlers(),
+            **beside,
+            "/v1/completions": self.completions,
+            "/v1/chat/completions": self.chat,
+        }
+
+    async def models(self, request: Request) -> Reply:
+        return Reply({"object": "list", "data": [{"id": self.name, "object": "model"}]})
+
+    async def version(self, request: Request) -> Reply:
+        return Reply({"version": "1"})
+
+    async def completions(self, request: Request) -> Reply:
+        return self._reply(request.body, request.body["prompt"], chat=False)
+
+    async def chat(self, request: Request) -> Reply:
+        body = request.body
+        last = body["messages"][-1]
+        flags = (body.get("continue_final_message"), body.get("add_generation_prompt"))
+        started = last["role"] == "assistant" and (
+            self.continues == "trailing"
+            or (self.continues == "final_message" and flags == (True, False))
+            or (self.continues == "prefix" and last.pop("prefix", False))
+        )
+        return self._reply(body, self.model.render(body["messages"], started), chat=True)
+
+    def _reply(self, body: dict[str, Any], prompt: str, *, chat: bool) -> Reply:
+        unknown = set(body) - self.KNOWN
+        if self.strict and unknown:
+            return Reply({"detail": f"Unexpected keys in the request: {unknown}"}, status=422)
+        self.prompts.append(prompt)
+        ids = self.model.with_bos(self.model.ids(prompt))
+        return self.too_long(ids) or Reply(events=self._events(ids, body, chat), done=self.done)
+
+    async def _events(self, ids: list[int], body: dict[str, Any], chat: bool) -> AsyncGenerator[Any, None]:
+        async with aclosing(self.sampled(ids, body["max_tokens"], sampling_of(body, "seed"))) as tokens:
+            async for token in tokens:
+                said = {"delta": {"content": token.text}} if chat else {"text": token.text}
+                yield {"object": "chunk", "choices": [{"index": 0, "finish_reason": token.finish, **said}]}
