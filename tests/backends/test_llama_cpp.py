@@ -12,7 +12,7 @@ import pytest
 
 from a1agent import embedded
 from a1agent.backends import _llama_api, llama_cpp
-from a1agent.backends.base import Sampling, StepText, Stop
+from a1agent.backends.base import Mark, Sampling, StepText, Stop
 from a1agent.backends.gguf_info import read_gguf
 from a1agent.backends.llama_cpp import LlamaCppBackend
 from a1agent.errors import InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, UsageError
@@ -517,3 +517,25 @@ def test_padding_of_the_vocabulary_does_not_make_tokenizers_differ(tmp_path: Pat
     )
     assert one.tokenizer_fingerprint() == two.tokenizer_fingerprint()
     assert one.fingerprint() != two.fingerprint()
+
+
+@pytest.mark.parametrize("schema", [{"type": "string", "format": "never", "pattern": "^(?=a)b$"}, {"not": {}}])
+async def test_a_schema_without_a_grammar_leaves_the_model_free(
+    models: Path, schema: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with loaded(factory(models / "bpe.gguf", **EXACT)) as backend:
+        sequence = await backend.open(QUESTION)
+        free = await sequence.generate(20, Sampling(seed=3), FREELY)
+        sequence.rewind(Mark(sequence.prompt_tokens))
+        constrained = await sequence.generate(20, Sampling(seed=3, schema=schema), FREELY)
+    assert constrained.step.text == free.step.text
+    assert "grammar" in caplog.text
+
+
+async def test_a_text_cut_short_under_a_schema_is_the_beginning_of_one_that_matches(models: Path) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    async with loaded(factory(models / "spm.gguf", **EXACT)) as backend:
+        sequence = await backend.open(QUESTION)
+        cut = await sequence.generate(5, Sampling(seed=3, top_k=5, schema=schema), FREELY)
+    assert cut.step.text.lstrip().startswith("{")
+    assert cut.finish == "length"

@@ -13,7 +13,8 @@ from a1agent.tools import call_id
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
-from langchain_core.messages.tool import InvalidToolCall, ToolCall, ToolCallChunk, tool_call_chunk
+from langchain_core.messages.content import InvalidToolCall
+from langchain_core.messages.tool import ToolCall, ToolCallChunk, tool_call_chunk
 from langchain_core.messages.tool import invalid_tool_call as malformed
 from langchain_core.messages.tool import tool_call as called
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -66,7 +67,8 @@ class Request:
             chunk = AIMessageChunk(content="", additional_kwargs={"reasoning_content": reasoning})
             yield ChatGenerationChunk(message=chunk)
         if isinstance(event, VoteClosed):
-            fields = {**self._fields(event.result), "additional_kwargs": {}}  # its reasoning was told
+            fields = self._fields(event.result)
+            fields["additional_kwargs"] = {}  # its reasoning was told
             pieces = _call_chunks(_calls(event.result))
             yield _last_chunk(AIMessageChunk(**fields, tool_call_chunks=pieces, chunk_position="last"))
 

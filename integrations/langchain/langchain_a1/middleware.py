@@ -153,7 +153,7 @@ def _counted(
         totals["disagreement"] = (totals["disagreement"] * totals["calls"] + 1 - confidence) / (totals["calls"] + 1)
         totals["calls"] += 1
         totals["escalations"] += escalated
-    stats = _metadata(answered).get("a1") or {} if answered is not None else {}
+    stats: dict[str, Any] = {} if answered is None else _metadata(answered).get("a1") or {}
     for name in _COUNTED:
         totals[name] += stats.get(name, 0)
     update = {"a1": totals, "a1_calls": state.get("a1_calls", 0) + asked}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from a1agent import A1Error, Question, Result
 from a1agent.prompts import ask_for_box
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
-from langchain_core.tools import BaseTool, ToolException
+from langchain_core.tools import ArgsSchema, BaseTool, ToolException
 from pydantic import BaseModel, Field, InstanceOf
 
 from langchain_a1.chat_models import ChatA1
@@ -34,7 +34,7 @@ class A1Tool(BaseTool):
         "Thinks a hard question through in parallel and votes on the answer. For mathematics, logic and puzzles that "
         "need several steps. Gives the answer and the share of attempts that agree on it."
     )
-    args_schema: type[BaseModel] = Reason
+    args_schema: ArgsSchema | None = Reason
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     chat: InstanceOf[ChatA1] = Field(default_factory=ChatA1)
 
