@@ -26,6 +26,9 @@ KEEP_INVALID = "keep_invalid"
 INVALID = "invalid"
 """The finish reason of such a message."""
 
+_TAG = "<tool_call>"
+"""Before the text of a malformed call: LangChain completes cut JSON by guessing, and would make a call of it again."""
+
 
 def tool_choice_name(choice: str | bool | Mapping[str, Any] | None) -> str:
     """A tool choice as A1 names it, from the ways in which LangChain and OpenAI write it. Raises `InvalidQuestion`."""
@@ -114,13 +117,13 @@ def _last_chunk(message: AIMessageChunk) -> ChatGenerationChunk:
 def _calls(result: Result) -> dict[str, list[Any]]:
     valid: list[ToolCall] = [called(name=c.name, args=dict(c.arguments), id=call_id()) for c in result.tool_calls]
     invalid: list[InvalidToolCall] = [
-        malformed(name=c.name, args=c.text, id=call_id(), error=c.error) for c in result.invalid_tool_calls
+        malformed(name=c.name, args=_TAG + c.text, id=call_id(), error=c.error) for c in result.invalid_tool_calls
     ]
     return {"tool_calls": valid, "invalid_tool_calls": invalid}
 
 
 def _call_chunks(calls: Mapping[str, list[Any]]) -> list[ToolCallChunk]:
-    """Tool calls as a chunk each; LangChain tells malformed ones by arguments that are not JSON."""
+    """Tool calls as a chunk each; malformed ones are known by arguments that are not JSON."""
     whole = [(c["name"], json.dumps(c["args"], ensure_ascii=False), c["id"]) for c in calls["tool_calls"]]
     whole += [(c["name"], c["args"], c["id"]) for c in calls["invalid_tool_calls"]]
     return [tool_call_chunk(name=name, args=text, id=name_id, index=i) for i, (name, text, name_id) in enumerate(whole)]

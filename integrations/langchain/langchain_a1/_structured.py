@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import itemgetter
 from typing import Any, Literal, cast
 
 from a1agent.structured import check_schema
@@ -11,7 +10,7 @@ from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
@@ -40,11 +39,7 @@ def structured_output(
     parser = _parser(schema)
     if not include_raw:
         return bound | parser
-    parsed = RunnablePassthrough.assign(
-        parsed=itemgetter("raw") | RunnableLambda(_refuse_invalid) | parser, parsing_error=lambda _: None
-    )
-    unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=bound) | parsed.with_fallbacks([unparsed], exception_key="parsing_error")
+    return RunnableMap(raw=bound) | RunnableLambda(lambda found: _with_error(found["raw"], parser))
 
 
 def _json_schema(schema: Schema) -> dict[str, Any]:
@@ -66,7 +61,15 @@ def _parser(schema: Schema) -> Runnable[Any, Any]:
     return JsonOutputParser()
 
 
-def _refuse_invalid(message: AIMessage) -> AIMessage:
+def _with_error(raw: AIMessage, parser: Runnable[Any, Any]) -> dict[str, Any]:
+    """Raw message, parsed answer and error, one of the latter None."""
+    try:
+        return {"raw": raw, "parsed": parser.invoke(_valid(raw)), "parsing_error": None}
+    except OutputParserException as error:
+        return {"raw": raw, "parsed": None, "parsing_error": error}
+
+
+def _valid(message: AIMessage) -> AIMessage:
     """Stops what A1 found invalid: it may well be JSON, of another shape."""
     if message.response_metadata.get("finish_reason") == INVALID:
         raise OutputParserException(message.response_metadata["error"], llm_output=message.text)

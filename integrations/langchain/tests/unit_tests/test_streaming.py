@@ -4,10 +4,12 @@ import asyncio
 import concurrent.futures
 import functools
 import operator
+import threading
 from typing import Any
 
 import pytest
 from a1agent import ChainFinished, ChainStarted, StepVerified, VoteClosed
+from a1agent.backends.scripted import ScriptedSequence
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
@@ -24,17 +26,29 @@ def merged(chunks: list[AIMessageChunk]) -> AIMessageChunk:
     return functools.reduce(operator.add, chunks)
 
 
-def test_reasoning_comes_while_chains_run_and_the_answer_last() -> None:
-    chat = says(STORY, jitter=2, chains=3)
-    spent: list[int] = []
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Scripted models go on after a chain's first step only when this is set."""
+    event, decode = threading.Event(), ScriptedSequence.decode
+
+    async def held_up(sequence: ScriptedSequence, upto: int) -> Any:
+        if sequence.text and not await asyncio.to_thread(event.wait, 20):
+            raise TimeoutError("nobody has seen the first step")
+        return await decode(sequence, upto)
+
+    monkeypatch.setattr(ScriptedSequence, "decode", held_up)
+    return event
+
+
+def test_reasoning_comes_while_the_chain_is_written_and_the_answer_last(seen: threading.Event) -> None:
+    chat = says(STORY, chains=1, rejection_rate=0.0)
     chunks: list[AIMessageChunk] = []
     for chunk in chat.stream("Count."):
         chunks.append(chunk)
-        spent.append(forwards(chat))
-    assert len(chunks) >= 4
-    assert spent[0] < spent[-1]  # models ran on after the first chunk was seen
+        seen.set()  # the model waits for this
     assert [c.additional_kwargs.get("reasoning_content") for c in chunks[:2]] == ["One.\n\n", "Two.\n\n"]
     assert [bool(c.content) for c in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert chunks[-1].content == STORY
     assert chunks[-1].chunk_position == "last"
 
 
