@@ -2,9 +2,12 @@
 
 import dataclasses
 import pickle
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import a1agent
 import pytest
 from a1agent import A1, Options, RejectionStats
 from a1agent.backends.scripted import ScriptedBackend, Sums
@@ -16,12 +19,19 @@ from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import RunnableParallel
 from pydantic import ValidationError
 
+import langchain_a1
 from langchain_a1 import ChatA1
 from langchain_a1._messages import a1_messages
 from langchain_a1._settings import EFFORTS, call_options
 from tests.doubles import forwards, says
 
 IMAGE = {"type": "image", "base64": "AAAA", "mime_type": "image/png"}
+
+
+def test_it_is_of_the_same_version_as_the_core_it_needs() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == langchain_a1.__version__ == a1agent.__version__
+    assert f"a1agent=={a1agent.__version__}" in project["dependencies"]
 
 
 def test_every_option_of_a1_is_a_field() -> None:

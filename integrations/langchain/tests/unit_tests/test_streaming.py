@@ -172,9 +172,16 @@ def test_many_threads_may_ask_at_once() -> None:
     assert alive(chat) == 0
 
 
-async def test_a_batch_of_questions_leaves_no_sequence_behind(embedded: ChatA1) -> None:
+async def test_a_batch_shares_forwards_and_leaves_no_sequence_behind(embedded: ChatA1) -> None:
     questions = [f"What is {n} * 28?" for n in range(11, 19)]
-    messages = await embedded.abatch(questions)
-    assert all(message.response_metadata["a1"]["chains_started"] == 4 for message in messages)
     pair = await embedded.agent_and_options()[0].pair.load()
-    assert pair.draft.counters.sequences_alive == pair.target.counters.sequences_alive == 0
+    models = (pair.draft, pair.target)
+    before = sum(model.counters.forwards for model in models)
+    for question in questions:
+        await embedded.ainvoke(question)
+    between = sum(model.counters.forwards for model in models)
+    messages = await embedded.abatch(questions)
+    after = sum(model.counters.forwards for model in models)
+    assert all(message.response_metadata["a1"]["chains_started"] == 4 for message in messages)
+    assert after - between < (between - before) / 2
+    assert all(model.counters.sequences_alive == 0 for model in models)
