@@ -1,7 +1,10 @@
 """`ChatA1` as a user of LangChain meets it: options, messages, usage, serialisation, mistakes."""
 
 import dataclasses
+import os
 import pickle
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ from a1agent import A1, Options, RejectionStats
 from a1agent.backends.scripted import ScriptedBackend, Sums
 from langchain_core._api import LangChainBetaWarning
 from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
@@ -155,6 +159,22 @@ def test_a_cached_answer_costs_nothing() -> None:
     spent = forwards(chat)
     assert chat.invoke("2 + 2?").content == first.content
     assert forwards(chat) == spent
+
+
+def test_usage_is_added_up_by_langchain_s_own_callback() -> None:
+    chat = says("Four.", chains=2)
+    with get_usage_metadata_callback() as counted:
+        messages = [chat.invoke("2 + 2?") for _ in range(2)]
+    spent = [message.usage_metadata["total_tokens"] for message in messages if message.usage_metadata]
+    assert counted.usage_metadata["target"]["total_tokens"] == sum(spent) > 0
+
+
+def test_a_chat_model_needs_langchain_core_only() -> None:
+    heavy = ("langchain", "langgraph", "torch", "llama_cpp")
+    code = f"import sys, langchain_a1; print([m for m in {heavy!r} if m in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert found.stdout.strip() == "[]"
 
 
 def test_a_rate_limiter_is_asked() -> None:
