@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import hashlib
 import secrets
 import threading
@@ -128,7 +127,7 @@ class A1:
         remarks = await self._notices.of_call(loaded, self.pair.embedded, question, stats)
         result = result_of(asked, outcome, stats, fold.usage(), remarks)
         ids = await asyncio.to_thread(loaded.target.tokenize, result.text)
-        return dataclasses.replace(result, text_tokens=len(ids))
+        return replace(result, text_tokens=len(ids))
 
     async def _call(self, asked: Asked, options: Options, loaded: Loaded, key: str, seed: int, emit: Emit) -> Call:
         stored = key_of(options, asked.question, loaded.draft.info, loaded.target.info)

@@ -19,10 +19,11 @@ def told(seed: int, **options: Any) -> tuple[Narrator, list[Any], list[str]]:
     return narrator, events, [narrator.tell(event) for event in events]
 
 
+@pytest.mark.parametrize("lookahead", ["on", "off"])
 @pytest.mark.parametrize("takeover", ["rewrite", "continue"])
 @pytest.mark.parametrize("seed", range(8))
-def test_what_is_told_ends_with_the_reasoning_of_the_winner(seed: int, takeover: str) -> None:
-    narrator, events, parts = told(seed, takeover=takeover)
+def test_what_is_told_ends_with_the_reasoning_of_the_winner(seed: int, takeover: str, lookahead: str) -> None:
+    narrator, events, parts = told(seed, takeover=takeover, lookahead=lookahead)
     result = events[-1].result
     assert "".join(parts).rstrip().endswith(result.reasoning)
     if narrator.chain == result.winner:

@@ -10,9 +10,11 @@ from a1agent import A1, A1Error, InvalidAnswer, InvalidOption, Options, Question
 from a1agent.backends.base import Backend
 from a1agent.config import (
     AnswerKind,
+    BaselineName,
     CalibratorName,
     Coverage,
     EarlyStop,
+    Lookahead,
     ScoreName,
     TakeoverMode,
     VoteMethod,
@@ -70,8 +72,11 @@ class ChatA1(BaseChatModel):
     chains: int | None = None
     turns: int | None = None
     rejection_rate: float | None = None
+    verify_rate: float | None = None
     coverage: Coverage | None = None
     calibrator: CalibratorName | None = None
+    baseline: BaselineName | None = None
+    lookahead: Lookahead | None = None
     takeover: TakeoverMode | None = None
     attempts: int | None = None
     vote: VoteMethod | None = None
