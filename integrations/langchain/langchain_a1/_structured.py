@@ -39,7 +39,11 @@ def structured_output(
     parser = _parser(schema)
     if not include_raw:
         return bound | parser
-    return RunnableMap(raw=bound) | RunnableLambda(lambda found: _with_error(found["raw"], parser))
+
+    def parse(found: dict[str, AIMessage]) -> dict[str, Any]:
+        return _with_error(found["raw"], parser)
+
+    return RunnableMap(raw=bound) | RunnableLambda(parse)
 
 
 def _json_schema(schema: Schema) -> dict[str, Any]:
