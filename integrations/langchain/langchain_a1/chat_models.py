@@ -187,8 +187,6 @@ class ChatA1(BaseChatModel):
         Chains whose answer does not validate do not vote. When none does, an `OutputParserException` carries what the
         best chain wrote (`llm_output`); with `include_raw` it is in `parsing_error`, beside the raw message.
         """
-        if method == "function_calling":
-            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
         if kwargs:
             raise InvalidOption(f"unknown option {next(iter(kwargs))!r}", "use method, include_raw or strict")
         return structured_output(self, schema, method, include_raw, strict)

@@ -139,6 +139,14 @@ def test_with_the_raw_message_the_error_is_beside_it(schema: Any, streamed: bool
     assert found["raw"].response_metadata["a1"]["chains_finished"] == 3
 
 
+def test_with_the_raw_message_a_call_that_does_not_come_is_beside_it_too() -> None:
+    chat = says("No joke.", chains=2).with_structured_output(Joke, method="function_calling", include_raw=True)
+    found = chat.invoke("Tell one.")
+    assert found["parsed"] is None
+    assert "no chain called a tool" in str(found["parsing_error"])
+    assert found["raw"].content.startswith("No joke.")
+
+
 def test_the_raw_message_comes_with_a_valid_answer_too(obedient: ChatA1) -> None:
     found = obedient.with_structured_output(Joke, include_raw=True).invoke("Tell one that gets 3 laughs.")
     assert found["parsed"].laughs == 3
