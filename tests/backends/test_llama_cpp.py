@@ -539,3 +539,18 @@ async def test_a_text_cut_short_under_a_schema_is_the_beginning_of_one_that_matc
         cut = await sequence.generate(5, Sampling(seed=3, top_k=5, schema=schema), FREELY)
     assert cut.step.text.lstrip().startswith("{")
     assert cut.finish == "length"
+
+
+async def test_a_model_with_a_template_of_its_own_for_tools_is_asked_through_it(tmp_path: Path) -> None:
+    words = tiny.bpe_words()
+    templates = [
+        {"name": "default", "template": words.template},
+        {"name": "tool_use", "template": "{{ tools[0].function.name }}: {{ messages[0].content }}"},
+    ]
+    path = tiny.write_random(tmp_path / "tools.gguf", replace(words, template=templates))  # type: ignore[arg-type]
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    async with loaded(factory(path)) as backend:
+        assert isinstance(backend, LlamaCppBackend)
+        plain, shown = (backend.encode(q) for q in (QUESTION, replace(QUESTION, tools=(tool,))))
+        assert shown == list(backend.tokenize("add: the sum of 1 and 2"))
+        assert plain != shown
