@@ -29,14 +29,14 @@ def merged(chunks: list[AIMessageChunk]) -> AIMessageChunk:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Scripted models go on after a chain's first step only when this is set."""
-    event, decode = threading.Event(), ScriptedSequence.decode
+    event, generate = threading.Event(), ScriptedSequence.generate
 
-    async def held_up(sequence: ScriptedSequence, upto: int) -> Any:
+    async def held_up(sequence: ScriptedSequence, *arguments: Any, **options: Any) -> Any:
         if sequence.text and not await asyncio.to_thread(event.wait, 20):
             raise TimeoutError("nobody has seen the first step")
-        return await decode(sequence, upto)
+        return await generate(sequence, *arguments, **options)
 
-    monkeypatch.setattr(ScriptedSequence, "decode", held_up)
+    monkeypatch.setattr(ScriptedSequence, "generate", held_up)
     return event
 
 
