@@ -125,7 +125,9 @@ class A1:
             outcome = await self._reason(call, asked.question, loaded)
         stats = fold.stats(time.perf_counter() - started)
         remarks = await self._notices.of_call(loaded, self.pair.embedded, question, stats)
-        return result_of(asked, outcome, stats, fold.usage(), remarks)
+        result = result_of(asked, outcome, stats, fold.usage(), remarks)
+        ids = await asyncio.to_thread(loaded.target.tokenize, result.text)
+        return replace(result, text_tokens=len(ids))
 
     async def _call(self, asked: Asked, options: Options, loaded: Loaded, key: str, seed: int, emit: Emit) -> Call:
         stored = key_of(options, asked.question, loaded.draft.info, loaded.target.info)

@@ -24,18 +24,18 @@ class Narrator:
     chain: int | None = None
     _text: str = ""
     _told: int = 0
-    _drafted: dict[int, str] = field(default_factory=dict[int, str])
+    _drafted: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
 
     def tell(self, event: Event) -> str:
         """The text that an event adds; empty for most."""
         match event:
             case StepDrafted():
-                self._drafted[event.chain] = event.step.text
+                self._drafted[event.chain, event.turn] = event.step.text
                 return ""
             case StepAccepted():
                 return self._add(event.chain, event.step.text)
             case StepTakenOver():
-                kept = self._drafted[event.chain] if event.takeover == "continue" else ""
+                kept = self._drafted[event.chain, event.turn] if event.takeover == "continue" else ""
                 return self._add(event.chain, kept + event.step.text)
             case VoteClosed():
                 return self._close(event.result)

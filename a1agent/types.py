@@ -258,7 +258,7 @@ class Result:
     `complete`: no limit cut the call short. `notices`: what a person should know about this answer.
     `tool_calls`: those the winning chain asks for, all of that one chain; `text` then is what it says beside them, and
     `answer` the calls in canonical JSON. `invalid_tool_calls`: its malformed ones. Where the question set a
-    `response_format`, `answer` is the JSON.
+    `response_format`, `answer` is the JSON. `text_tokens`: tokens of `text` in the target's vocabulary.
     """
 
     answer: str | None
@@ -273,6 +273,7 @@ class Result:
     notices: tuple[str, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+    text_tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form without the chains."""

@@ -127,6 +127,23 @@ async def test_cancelling_a_call_frees_every_sequence() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("turns", range(0, 160, 3))
+async def test_a_call_may_be_cancelled_at_any_moment(turns: int) -> None:
+    draft, target = sums_pair(jitter=2)
+    async with A1(draft, target, calibration=None, min_step_tokens=0, chains=4, seed=2) as a1:
+        await a1.load()
+        call = asyncio.create_task(a1.asolve("1 + 2 + 3"))
+        for _ in range(10_000):  # turns of the event loop, until the prompt is opened
+            if draft.counters.sequences_alive == 0:
+                await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert draft.counters.sequences_alive == target.counters.sequences_alive == 0
+
+
+@pytest.mark.anyio
 async def test_many_questions_at_once_on_one_instance_all_get_their_own_answer() -> None:
     draft, target = sums_pair(accuracy=1.0, jitter=4)
     async with A1(draft, target, calibration=None, min_step_tokens=0, chains=4) as a1:

@@ -43,11 +43,17 @@ class Piece:
 class ChatTemplate:
     """A model's own template. `control`: the texts of its control tokens; `source` None: plain role names and lines.
 
-    `variables`: what templates read besides messages and tools (`bos_token`, `eos_token`).
+    `variables`: what templates read besides messages and tools (`bos_token`, `eos_token`). `tool_source`: the template
+    of conversations with tools, for models that have one of its own.
     """
 
     def __init__(
-        self, source: str | None, control: Iterable[str], variables: Mapping[str, str], name: str = "the model"
+        self,
+        source: str | None,
+        control: Iterable[str],
+        variables: Mapping[str, str],
+        name: str = "the model",
+        tool_source: str | None = None,
     ) -> None:
         if source is None:
             _log.warning("%s has no chat template: its prompts are plain lines of 'User:' and 'Assistant:'", name)
@@ -56,6 +62,9 @@ class ChatTemplate:
         self._pattern = re.compile("|".join(map(re.escape, self._control)) or r"(?!)")
         self._variables = dict(variables)
         self._template, names = _compile(source if source is not None else _PLAIN, name)
+        self._tool_template = self._template
+        if tool_source is not None:
+            self._tool_template, names = _compile(tool_source, name)
         self.takes_tools = "tools" in names
 
     def pieces(self, question: Question) -> list[Piece]:
@@ -91,8 +100,9 @@ class ChatTemplate:
     def _render(
         self, messages: list[Any], tools: list[Any] | None, extra: dict[str, Any], add_generation_prompt: bool
     ) -> str:
+        template = self._tool_template if tools else self._template
         try:
-            return self._template.render(
+            return template.render(
                 messages=messages,
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,

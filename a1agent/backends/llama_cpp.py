@@ -86,10 +86,9 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
 
     vocabulary = LlamaVocabulary(api, model, header.tokenizer_fingerprint())
     name = str(header.metadata.get("general.name") or header.path.stem)
-    source: bytes | None = api.llama_model_chat_template(model, None)
-    template = ChatTemplate(
-        source.decode() if source else None, vocabulary.control, vocabulary.template_variables, name
-    )
+    sources: list[bytes | None] = [api.llama_model_chat_template(model, kind) for kind in (None, b"tool_use")]
+    plain, tool_use = (source.decode() if source else None for source in sources)
+    template = ChatTemplate(plain, vocabulary.control, vocabulary.template_variables, name, tool_use)
     threaded = _with_threads(options)
     runner = LlamaRunner(
         api, model, vocabulary, threaded, cells_of(header, options), outputs_of(vocabulary.size, options)

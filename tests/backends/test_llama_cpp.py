@@ -12,7 +12,7 @@ import pytest
 
 from a1agent import embedded
 from a1agent.backends import _llama_api, llama_cpp
-from a1agent.backends.base import Sampling, StepText, Stop
+from a1agent.backends.base import Mark, Sampling, StepText, Stop
 from a1agent.backends.gguf_info import read_gguf
 from a1agent.backends.llama_cpp import LlamaCppBackend
 from a1agent.errors import InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, UsageError
@@ -517,3 +517,40 @@ def test_padding_of_the_vocabulary_does_not_make_tokenizers_differ(tmp_path: Pat
     )
     assert one.tokenizer_fingerprint() == two.tokenizer_fingerprint()
     assert one.fingerprint() != two.fingerprint()
+
+
+@pytest.mark.parametrize("schema", [{"type": "string", "format": "never", "pattern": "^(?=a)b$"}, {"not": {}}])
+async def test_a_schema_without_a_grammar_leaves_the_model_free(
+    models: Path, schema: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with loaded(factory(models / "bpe.gguf", **EXACT)) as backend:
+        sequence = await backend.open(QUESTION)
+        free = await sequence.generate(20, Sampling(seed=3), FREELY)
+        sequence.rewind(Mark(sequence.prompt_tokens))
+        constrained = await sequence.generate(20, Sampling(seed=3, schema=schema), FREELY)
+    assert constrained.step.text == free.step.text
+    assert "grammar" in caplog.text
+
+
+async def test_a_text_cut_short_under_a_schema_is_the_beginning_of_one_that_matches(models: Path) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    async with loaded(factory(models / "spm.gguf", **EXACT)) as backend:
+        sequence = await backend.open(QUESTION)
+        cut = await sequence.generate(5, Sampling(seed=3, top_k=5, schema=schema), FREELY)
+    assert cut.step.text.lstrip().startswith("{")
+    assert cut.finish == "length"
+
+
+async def test_a_model_with_a_template_of_its_own_for_tools_is_asked_through_it(tmp_path: Path) -> None:
+    words = tiny.bpe_words()
+    templates = [
+        {"name": "default", "template": words.template},
+        {"name": "tool_use", "template": "{{ tools[0].function.name }}: {{ messages[0].content }}"},
+    ]
+    path = tiny.write_random(tmp_path / "tools.gguf", replace(words, template=templates))  # type: ignore[arg-type]
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    async with loaded(factory(path)) as backend:
+        assert isinstance(backend, LlamaCppBackend)
+        plain, shown = (backend.encode(q) for q in (QUESTION, replace(QUESTION, tools=(tool,))))
+        assert shown == list(backend.tokenize("add: the sum of 1 and 2"))
+        assert plain != shown

@@ -49,6 +49,17 @@ class TestScriptedThatCannotRewind(Contract):
         return lambda context: ScriptedBackend(Babble(), context_length=context or 65536, can_rewind=False)
 
 
+class TestObedient(Contract):
+    capabilities = Capabilities(counts=False, chance=False, small_context=160)
+
+    @pytest.fixture
+    def backend_factory(self) -> BackendFactory:
+        def make(context: int | None) -> Backend:
+            return load("obedient", context_length=context or 65536)
+
+        return make
+
+
 def test_an_unknown_script_is_refused() -> None:
     with pytest.raises(InvalidOption):
         load("summs")

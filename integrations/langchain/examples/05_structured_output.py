@@ -1,0 +1,19 @@
+"""Answers that match a schema: chains that do not validate do not vote, and llama.cpp is held to the schema."""
+
+from pydantic import BaseModel, Field
+
+from langchain_a1 import ChatA1
+
+
+class Product(BaseModel):
+    """A product of two numbers."""
+
+    left: int = Field(description="the first number")
+    right: int = Field(description="the second number")
+    product: int
+
+
+model = ChatA1(chains=8).with_structured_output(Product, include_raw=True)
+found = model.invoke("What is 47 * 28?")
+print(found["parsed"])
+print("confidence:", found["raw"].response_metadata["confidence"])

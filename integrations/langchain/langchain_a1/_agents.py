@@ -1,0 +1,37 @@
+"""The agents behind the chat models: one for each pair of models and calibration, shared by all who name the same."""
+
+from __future__ import annotations
+
+import threading
+
+from a1agent import A1
+from a1agent.backends.base import Backend
+
+__all__ = ["forget", "shared_agent"]
+
+Model = str | Backend
+_Key = tuple[object, object, str | None]
+
+_agents: dict[_Key, A1] = {}
+_lock = threading.Lock()
+
+
+def shared_agent(draft: Model, target: Model, calibration: str | None) -> A1:
+    """The agent of these models, made on first use. Raises what `A1` raises for models that cannot work."""
+    key = _key(draft, target, calibration)
+    with _lock:
+        if key not in _agents:
+            _agents[key] = A1(draft, target, calibration=calibration)
+        return _agents[key]
+
+
+def forget(draft: Model, target: Model, calibration: str | None) -> A1 | None:
+    """Takes the agent of these models out, for the caller to close; None when there is none."""
+    with _lock:
+        return _agents.pop(_key(draft, target, calibration), None)
+
+
+def _key(draft: Model, target: Model, calibration: str | None) -> _Key:
+    # A backend is known by itself: the agent holds it, so its id is not given to another meanwhile.
+    first, second = (model if isinstance(model, str) else id(model) for model in (draft, target))
+    return first, second, calibration

@@ -1,0 +1,95 @@
+"""`with_structured_output`: answers that match a schema, parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, cast
+
+from a1agent.structured import check_schema
+from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+from langchain_a1._requests import INVALID, KEEP_INVALID
+
+__all__ = ["structured_output"]
+
+Schema = Mapping[str, Any] | type
+Method = Literal["json_schema", "function_calling", "json_mode"]
+Bind = Callable[..., Runnable[LanguageModelInput, Any]]
+Parser = Runnable[Any, Any]
+
+
+def structured_output(
+    chat: BaseChatModel, schema: Schema, method: Method, include_raw: bool, strict: bool | None
+) -> Runnable[LanguageModelInput, Any]:
+    """The chat model bound to a format or to a tool, and a parser. Raises `InvalidQuestion` for a schema that is none.
+
+    With `include_raw` an invalid answer comes as a message too, and the parser says what is wrong with it.
+    """
+    check_schema(_json_schema(schema), "the schema")
+    by_tool = method == "function_calling"
+    bind, parser = _by_tool(chat, schema, strict) if by_tool else _by_format(chat, schema, method, strict)
+    traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+    if not include_raw:
+        return bind(ls_structured_output_format=traced) | parser
+
+    def parse(found: dict[str, AIMessage]) -> dict[str, Any]:
+        return _with_error(found["raw"], parser)
+
+    raw = bind(ls_structured_output_format=traced, **{KEEP_INVALID: True})
+    return RunnableMap(raw=raw) | RunnableLambda(parse)
+
+
+def _by_format(chat: BaseChatModel, schema: Schema, method: str, strict: bool | None) -> tuple[Bind, Parser]:
+    wanted = _response_format(_json_schema(schema), method, strict)
+    parser = PydanticOutputParser(pydantic_object=cast("Any", schema)) if _is_model(schema) else JsonOutputParser()
+    return partial(chat.bind, response_format=wanted), parser
+
+
+def _by_tool(chat: BaseChatModel, schema: Schema, strict: bool | None) -> tuple[Bind, Parser]:
+    tool = cast("Any", schema)
+    if _is_model(schema):
+        parser: Parser = PydanticToolsParser(tools=[tool], first_tool_only=True)
+    else:
+        name = convert_to_openai_tool(tool)["function"]["name"]
+        parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+    return partial(chat.bind_tools, [tool], tool_choice="any", strict=strict), parser
+
+
+def _is_model(schema: Schema) -> bool:
+    return isinstance(schema, type) and is_basemodel_subclass(schema)
+
+
+def _json_schema(schema: Schema) -> dict[str, Any]:
+    if isinstance(schema, Mapping) and not {"parameters", "function"} & schema.keys():
+        return dict(schema)
+    return convert_to_json_schema(cast("Any", schema))
+
+
+def _response_format(schema: dict[str, Any], method: str, strict: bool | None) -> dict[str, Any]:
+    if method == "json_mode":
+        return {"type": "json_object"}
+    named = {"name": schema.get("title", "answer"), "schema": schema, "strict": bool(strict)}
+    return {"type": "json_schema", "json_schema": named}
+
+
+def _with_error(raw: AIMessage, parser: Parser) -> dict[str, Any]:
+    """Raw message, parsed answer and error, one of the latter None."""
+    try:
+        return {"raw": raw, "parsed": parser.invoke(_valid(raw)), "parsing_error": None}
+    except OutputParserException as error:
+        return {"raw": raw, "parsed": None, "parsing_error": error}
+
+
+def _valid(message: AIMessage) -> AIMessage:
+    """Stops what A1 found invalid: it may well be JSON, of another shape."""
+    if message.response_metadata.get("finish_reason") == INVALID:
+        raise OutputParserException(message.response_metadata["error"], llm_output=message.text)
+    return message

@@ -1,0 +1,327 @@
+"""`ChatA1`: A1 as a LangChain chat model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Self, cast
+
+from a1agent import A1, A1Error, InvalidAnswer, InvalidOption, Options, Question
+from a1agent.backends.base import Backend
+from a1agent.config import (
+    AnswerKind,
+    BaselineName,
+    CalibratorName,
+    Coverage,
+    EarlyStop,
+    Lookahead,
+    ScoreName,
+    TakeoverMode,
+    VoteMethod,
+)
+from a1agent.errors import nearest
+from a1agent.narrator import Narrator
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.tools import BaseTool
+from langchain_core.utils import from_env
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import ConfigDict, Field, InstanceOf, model_validator
+
+from langchain_a1._agents import forget, shared_agent
+from langchain_a1._events import areporter, reporter, with_run_id, within
+from langchain_a1._messages import a1_messages
+from langchain_a1._requests import KEEP_INVALID, Request, tool_choice_name
+from langchain_a1._settings import OPTION_NAMES, SETTING_NAMES, Effort, call_options
+from langchain_a1._structured import structured_output
+
+__all__ = ["ChatA1"]
+
+Model = str | InstanceOf[Backend]
+_UNUSED = ("api_key", "max_retries")
+_RENAMED = {"model": "target", "timeout_s": "timeout", "max_completion_tokens": "max_tokens"}
+_NO_OPTIONS = ("model", "tools", "tool_choice", "response_format", "stream", KEEP_INVALID)
+
+
+class ChatA1(BaseChatModel):
+    """Two models that reason together as one chat model: the draft writes, the target takes over a share of its steps.
+
+    `draft` and `target` are model addresses (or backends); without them the models that ship with a1agent run. Every
+    option of `a1agent.A1` is a field here and may be given per call too (`invoke(..., rejection_rate=0.1)`, `bind`);
+    None means A1's own default. Instances that name the same models share them loaded.
+
+    What a call did stands in the message: `usage_metadata`, `response_metadata["a1"]` (the `RejectionStats`),
+    `response_metadata["confidence"]`, and the reasoning in `additional_kwargs["reasoning_content"]`.
+
+    `model` is another name for `target`, `timeout` is in seconds. `api_key` and `max_retries` are taken, so that
+    constructor calls of other chat models go through, and not used: keys are named in model addresses.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", validate_default=False)
+
+    draft: Model = Field(default_factory=from_env("A1_DRAFT", default="embedded:draft"))
+    target: Model = Field(default_factory=from_env("A1_TARGET", default="embedded:target"))
+    calibration: str | None = "default"
+    streaming: bool = False
+
+    reasoning_effort: Effort | None = None
+    chains: int | None = None
+    turns: int | None = None
+    rejection_rate: float | None = None
+    verify_rate: float | None = None
+    coverage: Coverage | None = None
+    calibrator: CalibratorName | None = None
+    baseline: BaselineName | None = None
+    lookahead: Lookahead | None = None
+    takeover: TakeoverMode | None = None
+    attempts: int | None = None
+    vote: VoteMethod | None = None
+    answer: AnswerKind | None = None
+    step_tokens: int | None = None
+    min_step_tokens: int | None = None
+    takeover_tokens: int | None = None
+    answer_tokens: int | None = None
+    max_tokens: int | None = None
+    timeout: float | None = None
+    early_stop: EarlyStop | None = None
+    stop_probability: float | None = None
+    score: ScoreName | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    stop: list[str] | None = None
+    seed: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, values: Any) -> Any:
+        """Other names of fields; an unknown one is an error that names the nearest known one."""
+        if not isinstance(values, dict):
+            return values
+        given = {k: v for k, v in cast("dict[str, Any]", values).items() if k not in _UNUSED}
+        for name, field in _RENAMED.items():
+            if name in given and field in given:
+                raise InvalidOption(f"both {name} and {field} are given", "they are one: give one of them")
+            if name in given:
+                given[field] = given.pop(name)
+        for name in given:
+            if name not in cls.model_fields:
+                raise InvalidOption(f"unknown option {name!r}", nearest(name, {*OPTION_NAMES, *cls.model_fields}))
+        return given
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Options out of range and models that cannot work are refused before a question comes."""
+        try:
+            Options.of(**call_options(self._settings()))
+            self._agent()
+        except A1Error as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The target as named in `response_metadata` and in traces."""
+        return _name(self.target)
+
+    @property
+    def _llm_type(self) -> str:
+        return "a1-chat"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        models = {"draft": _name(self.draft), "target": self.model_name, "calibration": self.calibration}
+        return {**models, **{key: value for key, value in self._settings().items() if value is not None}}
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """It holds no secrets: keys stand in the environment."""
+        return True
+
+    def close(self) -> None:
+        """Frees the models, also for others that name the same; they are loaded anew when used next."""
+        if (agent := forget(self.draft, self.target, self.calibration)) is not None:
+            agent.close()
+
+    async def aclose(self) -> None:
+        """As `close`."""
+        if (agent := forget(self.draft, self.target, self.calibration)) is not None:
+            await agent.aclose()
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Ids of a text in the target's vocabulary."""
+        return list(self._agent().tokenize(text))
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """A model that may call the tools. `tool_choice`: `"auto"`, `"none"`, `"any"`, or the name of one tool.
+
+        Tools reach the models through their own chat template; one that has no place for tools is a `ValueError` at
+        the first call.
+        """
+        functions = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        return self.bind(tools=functions, tool_choice=tool_choice_name(tool_choice), **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """A model whose answers match a schema (pydantic class, `TypedDict`, JSON schema).
+
+        Chains whose answer does not validate do not vote. When none does, an `OutputParserException` carries what the
+        best chain wrote (`llm_output`); with `include_raw` it is in `parsing_error`, beside the raw message.
+        """
+        if kwargs:
+            raise InvalidOption(f"unknown option {next(iter(kwargs))!r}", "use method, include_raw or strict")
+        return structured_output(self, schema, method, include_raw, strict)
+
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[AIMessageChunk]:
+        """Reasoning of the leading chain while it is written, then the answer; all chains' events as custom events."""
+        known = with_run_id(config)
+        chunks = super().stream(input, known, **kwargs)
+        with within(known):
+            first = next(chunks, None)
+        if first is not None:
+            yield first
+            yield from chunks
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        """As `stream`."""
+        known = with_run_id(config)
+        chunks = super().astream(input, known, **kwargs)
+        with within(known):
+            first = await anext(chunks, None)
+        if first is not None:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request = self._request(messages, stop, kwargs)
+        try:
+            return request.chat_result(request.agent.solve(request.question, **request.options))
+        except InvalidAnswer as error:
+            return request.refused(error)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request = self._request(messages, stop, kwargs)
+        try:
+            return request.chat_result(await request.agent.asolve(request.question, **request.options))
+        except InvalidAnswer as error:
+            return request.refused(error)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        request, report, narrator = self._request(messages, stop, kwargs), reporter(run_manager), Narrator()
+        try:
+            with contextlib.closing(request.agent.stream(request.question, **request.options)) as events:
+                for event in events:
+                    report(event)
+                    yield from request.chunks(event, narrator)
+        except InvalidAnswer as error:
+            yield request.refused_chunk(error)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        request, report, narrator = self._request(messages, stop, kwargs), areporter(run_manager), Narrator()
+        try:
+            async with contextlib.aclosing(request.agent.astream(request.question, **request.options)) as events:
+                async for event in events:
+                    await report(event)
+                    for chunk in request.chunks(event, narrator):
+                        yield chunk
+        except InvalidAnswer as error:
+            yield request.refused_chunk(error)
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
+        params["ls_provider"] = "a1"
+        params["ls_model_name"] = _name(kwargs.get("model") or self.target)
+        return params
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        return ModelProfile(
+            text_inputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            pdf_inputs=False,
+            text_outputs=True,
+            reasoning_output=True,
+            structured_output=True,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        """The options that were given to this model, under the names of its fields."""
+        return {name: getattr(self, name) for name in sorted(SETTING_NAMES)}
+
+    def agent_and_options(self) -> tuple[A1, dict[str, Any]]:
+        """The agent behind this model, and the options of its calls."""
+        return self._agent(), call_options(self._settings())
+
+    def _agent(self, target: Model | None = None) -> A1:
+        return shared_agent(self.draft, self.target if target is None else target, self.calibration)
+
+    def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> Request:
+        """A call. Raises `ValueError`s for what the models cannot take or the options cannot be."""
+        given = {key: value for key, value in kwargs.items() if key not in _NO_OPTIONS}
+        target = kwargs.get("model") or self.target
+        question = Question(
+            messages=a1_messages(messages),
+            tools=tuple(kwargs.get("tools") or ()),
+            tool_choice=tool_choice_name(kwargs.get("tool_choice")),
+            response_format=kwargs.get("response_format"),
+        )
+        return Request(
+            agent=self._agent(target),
+            question=question,
+            options=call_options(self._settings(), given, {"stop": stop}),
+            model_name=_name(target),
+            keep_invalid=bool(kwargs.get(KEEP_INVALID)),
+        )
+
+
+def _name(model: str | Backend) -> str:
+    return model if isinstance(model, str) else model.info.name

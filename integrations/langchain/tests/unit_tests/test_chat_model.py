@@ -1,0 +1,258 @@
+"""`ChatA1` as a user of LangChain meets it: options, messages, usage, serialisation, mistakes."""
+
+import dataclasses
+import os
+import pickle
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import a1agent
+import pytest
+from a1agent import A1, Options, RejectionStats
+from a1agent.backends.scripted import ScriptedBackend, Sums
+from langchain_core._api import LangChainBetaWarning
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import get_usage_metadata_callback
+from langchain_core.load import dumps, loads
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.rate_limiters import InMemoryRateLimiter
+from langchain_core.runnables import RunnableParallel
+from pydantic import ValidationError
+
+import langchain_a1
+from langchain_a1 import ChatA1
+from langchain_a1._messages import a1_messages
+from langchain_a1._settings import EFFORTS, call_options
+from tests.doubles import forwards, says
+
+IMAGE = {"type": "image", "base64": "AAAA", "mime_type": "image/png"}
+
+
+def test_it_is_of_the_same_version_as_the_core_it_needs() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == langchain_a1.__version__ == a1agent.__version__
+    assert f"a1agent=={a1agent.__version__}" in project["dependencies"]
+
+
+def test_every_option_of_a1_is_a_field() -> None:
+    options = {field.name for field in dataclasses.fields(Options)} - {"timeout_s"} | {"timeout", "calibration"}
+    assert options <= set(ChatA1.model_fields)
+    assert {"draft", "target", "reasoning_effort"} <= set(ChatA1.model_fields)
+
+
+def test_the_voted_message_comes_back_with_what_it_cost() -> None:
+    chat = ChatA1(calibration=None, seed=1, chains=4, rejection_rate=0.25)
+    message = chat.invoke("What is 47 * 28 + 783?")
+    with A1(calibration=None, seed=1, chains=4, rejection_rate=0.25) as a1:
+        result = a1.solve("What is 47 * 28 + 783?")
+    assert message.content == result.text
+    assert message.additional_kwargs["reasoning_content"] == result.reasoning
+    assert message.response_metadata["answer"] == result.answer
+    assert message.response_metadata["confidence"] == result.confidence
+    assert message.response_metadata["finish_reason"] == "stop"
+    stats = RejectionStats.model_validate(message.response_metadata["a1"])
+    assert stats.asked_rate == 0.25
+    assert stats.chains_started == 4
+
+
+def test_usage_counts_what_both_models_processed() -> None:
+    usage = says("The answer is 4.", chains=3, early_stop="off").invoke("2 + 2?").usage_metadata
+    assert usage is not None
+    answer = len("The answer is 4.")
+    assert usage["output_tokens"] >= 3 * answer
+    assert usage["input_tokens"] >= 3 * answer  # every drafted token is read by the target
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+    assert usage["output_token_details"] == {"reasoning": usage["output_tokens"] - answer}
+    assert usage["input_token_details"] == {"cache_read": 0}
+
+
+def test_a_preset_of_effort_gives_way_to_options_beside_it() -> None:
+    assert call_options({"reasoning_effort": "high"}) == EFFORTS["high"]
+    assert call_options({"reasoning_effort": "high", "chains": 2})["chains"] == 2
+    assert call_options({"chains": 2}, {"reasoning_effort": "low"})["chains"] == EFFORTS["low"]["chains"]
+    defaults = Options()
+    assert {name: getattr(defaults, name) for name in EFFORTS["medium"]} == EFFORTS["medium"]
+
+
+def test_options_may_be_given_per_call_and_bound(obedient: ChatA1) -> None:
+    asked = [
+        obedient.invoke("Hi.", rejection_rate=0.1, chains=2),
+        obedient.bind(rejection_rate=0.1).invoke("Hi.", chains=2),
+        obedient.bind(reasoning_effort="low").invoke("Hi."),
+    ]
+    assert [m.response_metadata["a1"]["asked_rate"] for m in asked] == [0.1, 0.1, 0.2]
+    assert [m.response_metadata["a1"]["chains_started"] for m in asked] == [2, 2, 4]
+
+
+def test_the_model_of_a_call_is_its_target(obedient: ChatA1) -> None:
+    other = "scripted:obedient?accuracy=0.5"
+    assert obedient.invoke("Hi.", model=other).response_metadata["model_name"] == other
+    assert ChatA1(model=other).target == other
+    assert ChatA1(model=other).model_name == other
+
+
+def test_instances_of_the_same_models_share_them() -> None:
+    first, second = ChatA1(chains=2), ChatA1(chains=3)
+    assert first.agent_and_options()[0] is second.agent_and_options()[0]
+    other = ChatA1(target="scripted:sums")
+    assert other.agent_and_options()[0] is not first.agent_and_options()[0]
+
+
+def test_closed_models_are_loaded_anew_when_used_next() -> None:
+    chat = ChatA1(draft="scripted:sums", target="scripted:sums?accuracy=0.99", calibration=None)
+    chat.invoke("1 + 1")
+    chat.close()
+    chat.close()
+    assert chat.invoke("1 + 1").content
+
+
+def test_a_constructor_call_of_another_chat_model_goes_through() -> None:
+    chat = ChatA1(model="embedded:target", temperature=0, max_tokens=100, timeout=60, max_retries=2, api_key="secret")
+    assert chat.agent_and_options()[1] == {"temperature": 0, "max_tokens": 100, "timeout_s": 60}
+    assert "secret" not in repr(chat) + dumps(chat)
+
+
+def test_it_is_serialised_without_secrets_and_loaded_again() -> None:
+    chat = ChatA1(chains=3, stop=["x"])
+    with pytest.warns(LangChainBetaWarning):
+        copy = loads(dumps(chat), valid_namespaces=["langchain_a1"], allowed_objects=[ChatA1])
+    assert copy == chat
+    assert copy.chains == 3
+    assert pickle.loads(pickle.dumps(chat)) == chat
+
+
+def test_tokens_are_counted_by_the_target_s_own_tokenizer() -> None:
+    chat = ChatA1()
+    with A1() as a1:
+        assert chat.get_token_ids("the sum is 12") == list(a1.tokenize("the sum is 12"))
+    assert chat.get_num_tokens("12") == 2  # digits one by one
+    assert chat.get_num_tokens_from_messages([HumanMessage("12")]) > 2
+
+
+def test_traces_name_provider_model_and_limits() -> None:
+    params = ChatA1(temperature=0.5, max_tokens=7, stop=["x"])._get_ls_params()
+    assert params.get("ls_provider") == "a1"
+    assert params.get("ls_model_name") == "embedded:target"
+    assert (params.get("ls_temperature"), params.get("ls_max_tokens"), params.get("ls_stop")) == (0.5, 7, ["x"])
+
+
+def test_the_profile_says_what_it_takes() -> None:
+    profile = ChatA1().profile
+    assert profile is not None
+    assert profile.get("structured_output") is True
+    assert profile.get("image_inputs") is False
+
+
+def test_a_stop_text_ends_the_message() -> None:
+    chat = says("One two three.", chains=2)
+    assert chat.invoke("Count.", stop=["three"]).content == "One two"
+    assert says("One two three.", chains=2, stop=["two"]).invoke("Count.").content == "One"
+
+
+def test_a_cached_answer_costs_nothing() -> None:
+    chat = says("Four.", cache=InMemoryCache())
+    first = chat.invoke("2 + 2?")
+    spent = forwards(chat)
+    assert chat.invoke("2 + 2?").content == first.content
+    assert forwards(chat) == spent
+
+
+def test_usage_is_added_up_by_langchain_s_own_callback() -> None:
+    chat = says("Four.", chains=2)
+    with get_usage_metadata_callback() as counted:
+        messages = [chat.invoke("2 + 2?") for _ in range(2)]
+    spent = [message.usage_metadata["total_tokens"] for message in messages if message.usage_metadata]
+    assert counted.usage_metadata["target"]["total_tokens"] == sum(spent) > 0
+
+
+def test_a_chat_model_needs_langchain_core_only() -> None:
+    heavy = ("langchain", "langgraph", "torch", "llama_cpp")
+    code = f"import sys, langchain_a1; print([m for m in {heavy!r} if m in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_rate_limiter_is_asked() -> None:
+    limiter = InMemoryRateLimiter(requests_per_second=1000, check_every_n_seconds=0.001, max_bucket_size=10)
+    assert says("Four.", rate_limiter=limiter).invoke("2 + 2?").content == "Four."
+
+
+def test_questions_beside_each_other_share_the_models() -> None:
+    chat = says("Four.", chains=2)
+    asked = RunnableParallel({f"q{i}": chat for i in range(8)}).invoke("2 + 2?")
+    assert [message.content for message in asked.values()] == ["Four."] * 8
+
+
+def test_messages_reach_the_template_as_they_are() -> None:
+    call = {"name": "add", "args": {"a": 2}, "id": "abc", "type": "tool_call"}
+    converted = a1_messages(
+        [
+            SystemMessage("Be brief."),
+            HumanMessage([{"type": "text", "text": "Add "}, "2."], name="ada"),
+            AIMessage([{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "Yes."}], tool_calls=[call]),
+            ToolMessage("2", tool_call_id="abc"),
+            ChatMessage(role="user", content="Thanks."),
+        ]
+    )
+    assert [(m.role, m.content) for m in converted] == [
+        ("system", "Be brief."),
+        ("user", "Add 2."),
+        ("assistant", "Yes."),
+        ("tool", "2"),
+        ("user", "Thanks."),
+    ]
+    assert converted[1].extra == {"name": "ada"}
+    assert converted[2].extra["tool_calls"][0]["function"] == {"name": "add", "arguments": {"a": 2}}
+    assert converted[3].extra == {"tool_call_id": "abc", "name": "add"}
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: ChatA1(chians=3), "did you mean 'chains'"),
+        (lambda: ChatA1(chains=0), "use 1 or more"),
+        (lambda: ChatA1(rejection_rate=2), "share between 0 and 1"),
+        (lambda: ChatA1(model="a", target="b"), "both model and target"),
+        (lambda: ChatA1(target="embedded:targt"), "embedded model"),
+        (lambda: ChatA1(target="nowhere:x"), "unknown model address"),
+        (lambda: ChatA1(target="scripted:sums?can_score=false"), "cannot score"),
+        (lambda: ChatA1(target=ScriptedBackend(Sums(), can_score=False)), "cannot score"),
+    ],
+)
+def test_mistakes_in_the_constructor_are_told_at_once(make: Callable[[], ChatA1], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "told"),
+    [
+        ("Hi.", {"rejection_rat": 0.1}, "did you mean 'rejection_rate'"),
+        ("Hi.", {"reasoning_effort": "hi"}, "reasoning_effort is 'hi'"),
+        ("Hi.", {"chains": 0}, "use 1 or more"),
+        ("Hi.", {"response_format": {"type": "xml"}}, "unknown response_format"),
+        ("Hi.", {"tools": [{"name": "add"}]}, "a tool is malformed"),
+        ("Hi.", {"tool_choice": "add"}, "there are no tools"),
+        ("", {}, "the question is empty"),
+        ([], {}, "no messages"),
+        ([HumanMessage([{"type": "text", "text": "What is this?"}, IMAGE])], {}, "block of type 'image'"),
+        ([HumanMessage("x"), ToolMessage([IMAGE], tool_call_id="1")], {}, "block of type 'image'"),
+        ([ChatMessage(role="chef", content="x")], {}, "unknown role 'chef'"),
+    ],
+)
+def test_mistakes_in_a_call_are_told_before_a_token_is_spent(question: Any, options: dict[str, Any], told: str) -> None:
+    chat = says("Hello.")
+    with pytest.raises(ValueError, match=told):
+        chat.invoke(question, **options)
+    assert forwards(chat) == 0
+
+
+def test_tools_on_models_without_a_place_for_them_are_refused(embedded: ChatA1) -> None:
+    tool = {"type": "function", "function": {"name": "add", "description": "adds", "parameters": {}}}
+    with pytest.raises(ValueError, match="no place for tools"):
+        embedded.bind_tools([tool]).invoke("Add.")

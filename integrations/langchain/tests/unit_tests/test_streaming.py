@@ -1,0 +1,188 @@
+"""Streams show reasoning while it is written, then the answer; giving one up frees everything."""
+
+import asyncio
+import concurrent.futures
+import functools
+import operator
+import threading
+from typing import Any
+
+import pytest
+from a1agent import ChainFinished, ChainStarted, StepVerified, VoteClosed
+from a1agent.backends.scripted import ScriptedSequence
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessageChunk
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
+
+from langchain_a1 import ChatA1
+from tests.doubles import alive, forwards, says
+
+STORY = "One.\n\nTwo.\n\nThree.\n\nThe answer is 3."
+
+
+def merged(chunks: list[AIMessageChunk]) -> AIMessageChunk:
+    return functools.reduce(operator.add, chunks)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Scripted models go on after a chain's first step only when this is set."""
+    event, generate = threading.Event(), ScriptedSequence.generate
+
+    async def held_up(sequence: ScriptedSequence, *arguments: Any, **options: Any) -> Any:
+        if sequence.text and not await asyncio.to_thread(event.wait, 20):
+            raise TimeoutError("nobody has seen the first step")
+        return await generate(sequence, *arguments, **options)
+
+    monkeypatch.setattr(ScriptedSequence, "generate", held_up)
+    return event
+
+
+def test_reasoning_comes_while_the_chain_is_written_and_the_answer_last(seen: threading.Event) -> None:
+    chat = says(STORY, chains=1, rejection_rate=0.0)
+    chunks: list[AIMessageChunk] = []
+    for chunk in chat.stream("Count."):
+        chunks.append(chunk)
+        seen.set()  # the model waits for this
+    assert [c.additional_kwargs.get("reasoning_content") for c in chunks[:2]] == ["One.\n\n", "Two.\n\n"]
+    assert [bool(c.content) for c in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert chunks[-1].content == STORY
+    assert chunks[-1].chunk_position == "last"
+
+
+async def test_an_async_stream_is_the_same() -> None:
+    chat = says(STORY, jitter=2, chains=3)
+    spent: list[int] = []
+    chunks: list[AIMessageChunk] = []
+    async for chunk in chat.astream("Count."):
+        chunks.append(chunk)
+        spent.append(forwards(chat))
+    assert spent[0] < spent[-1]
+    assert merged(chunks).content == STORY
+    assert chunks[-1].chunk_position == "last"
+
+
+@pytest.mark.parametrize("version", [None, "v1"])
+def test_the_merged_stream_is_what_invoke_gives(version: str | None) -> None:
+    first, second = (says(STORY, chains=1, output_version=version) for _ in range(2))
+    streamed, invoked = merged(list(first.stream("Count."))), second.invoke("Count.")
+    assert [b["type"] for b in streamed.content_blocks] == ["reasoning", "text"]
+    assert streamed.text == invoked.text == STORY
+    assert streamed.content_blocks[0].get("reasoning") == invoked.content_blocks[0].get("reasoning")
+    assert streamed.usage_metadata == invoked.usage_metadata
+    assert streamed.response_metadata["a1"].keys() == invoked.response_metadata["a1"].keys()
+
+
+def test_only_one_chunk_carries_usage_and_statistics() -> None:
+    chunks = list(says(STORY, chains=2).stream("Count."))
+    assert sum(chunk.usage_metadata is not None for chunk in chunks) == 1
+    assert sum("a1" in chunk.response_metadata for chunk in chunks) == 1
+
+
+async def test_all_chains_show_as_custom_events_of_the_model_s_run() -> None:
+    chat = says(STORY, chains=3, early_stop="off")
+    events = [event async for event in chat.astream_events("Count.", version="v2")]
+    custom = [event for event in events if event["event"] == "on_custom_event"]
+    kinds = [type(event["data"]) for event in custom]
+    assert kinds.count(ChainStarted) == kinds.count(ChainFinished) == 3
+    assert StepVerified in kinds
+    assert kinds[-1] is VoteClosed
+    model = next(event for event in events if event["event"] == "on_chat_model_start")
+    assert {event["run_id"] for event in custom} == {model["run_id"]}
+
+
+async def test_custom_events_are_seen_through_a_pipeline() -> None:
+    pipeline = ChatPromptTemplate.from_template("Count to {n}.") | says(STORY, chains=2) | StrOutputParser()
+    events = [event async for event in pipeline.astream_events({"n": 3}, version="v2")]
+    assert sum(event["event"] == "on_custom_event" for event in events) > 5
+
+
+async def test_custom_events_are_seen_when_a_model_inside_a_step_is_invoked() -> None:
+    chat = says(STORY, chains=2)
+
+    async def step(text: str) -> Any:
+        return await chat.ainvoke(text)
+
+    events = [event async for event in RunnableLambda(step).astream_events("Count.", version="v2")]
+    kinds = {type(event["data"]) for event in events if event["event"] == "on_custom_event"}
+    assert {ChainStarted, VoteClosed} <= kinds
+
+
+def test_a_stream_given_up_midway_frees_everything(seen: threading.Event) -> None:
+    chat = says(STORY, chains=4, rejection_rate=0.0)
+    stream = chat.stream("Count.")
+    next(stream)
+    assert alive(chat) == 10  # of both models: the prompt and four chains
+    stream.close()
+    assert alive(chat) == 0
+    seen.set()
+
+
+async def test_an_async_stream_given_up_midway_frees_everything() -> None:
+    chat = says(STORY, jitter=3, chains=4)
+    stream = chat.astream("Count.")
+    await anext(stream)
+    assert alive(chat) > 0
+    await stream.aclose()
+    for _ in range(1000):  # turns of the event loop, in which the generators inside are closed
+        if alive(chat):
+            await asyncio.sleep(0)
+    assert alive(chat) == 0
+
+
+async def test_a_cancelled_call_frees_everything() -> None:
+    chat = says(STORY, jitter=9, chains=4)
+    calls = [asyncio.create_task(chat.ainvoke("Count.")) for _ in range(3)]
+    for _ in range(10_000):  # turns of the event loop, until the chains are under way
+        if alive(chat) < 8:
+            await asyncio.sleep(0)
+    assert alive(chat) >= 8
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert all(call.cancelled() for call in calls)
+    assert alive(chat) == 0
+
+
+def test_streaming_can_be_turned_off_and_on() -> None:
+    assert len(list(says(STORY, disable_streaming=True).stream("Count."))) == 1
+    seen: list[Any] = []
+
+    class Handler(BaseCallbackHandler):
+        def on_llm_new_token(self, token: Any, **_: Any) -> None:
+            seen.append(token)
+
+    message = says(STORY, streaming=True).invoke("Count.", config={"callbacks": [Handler()]})
+    assert message.content == STORY
+    assert len(seen) >= 4
+
+
+async def test_sync_calls_work_inside_a_running_loop() -> None:
+    chat = says(STORY, chains=2)
+    assert chat.invoke("Count.").content == STORY
+    assert merged(list(chat.stream("Count."))).content == STORY
+
+
+def test_many_threads_may_ask_at_once() -> None:
+    chat = says(STORY, jitter=2, chains=2)
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: chat.invoke("Count.").content, range(48)))
+    assert answers == [STORY] * 48
+    assert alive(chat) == 0
+
+
+async def test_a_batch_shares_forwards_and_leaves_no_sequence_behind(embedded: ChatA1) -> None:
+    questions = [f"What is {n} * 28?" for n in range(11, 19)]
+    pair = await embedded.agent_and_options()[0].pair.load()
+    models = (pair.draft, pair.target)
+    before = sum(model.counters.forwards for model in models)
+    for question in questions:
+        await embedded.ainvoke(question)
+    between = sum(model.counters.forwards for model in models)
+    messages = await embedded.abatch(questions)
+    after = sum(model.counters.forwards for model in models)
+    assert all(message.response_metadata["a1"]["chains_started"] == 4 for message in messages)
+    assert after - between < (between - before) / 2
+    assert all(model.counters.sequences_alive == 0 for model in models)

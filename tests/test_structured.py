@@ -1,0 +1,107 @@
+"""Answers in a given format: asked for, validated, voted on by value."""
+
+import json
+from typing import Any
+
+import pytest
+
+from a1agent import A1, InvalidAnswer, InvalidQuestion, Message, Question
+from a1agent.backends.scripted import Replies, ScriptedBackend
+from a1agent.structured import ask, check_schema, format_of
+
+NUMBER = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": NUMBER}}
+
+
+def question(response_format: Any = FORMAT, text: str = "What is 47 * 28?") -> Question:
+    return Question(messages=(Message(role="user", content=text),), response_format=response_format)
+
+
+def agent(*replies: str, **options: Any) -> A1:
+    backend = ScriptedBackend(Replies(replies))
+    return A1(backend, backend, calibration=None, **{"seed": 1, "early_stop": "off", **options})
+
+
+def test_chains_vote_by_value_and_those_that_do_not_validate_do_not_vote() -> None:
+    with agent('{"number": 7}', 'So:\n```json\n{ "number": 7.0 }\n```', '{"number": "seven"}', chains=16) as a1:
+        result = a1.solve(question())
+    assert json.loads(result.answer or "") == {"number": 7}
+    answered = [chain for chain in result.chains if chain.answer is not None]
+    assert 0 < len(answered) < 16
+    assert result.confidence == len(answered) / 16
+
+
+def test_the_last_json_that_matches_is_the_answer() -> None:
+    read = format_of(question())
+    assert read is not None
+    found = read.read('First {"number": 1}, then {"number": 2}, and {"other": 3}.')
+    assert found is not None
+    assert found.text == '{"number": 2}'
+    assert read.read("none here") is None
+
+
+def test_no_chain_validating_is_an_error_with_the_raw_text_and_the_reason() -> None:
+    with agent('{"number": "seven"}') as a1, pytest.raises(InvalidAnswer, match="is not of type 'integer'") as caught:
+        a1.solve(question())
+    assert caught.value.text.startswith('{"number": "seven"}')
+    assert caught.value.stats is not None
+    assert caught.value.stats.chains_finished == 8
+
+
+def test_a_chain_that_ends_without_json_is_made_to_state_it() -> None:
+    with A1("scripted:obedient", "scripted:obedient", calibration=None, seed=1) as a1:
+        result = a1.solve(question(text='Reply with "seven" or 7.'))
+    assert json.loads(result.answer or "") == {"number": 7}
+
+
+def test_any_json_object_will_do_where_no_schema_is_given() -> None:
+    with agent('{"a": 1}', "[1, 2]") as a1:
+        assert a1.solve(question({"type": "json_object"})).answer == '{"a": 1}'
+
+
+def test_text_is_no_format() -> None:
+    assert format_of(question({"type": "text"})) is None
+    assert ask(question({"type": "text"})) == question({"type": "text"})
+
+
+def test_the_format_is_asked_for_once_after_the_last_user_message() -> None:
+    asked = ask(ask(question()))
+    assert asked.messages[0].content.count(json.dumps(NUMBER)) == 1
+    assert asked.messages[0].content.startswith("What is 47 * 28?\n\n")
+
+
+def test_a_model_held_to_a_schema_answers_in_it_whatever_it_knows() -> None:
+    pytest.importorskip("llama_cpp")
+    schema = {
+        "type": "object",
+        "properties": {"number": {"type": "integer"}, "sure": {"enum": ["yes", "no"]}},
+        "required": ["number", "sure"],
+    }
+    with A1(calibration=None, seed=1, chains=4) as a1:
+        result = a1.solve(question({"type": "json_schema", "json_schema": {"schema": schema}}))
+    assert check_schema(schema, "it").is_valid(json.loads(result.answer or ""))
+    assert all(chain.answer is not None for chain in result.chains if chain.finished)
+
+
+@pytest.mark.parametrize(
+    ("response_format", "told"),
+    [
+        ({"type": "json_shema"}, "did you mean 'json_schema'"),
+        ({"type": "json_schema"}, "holds no schema"),
+        ({"type": "json_schema", "json_schema": {"schema": {"type": "number of things"}}}, "is no JSON schema"),
+        ({"type": "json_schema", "json_schema": {"schema": {"$ref": "#/$defs/gone"}}}, "which it does not hold"),
+        ({"type": "json_schema", "json_schema": {"schema": {"$ref": "http://x.test/s"}}}, "nothing is fetched"),
+    ],
+)
+def test_a_format_that_is_none_is_refused_before_a_token_is_spent(response_format: Any, told: str) -> None:
+    backend = ScriptedBackend(Replies(("x",)))
+    with A1(backend, backend, calibration=None) as a1, pytest.raises(InvalidQuestion, match=told):
+        a1.solve(question(response_format))
+    assert backend.counters.forwards == 0
+
+
+def test_references_within_the_schema_are_followed() -> None:
+    schema = {"$defs": {"n": {"type": "integer"}}, "type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}}
+    validator = check_schema(schema, "it")
+    assert validator.is_valid({"a": 1})
+    assert not validator.is_valid({"a": "1"})

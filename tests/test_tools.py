@@ -1,0 +1,256 @@
+"""Tool calls: how the families of models write them, which are malformed, and how chains vote on them."""
+
+import json
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from a1agent import A1, InvalidAnswer, InvalidQuestion, Message, Question, ToolCall
+from a1agent.backends import obedient
+from a1agent.backends.chat_template import ChatTemplate
+from a1agent.backends.scripted import ScriptedBackend
+from a1agent.tools import Calls, call_id, canonical_calls, offer, parse_calls
+
+
+def tool(name: str, **fields: str) -> dict[str, Any]:
+    properties = {key: {"type": kind} for key, kind in fields.items()}
+    parameters = {"type": "object", "properties": properties, "required": list(fields)}
+    return {"type": "function", "function": {"name": name, "description": f"{name}s", "parameters": parameters}}
+
+
+ADD = tool("add", a="integer", b="integer")
+LOOK = tool("look_up", what="string")
+NAMES = ("add", "look_up")
+CALL = ToolCall(name="add", arguments={"a": 2, "b": 3})
+
+
+@dataclass(frozen=True)
+class Writes:
+    """Writes one text per chain, as its seed has it, and keeps the prompts it saw."""
+
+    texts: tuple[str, ...]
+    prompts: list[str] = field(default_factory=list[str], compare=False)
+
+    def write(self, prompt: str, text: str, rng: random.Random) -> str:
+        self.prompts.append(prompt)
+        begun = [t for t in self.texts if text and t.startswith(text)]
+        if text and not begun:
+            return "nothing"
+        return rng.choice(begun)[len(text) :] if begun else rng.choice(self.texts)
+
+    def nll(self, prompt: str, text: str, step: str) -> float:
+        return 1.0
+
+
+def agent(*texts: str, **options: Any) -> A1:
+    template = ChatTemplate(obedient.TEMPLATE, obedient.CONTROL, {}, "writes")
+    backend = ScriptedBackend(Writes(texts), template=template)
+    return A1(backend, backend, calibration=None, **{"seed": 1, "early_stop": "off", **options})
+
+
+def ask(text: str = "Add 2 and 3.", choice: str = "auto", tools: tuple[Any, ...] = (ADD, LOOK)) -> Question:
+    return Question(messages=(Message(role="user", content=text),), tools=tools, tool_choice=choice)
+
+
+def tagged(*calls: dict[str, Any]) -> str:
+    return "\n".join(f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in calls)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>',
+        '<tool_call>{"arguments": {"b": 3, "a": 2.0}, "name": "add"}',  # cut off after the JSON
+        '{"name": "add", "parameters": {"a": 2, "b": 3}}',
+        '<|python_tag|>{"name": "add", "parameters": {"a": 2, "b": 3}}',
+        '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 2, "b": 3}}]',
+        '[{"name": "add", "arguments": {"a": 2, "b": 3}}]',  # the control token is not in the text
+        '[TOOL_CALLS]add[ARGS]{"a": 2, "b": 3}',
+        'add{"a": 2, "b": 3}',
+        '<tool_call>{"name": "add", "arguments": "{\\"a\\": 2, \\"b\\": 3}"}</tool_call>',  # arguments twice encoded
+    ],
+)
+def test_a_call_is_read_in_every_family_s_spelling(message: str) -> None:
+    found = parse_calls(message, NAMES)
+    assert found.invalid == ()
+    assert canonical_calls(found.calls) == canonical_calls([CALL])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        tagged({"name": "add", "arguments": {"a": 1}}, {"name": "look_up", "arguments": {"what": "x; y"}}),
+        '{"name": "add", "parameters": {"a": 1}}; {"name": "look_up", "parameters": {"what": "x; y"}}',
+        '[TOOL_CALLS]add[ARGS]{"a": 1}[TOOL_CALLS]look_up[ARGS]{"what": "x; y"}',
+    ],
+)
+def test_several_calls_keep_their_order(message: str) -> None:
+    assert [call.name for call in parse_calls(message, NAMES).calls] == ["add", "look_up"]
+
+
+def test_what_stands_beside_calls_is_the_content() -> None:
+    found = parse_calls("I add.\n" + tagged({"name": "add", "arguments": {}}), NAMES)
+    assert found.content == "I add."
+    assert parse_calls("Let me see. [TOOL_CALLS]add[ARGS]{}", NAMES).content == "Let me see."
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["The sum is 5.", '{"name": "Ada", "arguments": "none"}', '{"sum": 5}', "add them yourself", "[1, 2]", "adding {}"],
+)
+def test_other_text_is_no_call(message: str) -> None:
+    assert parse_calls(message, NAMES) == Calls((), (), message)
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "name"),
+    [
+        ('<tool_call>{"name": "add", "arguments": {"a": 2', "it is not JSON", "add"),
+        ('<tool_call>{"name": "ad", "arguments": {}}</tool_call>', "there is no tool 'ad'", "ad"),
+        ('<tool_call>{"arguments": {}}</tool_call>', "it names no tool", None),
+        ('<tool_call>{"name": "add", "arguments": [1]}</tool_call>', "its arguments are no JSON object", "add"),
+        ('{"name": "add", "parameters": {"a": ', "it is not JSON", None),
+        ('[TOOL_CALLS]add[ARGS]{"a": ', "it is not JSON", "add"),
+        ('<tool_call>{"name": "add", "arguments": {"a": NaN}}</tool_call>', "its arguments are no JSON object", "add"),
+    ],
+)
+def test_a_malformed_call_is_reported_with_what_is_wrong(message: str, error: str, name: str | None) -> None:
+    found = parse_calls(message, NAMES)
+    assert found.calls == ()
+    assert [(call.error, call.name) for call in found.invalid] == [(error, name)]
+
+
+@given(st.text(alphabet='<tool_call>/{}[]"nameARGS:,; \n1', max_size=200))
+def test_whatever_a_model_writes_can_be_read(message: str) -> None:
+    parse_calls(message, NAMES)
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers(-9, 9) | st.text(max_size=5), max_size=4))
+def test_calls_that_differ_only_in_spelling_are_equal(arguments: dict[str, Any]) -> None:
+    message = tagged({"arguments": dict(reversed(arguments.items())), "name": "add"})
+    assert canonical_calls(parse_calls(message, NAMES).calls) == canonical_calls(
+        [ToolCall(name="add", arguments=arguments)]
+    )
+
+
+def test_parallel_calls_are_equal_in_any_order() -> None:
+    other = ToolCall(name="look_up", arguments={})
+    assert canonical_calls([CALL, other]) == canonical_calls([other, CALL])
+
+
+def test_ids_are_nine_letters_or_digits_and_differ() -> None:
+    ids = {call_id() for _ in range(100)}
+    assert len(ids) == 100
+    assert all(len(i) == 9 and i.isalnum() for i in ids)
+
+
+def test_chains_vote_on_calls_and_the_winner_is_returned_whole() -> None:
+    right, wrong = (
+        tagged({"name": "add", "arguments": {"a": 2, "b": 3}}),
+        tagged({"name": "add", "arguments": {"a": 7}}),
+    )
+    with agent("Adding. " + right, right, right, wrong, chains=12) as a1:
+        result = a1.solve(ask())
+    winner = result.chains[result.winner or 0]
+    agreeing = sum(chain.answer == canonical_calls([CALL]) for chain in result.chains)
+    assert result.tool_calls == (CALL,)
+    assert result.text in winner.text
+    assert result.confidence == agreeing / 12 < 1
+    assert result.as_dict()["tool_calls"] == [{"name": "add", "arguments": {"a": 2, "b": 3}}]
+
+
+def test_answering_in_words_is_a_vote_too() -> None:
+    call = tagged({"name": "add", "arguments": {}})
+    with agent("It is five.", "Five, I think.", "You get five.", call, chains=16) as a1:
+        result = a1.solve(ask())
+    assert result.tool_calls == ()
+    assert "ive" in result.text
+    assert result.confidence > 0.5
+
+
+def test_chains_with_malformed_calls_do_not_vote() -> None:
+    call, broken = tagged({"name": "add", "arguments": {}}), '<tool_call>{"name": "add", "argu'
+    with agent(call, broken, broken, broken, chains=16) as a1:
+        result = a1.solve(ask())
+    assert result.tool_calls == (ToolCall(name="add", arguments={}),)
+    with agent(broken) as a1:
+        result = a1.solve(ask())
+    assert result.tool_calls == ()
+    assert [call.error for call in result.invalid_tool_calls] == ["it is not JSON"]
+
+
+def test_without_tools_what_looks_like_a_call_is_text() -> None:
+    call = tagged({"name": "add", "arguments": {}})
+    with agent(call) as a1:
+        result = a1.solve("Add.")
+    assert result.tool_calls == ()
+    assert result.text == call
+
+
+def test_a_chain_that_must_call_and_does_not_is_made_to() -> None:
+    with A1("scripted:obedient", "scripted:obedient", calibration=None, seed=1) as a1:
+        result = a1.solve(ask("Hello 4 and 5!", choice="required"))
+        named = a1.solve(ask("Hello!", choice="look_up"))
+    assert result.tool_calls == (ToolCall(name="add", arguments={"a": 4, "b": 5}),)
+    assert [call.name for call in named.tool_calls] == ["look_up"]
+
+
+def test_no_chain_calling_where_one_must_is_an_error_with_the_text() -> None:
+    with agent("I would rather not.") as a1, pytest.raises(InvalidAnswer, match="no chain called a tool") as caught:
+        a1.solve(ask(choice="required"))
+    assert caught.value.text.startswith("I would rather not.")
+    assert caught.value.stats is not None
+
+
+def test_the_choice_decides_which_tools_are_shown() -> None:
+    assert offer(ask(choice="none")).tools == ()
+    assert offer(ask(choice="look_up")).tools == (LOOK,)
+    assert offer(ask()).tools == (ADD, LOOK)
+
+
+def test_the_models_see_past_calls_and_their_answers_through_the_template() -> None:
+    template = ChatTemplate(obedient.TEMPLATE, obedient.CONTROL, {}, "writes")
+    messages = Question.of(
+        [
+            {"role": "user", "content": "Add."},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "1", "function": {"name": "add", "arguments": '{"a": 2}'}}],
+            },
+            {"role": "tool", "content": "", "tool_call_id": "1"},
+        ]
+    ).messages
+    prompt = "".join(piece.text for piece in template.pieces(Question(messages=messages, tools=(ADD,))))
+    assert '<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>' in prompt
+    assert "<tool_response>\n\n</tool_response>" in prompt
+    assert json.dumps(ADD) in prompt
+
+
+@pytest.mark.parametrize(
+    ("question", "told"),
+    [
+        (lambda: ask(tools=(ADD, ADD)), "two tools are called 'add'"),
+        (lambda: ask(choice="ad"), "did you mean 'add'"),
+        (lambda: ask(tools=({"name": "add"},)), "a tool is malformed"),
+        (lambda: ask(tools=(tool("add", a="number of things"),)), "is no JSON schema"),
+        (lambda: ask(tools=(), choice="required"), "there are no tools"),
+        (lambda: Question.of([{"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}]), "malformed tool call"),
+    ],
+)
+def test_mistakes_in_tools_are_told_before_a_model_is_loaded(question: Any, told: str) -> None:
+    missing = "llama-cpp:there-is-no-such.gguf"
+    with A1(missing, missing, calibration=None) as a1, pytest.raises(InvalidQuestion, match=told):
+        a1.solve(question())
+
+
+def test_tools_on_a_template_without_a_place_for_them_are_refused() -> None:
+    with A1("scripted:sums", "scripted:sums", calibration=None) as a1, pytest.raises(InvalidQuestion, match="template"):
+        a1.solve(ask())
+    plain = ChatTemplate("{{ messages[0].content }}", (), {}, "plain")
+    with pytest.raises(InvalidQuestion, match="no place for tools"):
+        plain.pieces(ask())
