@@ -30,7 +30,7 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 # Where pip is told of a CPU build of torch it is taken; elsewhere the next line gets the index's.
 $(VENV)/.dev: pyproject.toml $(VENV)/.runtime
 	-$(PIP) install --quiet --no-index --no-deps 'torch>=2.6' 2>/dev/null || true
-	$(PIP) install --quiet -e '.[llama-cpp,transformers,math]' --group dev
+	$(PIP) install --quiet -e '.[llama-cpp,transformers,math,server]' --group dev
 	@touch $@
 
 demo: $(VENV)/.runtime

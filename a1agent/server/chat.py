@@ -1,0 +1,151 @@
+"""`POST /v1/chat/completions`: whole answers, and streams that show the chains as they think."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from a1agent.events import Event, VoteClosed
+from a1agent.jsonlines import event_fields
+from a1agent.server.chat_request import ChatRequest, asked_of
+from a1agent.server.errors import ApiError
+from a1agent.server.jobs import Job
+from a1agent.server.reasoning import ReasoningText, finish_reason, reasoning_of
+from a1agent.server.service import Service, unless_gone
+from a1agent.server.streaming import event_stream
+from a1agent.types import Result, Usage
+
+__all__ = ["router"]
+
+
+def router(service: Service) -> APIRouter:
+    """The route."""
+    routes = APIRouter()
+
+    @routes.post("/v1/chat/completions", response_model=None, summary="Create a chat completion")
+    async def create(body: ChatRequest, request: Request) -> Response:
+        service.check_model(body.model)
+        asked = asked_of(body, service.agent.options, service.settings, request.state.key)
+        job = await service.start(request, asked)
+        request.state.user = body.user or body.safety_identifier
+        head = _head(service, "chat.completion.chunk" if body.stream else "chat.completion")
+        if body.stream:
+            return await event_stream(service, job, _chunks(job, body, head))
+        results = await unless_gone(request, job.finish())
+        return JSONResponse(_completion(job, results, head))
+
+    return routes
+
+
+def _head(service: Service, kind: str) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": service.settings.name,
+        "system_fingerprint": service.fingerprint,
+    }
+
+
+def _completion(job: Job, results: list[Result], head: dict[str, Any]) -> dict[str, Any]:
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": result.text, "refusal": None, **_reasoning(result)},
+            "finish_reason": finish_reason(result),
+            "logprobs": None,
+            "a1": _outcome(result),
+        }
+        for index, result in enumerate(results)
+    ]
+    return {**head, "choices": choices, "usage": usage_of(job.usage), "a1": job.stats.model_dump(mode="json")}
+
+
+def _reasoning(result: Result) -> dict[str, str]:
+    reasoning = reasoning_of(result)
+    return {} if reasoning is None else {"reasoning_content": reasoning}
+
+
+def _outcome(result: Result) -> dict[str, Any]:
+    """What A1 knows of one answer beside its text."""
+    return {
+        "answer": result.answer,
+        "confidence": result.confidence,
+        "complete": result.complete,
+        "winner": result.winner,
+        "notices": list(result.notices),
+    }
+
+
+def usage_of(usage: Usage) -> dict[str, Any]:
+    """Usage as OpenAI counts it: what both models read, and what both wrote; per model under `a1`."""
+    numbers = usage.as_dict()
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.draft.cached_tokens + usage.target.cached_tokens},
+        "a1": {"draft": numbers["draft"], "target": numbers["target"]},
+    }
+
+
+@dataclass(slots=True)
+class _Chunks:
+    """Makes the chunks of one stream."""
+
+    head: dict[str, Any]
+    body: ChatRequest
+    texts: dict[int, ReasoningText] = field(default_factory=dict[int, ReasoningText])
+
+    def of(self, index: int, event: Event) -> list[dict[str, Any]]:
+        """The chunks that an event of one answer gives; the last of its answer is the one with its finish reason."""
+        if isinstance(event, VoteClosed):
+            return self._answer(index, event.result)
+        added = self.texts.setdefault(index, ReasoningText()).add(event)
+        nothing: dict[str, Any] = {**self.head, "choices": []}
+        chunk = self.delta(index, {"reasoning_content": added}) if added else nothing
+        if self.body.events:
+            chunk["a1"] = {"choice": index, **event_fields(event)}
+        return [chunk] if added or self.body.events else []
+
+    def _answer(self, index: int, result: Result) -> list[dict[str, Any]]:
+        chunks = [self.delta(index, {"content": result.text})] if result.text else []
+        last = self.delta(index, {}, finish_reason(result))
+        last["choices"][0]["a1"] = _outcome(result)
+        return [*chunks, last]
+
+    def delta(self, index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return {**self.head, "choices": [choice]}
+
+
+async def _chunks(job: Job, body: ChatRequest, head: dict[str, Any]) -> AsyncGenerator[dict[str, Any] | str]:
+    """All chunks. The statistics ride on the very last one, which has the usage where it was asked for."""
+    chunks = _Chunks(head, body)
+    for index in range(body.n):
+        yield chunks.delta(index, {"role": "assistant", "content": ""})
+    held: dict[str, Any] | None = None
+    async with aclosing(job.events()) as events:
+        async for index, event in events:
+            for chunk in chunks.of(index, event):
+                if held is not None:
+                    yield held
+                held = chunk if isinstance(event, VoteClosed) else None
+                if held is None:
+                    yield chunk
+    stats = {"a1": job.stats.model_dump(mode="json")}
+    if body.include_usage:
+        if held is not None:
+            yield held
+        held = {**head, "choices": [], "usage": usage_of(job.usage)}
+    if held is None:
+        raise ApiError(500, "the call ended without an answer", code="call_failed")
+    yield held | stats
+    yield "[DONE]"

@@ -1,0 +1,84 @@
+"""Server-sent events: a first byte at once, keep-alive comments, errors in the stream's own words."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from a1agent.server import logs
+from a1agent.server.errors import api_error_of
+from a1agent.server.jobs import Job
+from a1agent.server.service import Service
+
+__all__ = ["event_stream"]
+
+_PATIENCE_S = 0.03
+"""How long a stream waits for a call to begin, so that what is wrong with its prompt is still an HTTP status."""
+
+Data = dict[str, Any] | str
+
+
+async def event_stream(service: Service, job: Job, data: AsyncGenerator[Data]) -> EventSourceResponse:
+    """The response that sends `data`. Raises what the call raises before it begins; the job ends with the reader."""
+    try:
+        await job.begun(_PATIENCE_S)
+    except BaseException:
+        job.cancel()
+        raise
+    settings = service.settings
+    response = _Stream(
+        _encoded(service, job, data),
+        ping=settings.keep_alive_s,
+        ping_message_factory=lambda: ServerSentEvent(comment="keep-alive"),
+        send_timeout=settings.slow_reader_s,
+        shutdown_grace_period=settings.grace_s + 1,
+        sep="\n",
+    )
+    response.job = job
+    return response
+
+
+class _Stream(EventSourceResponse):
+    """Cancels its job whenever it ends, also when nothing of it was read. A reader too slow to wait for is cut off."""
+
+    job: Job
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except TimeoutError:
+            logs.write(logging.WARNING, "slow reader cut off", id=scope["state"].get("id"))
+        finally:
+            self.job.cancel()
+
+
+async def _encoded(service: Service, job: Job, data: AsyncGenerator[Data]) -> AsyncGenerator[ServerSentEvent]:
+    first = True
+    async with aclosing(data):
+        try:
+            async for item in data:
+                if first:
+                    service.metrics.first_byte(job.seconds)
+                    first = False
+                yield _event(item)
+        except Exception as error:
+            yield _event(_failure(error, job))
+
+
+def _failure(error: Exception, job: Job) -> dict[str, Any]:
+    told = api_error_of(error)
+    if told.status >= 500:
+        logs.write(logging.ERROR, "call failed", error=str(error), kind=type(error).__name__)
+    return told.body
+
+
+def _event(item: Data) -> ServerSentEvent:
+    """One `data:` line; of the Responses API with its type as the event's name."""
+    if isinstance(item, str):
+        return ServerSentEvent(data=item)
+    return ServerSentEvent(data=json.dumps(item, ensure_ascii=False, allow_nan=False), event=item.get("type"))
