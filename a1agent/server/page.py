@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ _HEADERS = {
     "cache-control": "no-cache",
 }
 
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".woff2": "font/woff2"}
+
+for _ending, _type in _TYPES.items():  # what a machine's own table says of them differs, and browsers insist
+    mimetypes.add_type(_type, _ending)
+
 
 class _Files(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
@@ -37,7 +43,7 @@ class _Files(StaticFiles):
 
 def files() -> StaticFiles:
     """What stands under `/page`."""
-    return _Files(directory=_FOLDER)
+    return _Files(directory=_FOLDER, check_dir=False)
 
 
 def router(service: Service) -> APIRouter:
@@ -46,7 +52,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/", response_model=None)
     async def page() -> Response:
-        return FileResponse(_FOLDER / "index.html", headers=_HEADERS)
+        return FileResponse(_FOLDER / "index.html", headers=_HEADERS, media_type="text/html")
 
     @routes.get("/page/config")
     async def config() -> dict[str, Any]:

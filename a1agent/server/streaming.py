@@ -20,6 +20,8 @@ __all__ = ["event_stream"]
 _PATIENCE_S = 0.03
 """How long a stream waits for a call to begin, so that what is wrong with its prompt is still an HTTP status."""
 
+_END = "\n"
+
 Data = dict[str, Any] | str
 
 
@@ -34,10 +36,10 @@ async def event_stream(service: Service, job: Job, data: AsyncGenerator[Data]) -
     response = _Stream(
         _encoded(service, job, data),
         ping=settings.keep_alive_s,
-        ping_message_factory=lambda: ServerSentEvent(comment="keep-alive"),
+        ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep=_END),
         send_timeout=settings.slow_reader_s,
         shutdown_grace_period=settings.grace_s + 1,
-        sep="\n",
+        sep=_END,
     )
     response.job = job
     return response
@@ -80,5 +82,6 @@ def _failure(error: Exception, job: Job) -> dict[str, Any]:
 def _event(item: Data) -> ServerSentEvent:
     """One `data:` line; of the Responses API with its type as the event's name."""
     if isinstance(item, str):
-        return ServerSentEvent(data=item)
-    return ServerSentEvent(data=json.dumps(item, ensure_ascii=False, allow_nan=False), event=item.get("type"))
+        return ServerSentEvent(data=item, sep=_END)
+    text = json.dumps(item, ensure_ascii=False, allow_nan=False)
+    return ServerSentEvent(data=text, event=item.get("type"), sep=_END)

@@ -27,7 +27,7 @@ export async function* stream(body, signal) {
   let rest = "";
   let done = false;
   for await (const text of texts(answer.body)) {
-    const lines = (rest + text).split("\n");
+    const lines = (rest + text).split(/\r?\n/);
     rest = lines.pop();
     for (const line of lines) {
       if (!line.startsWith("data: ")) continue;

@@ -96,8 +96,9 @@ export function doing(chain) {
 }
 
 export function describe(step) {
-  const author = { draft: "drafted and accepted", target: "taken over by the target", pending: "waits for its verdict" }[step.author];
   const verdict = step.verdict;
+  const unsettled = verdict ? "judged, not settled" : "waits for its verdict";
+  const author = { draft: "drafted and accepted", target: "taken over by the target", pending: unsettled }[step.author];
   if (!verdict) return `Step ${step.turn + 1}: ${author}`;
   const p = verdict.p_value === null ? "p-value none" : `p-value ${verdict.p_value.toFixed(2)}`;
   return `Step ${step.turn + 1}: ${author}, ${p}, level ${verdict.level.toFixed(2)}${verdict.forced ? ", forced to keep the rate" : ""}`;

@@ -158,7 +158,9 @@ function lines(s) {
     ["Tokens the target wrote", String(s.target_tokens)],
     ["Tokens the target was spared", String(s.kept_tokens)],
     ["Tokens the target read", String(s.scored_tokens)],
-    ["Seconds drafting / verifying / taking over", [s.draft_s, s.verify_s, s.takeover_s].map((v) => v.toFixed(2)).join(" / ")],
+    ["Seconds drafting", number(s.draft_s)],
+    ["Seconds verifying", number(s.verify_s)],
+    ["Seconds taking over", number(s.takeover_s)],
     ["Seconds in all", number(s.wall_s)],
     ["Against the target alone (estimated)", saved(s)],
   ];
