@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from a1agent import __version__
 from a1agent.agent import A1
 from a1agent.errors import A1Error
-from a1agent.server import chat, chat_request, page
+from a1agent.server import chat, chat_request, page, responses, responses_request
 from a1agent.server.errors import ApiError, api_error_of
 from a1agent.server.fields import invalid
 from a1agent.server.guard import Guard
@@ -25,7 +25,7 @@ from a1agent.server.settings import ServerSettings
 
 __all__ = ["create_app"]
 
-_KNOWN = {"/v1/chat/completions": chat_request.KNOWN}
+_KNOWN = {"/v1/chat/completions": chat_request.KNOWN, "/v1/responses": responses_request.KNOWN}
 
 
 def create_app(agent: A1, settings: ServerSettings | None = None) -> FastAPI:
@@ -44,6 +44,7 @@ def create_app(agent: A1, settings: ServerSettings | None = None) -> FastAPI:
     )
     app.state.service = service
     app.include_router(chat.router(service))
+    app.include_router(responses.router(service))
     app.include_router(page.router(service))
     app.mount("/page", page.files())
     _add_state_of_server(app, service)

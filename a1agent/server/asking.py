@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     Extension = _Extension
 else:
     Extension = _extension()
+_TEXT_PARTS = ("text", "input_text", "output_text", "reasoning_text")
 _COUNTS = ("step_tokens", "takeover_tokens", "answer_tokens")
 
 
@@ -105,7 +106,7 @@ def text_of(content: Any) -> Any:
 def _part(part: Any) -> str:
     fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
     kind, text = fields.get("type"), fields.get("text")
-    if kind in ("text", "input_text", "output_text") and isinstance(text, str):
+    if kind in _TEXT_PARTS and isinstance(text, str):
         return text
     raise ValueError(f"a part of type {str(kind)[:40]!r} is not supported: parts are {{'type': 'text', 'text': ...}}")
 

@@ -14,13 +14,13 @@ from fastapi.responses import JSONResponse
 
 from a1agent.events import Event, VoteClosed
 from a1agent.jsonlines import event_fields
+from a1agent.server.answers import ReasoningText, Tokens, finish_reason, outcome_of, reasoning_of
 from a1agent.server.chat_request import ChatRequest, asked_of
 from a1agent.server.errors import ApiError
 from a1agent.server.jobs import Job
-from a1agent.server.reasoning import ReasoningText, finish_reason, reasoning_of
 from a1agent.server.service import Service, unless_gone
 from a1agent.server.streaming import event_stream
-from a1agent.types import Result, Usage
+from a1agent.types import Result
 
 __all__ = ["router"]
 
@@ -61,11 +61,11 @@ def _completion(job: Job, results: list[Result], head: dict[str, Any]) -> dict[s
             "message": {"role": "assistant", "content": result.text, "refusal": None, **_reasoning(result)},
             "finish_reason": finish_reason(result),
             "logprobs": None,
-            "a1": _outcome(result),
+            "a1": outcome_of(result),
         }
         for index, result in enumerate(results)
     ]
-    return {**head, "choices": choices, "usage": usage_of(job.usage), "a1": job.stats.model_dump(mode="json")}
+    return {**head, "choices": choices, "usage": _usage(job), "a1": job.stats.model_dump(mode="json")}
 
 
 def _reasoning(result: Result) -> dict[str, str]:
@@ -73,26 +73,15 @@ def _reasoning(result: Result) -> dict[str, str]:
     return {} if reasoning is None else {"reasoning_content": reasoning}
 
 
-def _outcome(result: Result) -> dict[str, Any]:
-    """What A1 knows of one answer beside its text."""
+def _usage(job: Job) -> dict[str, Any]:
+    tokens = Tokens.of(job.usage, job.results)
     return {
-        "answer": result.answer,
-        "confidence": result.confidence,
-        "complete": result.complete,
-        "winner": result.winner,
-        "notices": list(result.notices),
-    }
-
-
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """Usage as OpenAI counts it: what both models read, and what both wrote; per model under `a1`."""
-    numbers = usage.as_dict()
-    return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.draft.cached_tokens + usage.target.cached_tokens},
-        "a1": {"draft": numbers["draft"], "target": numbers["target"]},
+        "prompt_tokens": tokens.input,
+        "completion_tokens": tokens.output,
+        "total_tokens": tokens.input + tokens.output,
+        "prompt_tokens_details": {"cached_tokens": tokens.cached},
+        "completion_tokens_details": {"reasoning_tokens": tokens.reasoning},
+        "a1": tokens.by_model,
     }
 
 
@@ -118,7 +107,7 @@ class _Chunks:
     def _answer(self, index: int, result: Result) -> list[dict[str, Any]]:
         chunks = [self.delta(index, {"content": result.text})] if result.text else []
         last = self.delta(index, {}, finish_reason(result))
-        last["choices"][0]["a1"] = _outcome(result)
+        last["choices"][0]["a1"] = outcome_of(result)
         return [*chunks, last]
 
     def delta(self, index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
@@ -144,7 +133,7 @@ async def _chunks(job: Job, body: ChatRequest, head: dict[str, Any]) -> AsyncGen
     if body.include_usage:
         if held is not None:
             yield held
-        held = {**head, "choices": [], "usage": usage_of(job.usage)}
+        held = {**head, "choices": [], "usage": _usage(job)}
     if held is None:
         raise ApiError(500, "the call ended without an answer", code="call_failed")
     yield held | stats

@@ -69,14 +69,14 @@ async def _encoded(service: Service, job: Job, data: AsyncGenerator[Data]) -> As
                     first = False
                 yield _event(item)
         except Exception as error:
-            yield _event(_failure(error, job))
+            yield _event(_failure(error))
 
 
-def _failure(error: Exception, job: Job) -> dict[str, Any]:
+def _failure(error: Exception) -> dict[str, Any]:
     told = api_error_of(error)
     if told.status >= 500:
         logs.write(logging.ERROR, "call failed", error=str(error), kind=type(error).__name__)
-    return told.body
+    return {"type": "error", "message": told.message, "code": told.code, "param": told.param, **told.body}
 
 
 def _event(item: Data) -> ServerSentEvent:
