@@ -1,45 +1,21 @@
-"""What both APIs tell of a call: the chains' reasoning as one text that grows, how an answer ended, what it took."""
+"""What both APIs tell of a call beside its text: how it ended, what it took, what A1 knows of it."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from a1agent.events import Event, StepAccepted, StepDrafted, StepTakenOver
 from a1agent.types import Result, Usage
 
-__all__ = ["ReasoningText", "Tokens", "finish_reason", "outcome_of", "reasoning_of"]
-
-
-@dataclass(slots=True)
-class ReasoningText:
-    """Folds the events of one call into the text: each step that stands, under the number of its chain."""
-
-    drafted: dict[int, str] = field(default_factory=dict[int, str])
-
-    def add(self, event: Event) -> str:
-        """What the event adds to the text; often nothing."""
-        match event:
-            case StepDrafted():
-                self.drafted[event.chain] = event.step.text
-                return ""
-            case StepAccepted():
-                return _labelled(event.chain, event.step.text)
-            case StepTakenOver():
-                stands = self.drafted[event.chain] if event.takeover == "continue" else ""
-                return _labelled(event.chain, stands + event.step.text)
-            case _:
-                return ""
-
-
-def reasoning_of(result: Result) -> str | None:
-    """The winner's reasoning, where its message is not all of it."""
-    return None if result.reasoning == result.text else result.reasoning
+__all__ = ["Tokens", "finish_reason", "outcome_of"]
 
 
 def finish_reason(result: Result) -> str:
-    """`length` when the winner ran out of turns, tokens or time, else `stop`."""
+    """`tool_calls`, or `length` when the winner ran out of turns, tokens or time, or `stop`."""
+    if result.tool_calls:
+        return "tool_calls"
     winner = next((chain for chain in result.chains if chain.index == result.winner), None)
     if winner is None:
         return "stop" if result.complete else "length"
@@ -54,6 +30,7 @@ def outcome_of(result: Result) -> dict[str, Any]:
         "complete": result.complete,
         "winner": result.winner,
         "notices": list(result.notices),
+        "invalid_tool_calls": [dataclasses.asdict(call) for call in result.invalid_tool_calls],
     }
 
 
@@ -80,7 +57,3 @@ class Tokens:
             reasoning=max(0, usage.output_tokens - kept),
             by_model={model: numbers[model] for model in ("draft", "target")},
         )
-
-
-def _labelled(chain: int, text: str) -> str:
-    return f"[{chain + 1}] {text.rstrip()}\n\n"

@@ -14,9 +14,11 @@ from fastapi.responses import JSONResponse
 
 from a1agent.events import Event, VoteClosed
 from a1agent.jsonlines import event_fields
-from a1agent.server.answers import ReasoningText, Tokens, finish_reason, outcome_of, reasoning_of
+from a1agent.narrator import Narrator
+from a1agent.server.answers import Tokens, finish_reason, outcome_of
 from a1agent.server.chat_request import ChatRequest, asked_of
 from a1agent.server.errors import ApiError
+from a1agent.server.formats import content_of, tool_calls_of
 from a1agent.server.jobs import Job
 from a1agent.server.service import Service, unless_gone
 from a1agent.server.streaming import event_stream
@@ -58,7 +60,7 @@ def _completion(job: Job, results: list[Result], head: dict[str, Any]) -> dict[s
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": result.text, "refusal": None, **_reasoning(result)},
+            "message": {"role": "assistant", "refusal": None, **_message(job, result)},
             "finish_reason": finish_reason(result),
             "logprobs": None,
             "a1": outcome_of(result),
@@ -68,9 +70,20 @@ def _completion(job: Job, results: list[Result], head: dict[str, Any]) -> dict[s
     return {**head, "choices": choices, "usage": _usage(job), "a1": job.stats.model_dump(mode="json")}
 
 
-def _reasoning(result: Result) -> dict[str, str]:
-    reasoning = reasoning_of(result)
-    return {} if reasoning is None else {"reasoning_content": reasoning}
+def _message(job: Job, result: Result) -> dict[str, Any]:
+    content, reasoning = content_of(result, job.asked.question)
+    calls = _tool_calls(job, result)
+    message: dict[str, Any] = {"content": None if calls and not content else content}
+    if reasoning is not None:
+        message["reasoning_content"] = reasoning
+    return message | ({"tool_calls": calls} if calls else {})
+
+
+def _tool_calls(job: Job, result: Result) -> list[dict[str, Any]]:
+    return [
+        {"id": name, "type": "function", "function": {"name": tool, "arguments": arguments}}
+        for name, tool, arguments in tool_calls_of(result, job.asked.question)
+    ]
 
 
 def _usage(job: Job) -> dict[str, Any]:
@@ -89,15 +102,17 @@ def _usage(job: Job) -> dict[str, Any]:
 class _Chunks:
     """Makes the chunks of one stream."""
 
+    job: Job
     head: dict[str, Any]
     body: ChatRequest
-    texts: dict[int, ReasoningText] = field(default_factory=dict[int, ReasoningText])
+    narrators: dict[int, Narrator] = field(default_factory=dict[int, Narrator])
 
     def of(self, index: int, event: Event) -> list[dict[str, Any]]:
         """The chunks that an event of one answer gives; the last of its answer is the one with its finish reason."""
+        added = self.narrators.setdefault(index, Narrator()).tell(event)
         if isinstance(event, VoteClosed):
-            return self._answer(index, event.result)
-        added = self.texts.setdefault(index, ReasoningText()).add(event)
+            told = [self.delta(index, {"reasoning_content": added})] if added else []
+            return told + self._answer(index, event.result)
         nothing: dict[str, Any] = {**self.head, "choices": []}
         chunk = self.delta(index, {"reasoning_content": added}) if added else nothing
         if self.body.events:
@@ -105,7 +120,10 @@ class _Chunks:
         return [chunk] if added or self.body.events else []
 
     def _answer(self, index: int, result: Result) -> list[dict[str, Any]]:
-        chunks = [self.delta(index, {"content": result.text})] if result.text else []
+        content, _ = content_of(result, self.job.asked.question)
+        chunks = [self.delta(index, {"content": content})] if content else []
+        for place, call in enumerate(_tool_calls(self.job, result)):
+            chunks.append(self.delta(index, {"tool_calls": [{"index": place, **call}]}))
         last = self.delta(index, {}, finish_reason(result))
         last["choices"][0]["a1"] = outcome_of(result)
         return [*chunks, last]
@@ -117,7 +135,7 @@ class _Chunks:
 
 async def _chunks(job: Job, body: ChatRequest, head: dict[str, Any]) -> AsyncGenerator[dict[str, Any] | str]:
     """All chunks. The statistics ride on the very last one, which has the usage where it was asked for."""
-    chunks = _Chunks(head, body)
+    chunks = _Chunks(job, head, body)
     for index in range(body.n):
         yield chunks.delta(index, {"role": "assistant", "content": ""})
     held: dict[str, Any] | None = None

@@ -11,6 +11,7 @@ from a1agent.errors import InvalidQuestion
 from a1agent.server.asking import Effort, Extension, Wishes, make_asked, text_of
 from a1agent.server.errors import ApiError
 from a1agent.server.fields import Fields, check_whole
+from a1agent.server.formats import FunctionTool, ResponseFormat, ToolChoice, choice_of
 from a1agent.server.jobs import Asked
 from a1agent.server.settings import ServerSettings
 from a1agent.types import Message, Question
@@ -20,17 +21,34 @@ __all__ = ["KNOWN", "ChatMessage", "ChatRequest", "StreamOptions", "asked_of"]
 _MOST_STOPS = 4
 
 
+class CalledFunction(Fields):
+    """A tool's name, and the arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class Call(Fields):
+    """A tool call of an earlier answer."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class ChatMessage(Fields):
     """One message of the conversation; content is text, or parts that are all text."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[str, BeforeValidator(text_of)] = ""
     name: str | None = None
     reasoning_content: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
 
     def message(self) -> Message:
-        """The message as chat templates read it."""
-        extra = {"name": self.name, "reasoning_content": self.reasoning_content}
+        """The message as chat templates read it. Raises `InvalidQuestion` for calls that are none."""
+        extra = self.model_dump(include={"name", "reasoning_content", "tool_calls", "tool_call_id"})
         role = "system" if self.role == "developer" else self.role
         return Message(role=role, content=self.content, extra={k: v for k, v in extra.items() if v is not None})
 
@@ -54,6 +72,9 @@ class ChatRequest(Fields):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    tools: list[FunctionTool] = Field(default_factory=list[FunctionTool])
+    tool_choice: ToolChoice | None = None
+    response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = Field(None, description="scales the chains and turns the operator set")
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -109,7 +130,12 @@ def asked_of(request: ChatRequest, options: Options, settings: ServerSettings, t
         extension=request.a1,
     )
     try:
-        question = Question(messages=tuple(message.message() for message in request.messages))
+        question = Question(
+            messages=tuple(message.message() for message in request.messages),
+            tools=tuple(tool.model_dump(exclude_none=True) for tool in request.tools),
+            tool_choice=choice_of(request.tool_choice),
+            response_format=request.response_format and request.response_format.model_dump(by_alias=True),
+        )
     except InvalidQuestion as error:
         raise ApiError(400, str(error), code="invalid_value", param="messages") from None
     return make_asked(question, wishes, options, settings, tenant)

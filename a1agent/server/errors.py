@@ -9,6 +9,7 @@ from a1agent.errors import (
     BackendClosed,
     CannotRewind,
     ContextOverflow,
+    InvalidAnswer,
     ModelError,
     SolveError,
     UsageError,
@@ -69,6 +70,8 @@ def api_error_of(error: BaseException) -> ApiError:
     """What a failed call means to the client: its own mistake (400), ours (500), or one that passes (503)."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, InvalidAnswer):
+        return ApiError(500, str(error), code="invalid_answer")
     if isinstance(error, SolveError) and error.causes:
         cause = api_error_of(error.causes[0])
         if cause.code != "internal_error":

@@ -13,8 +13,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from a1agent.events import VoteClosed
-from a1agent.server.answers import ReasoningText, Tokens, finish_reason, outcome_of, reasoning_of
+from a1agent.narrator import Narrator
+from a1agent.server.answers import Tokens, finish_reason, outcome_of
 from a1agent.server.errors import ApiError
+from a1agent.server.formats import content_of, tool_calls_of
 from a1agent.server.jobs import Job
 from a1agent.server.responses_request import ResponsesRequest, asked_of
 from a1agent.server.service import Service, unless_gone
@@ -40,7 +42,7 @@ def router(service: Service) -> APIRouter:
         if body.stream:
             return await event_stream(service, job, _events(job, head))
         (result,) = await unless_gone(request, job.finish())
-        return JSONResponse(_finished(job, result, head, _items(result)))
+        return JSONResponse(_finished(job, result, head, _whole(job, result)))
 
     return routes
 
@@ -61,9 +63,9 @@ def _head(service: Service, body: ResponsesRequest) -> Json:
         "temperature": body.temperature,
         "top_p": body.top_p,
         "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
-        "text": {"format": {"type": "text"}},
-        "tools": [],
-        "tool_choice": "none",
+        "text": body.text.model_dump(by_alias=True, exclude_none=True) if body.text else {"format": {"type": "text"}},
+        "tools": [tool.model_dump() for tool in body.tools],
+        "tool_choice": body.model_dump()["tool_choice"] or "auto",
         "parallel_tool_calls": True,
         "previous_response_id": None,
         "store": False,
@@ -74,10 +76,17 @@ def _head(service: Service, body: ResponsesRequest) -> Json:
     }
 
 
-def _items(result: Result) -> list[Json]:
-    reasoning = reasoning_of(result)
-    message = _message(result, _name("msg"))
-    return [message] if reasoning is None else [_reasoning(reasoning, _name("rs")), message]
+def _items(job: Job, result: Result) -> list[Json]:
+    """What was said and asked for, without the reasoning."""
+    content, _ = content_of(result, job.asked.question)
+    calls = tool_calls_of(result, job.asked.question)
+    said = [] if calls and not content else [_message(result, content)]
+    return said + [_call(name, tool, arguments) for name, tool, arguments in calls]
+
+
+def _whole(job: Job, result: Result) -> list[Json]:
+    _, reasoning = content_of(result, job.asked.question)
+    return ([] if reasoning is None else [_reasoning(reasoning, _name("rs"))]) + _items(job, result)
 
 
 def _name(prefix: str) -> str:
@@ -85,13 +94,17 @@ def _name(prefix: str) -> str:
 
 
 def _status(result: Result) -> str:
-    return "completed" if finish_reason(result) == "stop" else "incomplete"
+    return "incomplete" if finish_reason(result) == "length" else "completed"
 
 
-def _message(result: Result, name: str) -> Json:
-    content = [_text_part(result.text)]
-    own = {"status": _status(result), "content": content, "a1": outcome_of(result)}
-    return {"id": name, "type": "message", "role": "assistant", **own}
+def _message(result: Result, text: str) -> Json:
+    own = {"status": _status(result), "content": [_text_part(text)], "a1": outcome_of(result)}
+    return {"id": _name("msg"), "type": "message", "role": "assistant", **own}
+
+
+def _call(call_id: str, tool: str, arguments: str) -> Json:
+    own = {"call_id": call_id, "name": tool, "arguments": arguments}
+    return {"id": _name("fc"), "type": "function_call", "status": "completed", **own}
 
 
 def _text_part(text: str) -> Json:
@@ -160,9 +173,22 @@ class _Stream:
         self.items.append(item)
         return events
 
+    def call(self, item: Json) -> list[Json]:
+        """A tool call, at once."""
+        at, kind = len(self.items), "function_call_arguments"
+        where: Json = {"item_id": item["id"], "output_index": at}
+        begun = {**item, "status": "in_progress", "arguments": ""}
+        self.items.append(item)
+        return [
+            self.event("output_item.added", output_index=at, item=begun),
+            self.event(f"{kind}.delta", **where, delta=item["arguments"]),
+            self.event(f"{kind}.done", **where, name=item["name"], arguments=item["arguments"]),
+            self.event("output_item.done", output_index=at, item=item),
+        ]
+
 
 async def _events(job: Job, head: Json) -> AsyncGenerator[Json | str]:
-    stream, text, written, name = _Stream(), ReasoningText(), "", _name("rs")
+    stream, narrator, written, name = _Stream(), Narrator(), "", _name("rs")
     yield stream.event("created", response=head)
     yield stream.event("in_progress", response=head)
     result: Result | None = None
@@ -170,7 +196,7 @@ async def _events(job: Job, head: Json) -> AsyncGenerator[Json | str]:
         async for _, event in events:
             if isinstance(event, VoteClosed):
                 result = event.result
-            elif added := text.add(event):
+            if added := narrator.tell(event):
                 if not written:
                     for each in stream.begin(_reasoning("", name), {"type": "reasoning_text", "text": ""}):
                         yield each
@@ -178,15 +204,19 @@ async def _events(job: Job, head: Json) -> AsyncGenerator[Json | str]:
                 yield stream.delta("reasoning_text", name, added)
     if result is None:
         raise ApiError(500, "the call ended without an answer", code="call_failed")
-    for each in _ending(stream, result, written, name):
+    for each in _ending(job, stream, result, _reasoning(written, name) if written else None):
         yield each
     yield stream.event(_status(result), response=_finished(job, result, head, stream.items))
 
 
-def _ending(stream: _Stream, result: Result, reasoning: str, name: str) -> list[Json]:
-    events = stream.end("reasoning_text", _reasoning(reasoning, name)) if reasoning else []
-    message = _message(result, _name("msg"))
-    events += stream.begin(message, _text_part(""))
-    if result.text:
-        events.append(stream.delta("output_text", message["id"], result.text, logprobs=[]))
-    return events + stream.end("output_text", message, logprobs=[])
+def _ending(job: Job, stream: _Stream, result: Result, reasoning: Json | None) -> list[Json]:
+    events = stream.end("reasoning_text", reasoning) if reasoning else []
+    for item in _items(job, result):
+        if item["type"] == "function_call":
+            events += stream.call(item)
+            continue
+        events += stream.begin(item, _text_part(""))
+        if text := item["content"][0]["text"]:
+            events.append(stream.delta("output_text", item["id"], text, logprobs=[]))
+        events += stream.end("output_text", item, logprobs=[])
+    return events

@@ -14,7 +14,7 @@ from fastapi import Request
 
 from a1agent.agent import A1
 from a1agent.errors import A1Error, nearest
-from a1agent.server import logs
+from a1agent.server import formats, logs
 from a1agent.server.admission import Admission
 from a1agent.server.errors import ApiError, client_gone
 from a1agent.server.jobs import Asked, Job
@@ -79,6 +79,7 @@ class Service:
     async def start(self, request: Request, asked: Asked) -> Job:
         """The request's job, once it is admitted. Raises `ApiError`, also when the client leaves the queue."""
         came = time.perf_counter()
+        await asyncio.to_thread(formats.check, asked.question)
         most_s = asked.options.timeout_s or self.settings.max_seconds
         gone = asyncio.create_task(_disconnect(request))
         try:

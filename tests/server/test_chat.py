@@ -1,18 +1,44 @@
 """Chat completions, through the official client and a real socket."""
 
+import json
 from typing import Any
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from a1agent import A1, RejectionStats
-from a1agent.backends.scripted import ScriptedBackend
+from a1agent.backends.scripted import ScriptedBackend, load
 from tests.doubles import Failing, Fixed, Rambling, sums_pair
 from tests.server.serving import SUM, Gate, held_agent, in_process, serving, until
 
 pytestmark = pytest.mark.anyio
 
 ASKED: Any = {"model": "a1", "messages": [{"role": "user", "content": SUM}]}
+
+
+UNSUPPORTED = "unsupported_parameter"
+
+
+def tool(name: str, parameters: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **more}}
+
+
+def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+def obedient() -> A1:
+    model = load("obedient", accuracy=1.0)
+    return A1(model, model, calibration=None, seed=3)
+
+
+NUMBERS = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}
+ADD: Any = tool("add", NUMBERS, strict=True, description="Adds two numbers.")
+
+
+class Sum(BaseModel):
+    total: int
 
 
 async def test_a_question_is_answered_with_usage_and_statistics() -> None:
@@ -98,8 +124,17 @@ async def test_values_that_change_nothing_are_let_through() -> None:
     [
         ({"frequency_penalty": 1}, "frequency_penalty", "unsupported_parameter"),
         ({"logprobs": 0}, "logprobs", "unsupported_parameter"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_value"),
+        ({"tools": [{"type": "function", "function": {"name": "f f"}}]}, "tools[0].function.name", "invalid_value"),
+        ({"tools": [tool("f", {"type": "nothing"})]}, "tools", "invalid_value"),
+        ({"tools": [tool("f", {}), tool("f", {})]}, "tools", "invalid_value"),
+        ({"tools": [tool("f", {})], "tool_choice": "fly"}, "tool_choice", "invalid_value"),
+        ({"tools": [tool("f", {"properties": {"x": {"pattern": "(a+)+$"}}}, strict=True)]}, "tools", UNSUPPORTED),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", UNSUPPORTED),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "invalid_value"),
+        ({"response_format": json_schema({"$ref": "http://192.0.2.1/x"})}, "response_format", "invalid_value"),
+        ({"response_format": json_schema({"pattern": "(a+)+$"})}, "response_format", UNSUPPORTED),
         ({"temperatur": 1}, "temperatur", "unknown_parameter"),
         ({"a1": {"chans": 2}}, "a1.chans", "unknown_parameter"),
         ({"a1": {"draft": "llama-cpp:/etc/passwd"}}, "a1.draft", "unknown_parameter"),
@@ -260,3 +295,56 @@ async def test_the_same_seed_gives_the_same_answer_and_a_negative_one_is_fine() 
     async with serving() as running, running.client() as client:
         answers = [await client.chat.completions.create(**ASKED, seed=-7, temperature=1.0) for _ in range(2)]
     assert len({answer.choices[0].message.content for answer in answers}) == 1
+
+
+async def test_tools_are_called_and_what_they_say_is_read() -> None:
+    messages: Any = [{"role": "user", "content": "Please add 17 and 25"}]
+    async with obedient() as agent, serving(agent) as running, running.client() as client:
+        first = await client.chat.completions.create(model="a1", messages=messages, tools=[ADD])
+        choice = first.choices[0]
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls or []
+        assert call.type == "function" and call.function.name == "add"
+        assert json.loads(call.function.arguments) == {"a": 17, "b": 25}
+        messages += [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "42"}]
+        second = await client.chat.completions.create(model="a1", messages=messages, tools=[ADD])
+    assert second.choices[0].finish_reason == "stop"
+    assert "42" in (second.choices[0].message.content or "")
+
+
+async def test_a_stream_ends_with_its_tool_calls() -> None:
+    messages: Any = [{"role": "user", "content": "Please add 17 and 25"}]
+    async with (
+        obedient() as agent,
+        serving(agent) as running,
+        running.client() as client,
+        client.chat.completions.stream(model="a1", messages=messages, tools=[ADD], tool_choice="required") as stream,
+    ):
+        final = await stream.get_final_completion()
+    (call,) = final.choices[0].message.tool_calls or []
+    assert json.loads(call.function.arguments) == {"a": 17, "b": 25}
+    assert final.choices[0].finish_reason == "tool_calls"
+
+
+async def test_an_answer_in_a_format_is_json_and_nothing_else() -> None:
+    messages: Any = [{"role": "user", "content": "The total is 42"}]
+    async with obedient() as agent, serving(agent) as running, running.client() as client:
+        parsed = await client.chat.completions.parse(model="a1", messages=messages, response_format=Sum)
+        plain = await client.chat.completions.create(
+            model="a1", messages=messages, response_format={"type": "json_object"}
+        )
+    assert parsed.choices[0].message.parsed == Sum(total=42)
+    assert isinstance(json.loads(plain.choices[0].message.content or ""), dict)
+
+
+async def test_a_format_that_no_chain_keeps_to_is_an_error() -> None:
+    async with serving() as running, running.client() as client:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(**ASKED, response_format=json_schema({"required": ["x"]}))  # type: ignore[arg-type]
+    assert caught.value.code == "invalid_answer"
+
+
+async def test_tools_for_a_model_without_a_template_for_them_are_refused() -> None:
+    async with serving() as running, running.client() as client:
+        with pytest.raises(openai.BadRequestError, match="no template for tools"):
+            await client.chat.completions.create(**ASKED, tools=[ADD])

@@ -1,5 +1,6 @@
 """The Responses API, through the official client and a real socket."""
 
+import json
 from typing import Any
 
 import openai
@@ -9,6 +10,7 @@ from a1agent import A1, RejectionStats
 from a1agent.backends.scripted import ScriptedBackend
 from tests.doubles import Fixed, Rambling, sums_pair
 from tests.server.serving import SUM, Gate, held_agent, in_process, serving, until
+from tests.server.test_chat import ADD, Sum, obedient
 
 pytestmark = pytest.mark.anyio
 
@@ -106,9 +108,10 @@ async def test_an_error_in_the_middle_of_a_stream_is_told_in_it() -> None:
         ({"background": True}, "background", "unsupported_parameter"),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "unsupported_parameter"),
         ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
-        ({"tools": [{"type": "web_search"}]}, "tools", "unsupported_parameter"),
+        ({"tools": [{"type": "web_search", "name": "w"}]}, "tools[0].type", "invalid_value"),
         ({"include": ["reasoning.encrypted_content"]}, "include", "unsupported_parameter"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format", "unsupported_parameter"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "response_format", "invalid_value"),
+        ({"text": {"formats": {}}}, "text.formats", "unknown_parameter"),
         ({"reasoning": {"summary": "auto"}}, "reasoning.summary", "unsupported_parameter"),
         ({"truncation": "auto"}, "truncation", "unsupported_parameter"),
         ({"a1": {"events": True}}, "a1.events", "unsupported_parameter"),
@@ -117,7 +120,8 @@ async def test_an_error_in_the_middle_of_a_stream_is_told_in_it() -> None:
         ({"input": ""}, "input", "invalid_value"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content", "invalid_value"),
         ({"input": [{"content": "x"}]}, "input[0]", "invalid_value"),
-        ({"input": [{"type": "function_call_output"}]}, "input[0].type", "invalid_value"),
+        ({"input": [{"type": "function_call_output"}]}, "input[0]", "invalid_value"),
+        ({"input": [{"type": "web_search_call"}]}, "input[0].type", "invalid_value"),
     ],
     ids=str,
 )
@@ -126,3 +130,27 @@ async def test_a_field_that_cannot_be_served_is_refused_by_name(fields: Any, par
         answer = await client.post("/v1/responses", json={"model": "a1", "input": SUM} | fields)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tools_are_called_and_what_they_say_is_read(stream: bool) -> None:
+    asked: list[Any] = [{"role": "user", "content": "Please add 17 and 25"}]
+    tools: Any = [{"type": "function", "name": "add", "parameters": ADD["function"]["parameters"], "strict": True}]
+    async with obedient() as agent, serving(agent) as running, running.client() as client:
+        if stream:
+            async with client.responses.stream(model="a1", input=asked, tools=tools) as events:
+                first: Any = await events.get_final_response()
+        else:
+            first = await client.responses.create(model="a1", input=asked, tools=tools)
+        call = next(item for item in first.output if item.type == "function_call")
+        assert (call.name, json.loads(call.arguments)) == ("add", {"a": 17, "b": 25})
+        asked += [item.model_dump(exclude_none=True, exclude={"parsed_arguments"}) for item in first.output]
+        asked += [{"type": "function_call_output", "call_id": call.call_id, "output": "42"}]
+        second = await client.responses.create(model="a1", input=asked, tools=tools)
+    assert "42" in second.output_text
+
+
+async def test_an_answer_in_a_format_is_json_and_nothing_else() -> None:
+    async with obedient() as agent, serving(agent) as running, running.client() as client:
+        parsed = await client.responses.parse(model="a1", input="The total is 42", text_format=Sum)
+    assert parsed.output_parsed == Sum(total=42)
