@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,19 +85,17 @@ def _server() -> Any:
 
 
 async def _run(settings: Settings, chosen: Any, host: str, port: int) -> None:
-    from a1agent.server.run import bind, serve
+    from a1agent.server.run import announced, bind, serve
 
     with bind(host, port, chosen) as listener:
         agent = make_agent(settings)
         try:
             draft, target = agent.pair.names
             print(f"loading {draft} and {target}", file=sys.stderr, flush=True)
-            await serve(agent, chosen, listener, lambda: _announce(listener))
+            await serve(agent, chosen, listener, lambda: _announce(announced(listener)))
         finally:
             await agent.aclose()
 
 
-def _announce(listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    print(f"serving on http://{shown}:{port} (the page), http://{shown}:{port}/v1 (the API)", flush=True)
+def _announce(address: str) -> None:
+    print(f"serving on {address} (the page), {address}/v1 (the API)", flush=True)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from a1agent.config import Options, help_of
+from a1agent.effort import Effort, with_effort
 from a1agent.errors import InvalidOption
 from a1agent.server.errors import ApiError
 from a1agent.server.jobs import Asked
 from a1agent.server.settings import ServerSettings
 from a1agent.types import Question
 
-__all__ = ["Effort", "Extension", "Wishes", "make_asked", "text_of"]
-
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+__all__ = ["Extension", "Wishes", "make_asked", "text_of"]
 
 _OURS = (
     "chains",
@@ -39,9 +37,6 @@ _OURS = (
     "min_p",
 )
 """Options a request may set under `a1`. Never models, paths or calibration: those are the operator's."""
-
-_EFFORT: Mapping[str, float] = {"none": 0, "minimal": 0, "low": 0.5, "medium": 1, "high": 2, "xhigh": 4}
-"""What `reasoning_effort` multiplies the operator's chains with (at least one chain)."""
 
 
 class _Extension(BaseModel):
@@ -144,9 +139,9 @@ def _capped(options: Options, settings: ServerSettings) -> Options:
 
 def _with_effort(options: Options, wishes: Wishes, settings: ServerSettings) -> Options:
     """An effort and a number of answers that would break the caps get as many chains as they allow."""
-    share = 1.0 if wishes.effort is None else _EFFORT[wishes.effort]
-    chains = max(1, round(options.chains * share))
-    return options.replace(chains=max(1, min(chains, settings.max_chains // wishes.n)))
+    scaled = options if wishes.effort is None else with_effort(options, wishes.effort)
+    chains = max(1, min(scaled.chains, settings.max_chains // wishes.n))
+    return options.replace(chains=chains, turns=min(scaled.turns, settings.max_turns))
 
 
 def _check_caps(options: Options, wishes: Wishes, settings: ServerSettings) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from a1agent.config import Options
+from a1agent.effort import Effort
 from a1agent.errors import InvalidQuestion
-from a1agent.server.asking import Effort, Extension, Wishes, make_asked, text_of
+from a1agent.server.asking import Extension, Wishes, make_asked, text_of
 from a1agent.server.errors import ApiError
 from a1agent.server.fields import Fields, check_whole
 from a1agent.server.formats import Function, NamedFunction

@@ -19,7 +19,7 @@ from a1agent.server.app import create_app
 from a1agent.server.service import Service
 from a1agent.server.settings import ServerSettings
 
-__all__ = ["bind", "serve"]
+__all__ = ["OrderlyServer", "Server", "announced", "bind", "serve"]
 
 _MOST_CONNECTIONS = 1000
 _AFTER_GRACE_S = 2
@@ -77,16 +77,12 @@ async def serve(
     await Server(config, app.state.service).serve(sockets=[listener])
 
 
-class Server(uvicorn.Server):
-    """Tells the service when the end begins, so that who waits is sent away at once."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
+class OrderlyServer(uvicorn.Server):
+    """Ends with a signal, and only itself: what the process holds is still to be closed after it."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Signals end the server, and nothing else: what the process holds is still to be closed after it."""
+        """Signals end the server while this lasts; other threads get none."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -96,6 +92,14 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+class Server(OrderlyServer):
+    """Tells the service when the end begins, so that who waits is sent away at once."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops listening, lets requests finish within the grace period, cancels the rest."""
@@ -110,3 +114,9 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def announced(listener: socket.socket) -> str:
+    """The address of a listening socket, as clients write it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
