@@ -7,6 +7,7 @@ import json
 from collections import deque
 from collections.abc import Mapping
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 from a1agent import A1, A1Error, RejectionStats, Result, __version__
 from a1agent.effort import with_effort
 from a1agent.events import Event, StepAccepted, StepTakenOver, VoteClosed
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
@@ -30,6 +32,8 @@ _INSTRUCTIONS = (
     "agree; "
     "ask again with a higher effort where it is low. That the answer is right is not guaranteed."
 )
+
+_TENANT: ContextVar[str] = ContextVar("tenant", default="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,9 @@ def create_server(agent: A1, limits: Limits | None = None) -> MCPServer[None]:
     """
     chosen = limits or Limits()
     calls, places = _Calls(chosen.kept), asyncio.Semaphore(chosen.calls)
-    server: MCPServer[None] = MCPServer("a1", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
+    server: MCPServer[None] = MCPServer(
+        "a1", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING", middleware=[_know_tenant]
+    )
 
     @server.tool(
         title="Reason with two models",
@@ -94,7 +100,7 @@ def create_server(agent: A1, limits: Limits | None = None) -> MCPServer[None]:
         """Think a question through with a small and a large model, in parallel chains that vote."""
         scaled = with_effort(agent.options, effort)
         options: dict[str, Any] = {"chains": scaled.chains, "turns": scaled.turns, "timeout_s": chosen.seconds}
-        tenant = _tenant(ctx)
+        tenant = _TENANT.get()
         try:
             async with places:
                 result = await _follow(
@@ -107,9 +113,9 @@ def create_server(agent: A1, limits: Limits | None = None) -> MCPServer[None]:
         return _answer(result)
 
     @server.resource(CALLS, name="calls", title="Statistics of past calls", mime_type="application/json")
-    def past(ctx: Context[None, Any]) -> str:
+    def past() -> str:
         """When each call was, how sure it was, and its statistics; newest last."""
-        return calls.text(_tenant(ctx))
+        return calls.text(_TENANT.get())
 
     return server
 
@@ -154,6 +160,7 @@ def _answer(result: Result) -> CallToolResult:
     )
 
 
-def _tenant(ctx: Context[None, Any]) -> str:
-    """The name of the API key that a request came with: the guard of the HTTP transport puts it there."""
-    return getattr(getattr(ctx.request_context.request, "state", None), "key", "")
+async def _know_tenant(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Keeps the name of the API key that a request came with: the guard of the HTTP transport has put it there."""
+    _TENANT.set(getattr(getattr(ctx.request, "state", None), "key", ""))
+    return await call_next(ctx)

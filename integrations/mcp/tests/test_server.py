@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -123,16 +124,18 @@ async def test_a_call_that_is_cancelled_leaves_nothing_behind() -> None:
     async with A1(draft, target, calibration=None, min_step_tokens=0) as a1, Client(create_server(a1)) as client:
         call = asyncio.create_task(client.call_tool("reason", ASKED))
         async with asyncio.timeout(30):
-            while not draft.counters.sequences_alive:
+            while not draft.counters.sequences_alive:  # noqa: ASYNC110  counters have no event to wait for
                 await asyncio.sleep(0)
             call.cancel()
-            while draft.counters.sequences_alive or target.counters.sequences_alive:
+            while draft.counters.sequences_alive or target.counters.sequences_alive:  # noqa: ASYNC110  as above
                 await asyncio.sleep(0)
 
 
 async def test_over_stdio() -> None:
     words = ["-m", "a1agent", "mcp", "--draft", "scripted:sums", "--target", "scripted:sums", "--calibration", "none"]
-    async with Client(stdio_client(StdioServerParameters(command=sys.executable, args=words))) as client:
+    environment = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}  # the SDK passes on little else
+    program = StdioServerParameters(command=sys.executable, args=words, env=environment)
+    async with Client(stdio_client(program)) as client:
         assert [tool.name for tool in (await client.list_tools()).tools] == ["reason"]
         answer = await client.call_tool("reason", ASKED)
     assert answer.structured_content is not None and answer.structured_content["answer"] == "6"
