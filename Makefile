@@ -52,6 +52,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/bench_conformal.py
 	$(BIN)/python tests/benchmarks/bench_llama_cpp.py
+	$(BIN)/python tests/benchmarks/bench_server.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
