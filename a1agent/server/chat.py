@@ -39,7 +39,7 @@ def router(service: Service) -> APIRouter:
         request.state.user = body.user or body.safety_identifier
         head = _head(service, "chat.completion.chunk" if body.stream else "chat.completion")
         if body.stream:
-            return await event_stream(service, job, _chunks(job, body, head))
+            return await event_stream(service, request, job, _chunks(job, body, head))
         results = await unless_gone(request, job.finish())
         return JSONResponse(_completion(job, results, head))
 

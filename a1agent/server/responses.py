@@ -40,7 +40,7 @@ def router(service: Service) -> APIRouter:
         request.state.user = body.user or body.safety_identifier
         head = _head(service, body)
         if body.stream:
-            return await event_stream(service, job, _events(job, head))
+            return await event_stream(service, request, job, _events(job, head))
         (result,) = await unless_gone(request, job.finish())
         return JSONResponse(_finished(job, result, head, _whole(job, result)))
 

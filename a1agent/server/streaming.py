@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from a1agent.server import logs
@@ -17,7 +18,7 @@ from a1agent.server.service import Service
 
 __all__ = ["event_stream"]
 
-_PATIENCE_S = 0.03
+_PATIENCE_S = 0.02
 """How long a stream waits for a call to begin, so that what is wrong with its prompt is still an HTTP status."""
 
 _END = "\n"
@@ -25,7 +26,7 @@ _END = "\n"
 Data = dict[str, Any] | str
 
 
-async def event_stream(service: Service, job: Job, data: AsyncGenerator[Data]) -> EventSourceResponse:
+async def event_stream(service: Service, request: Request, job: Job, data: AsyncGenerator[Data]) -> EventSourceResponse:
     """The response that sends `data`. Raises what the call raises before it begins; the job ends with the reader."""
     try:
         await job.begun(_PATIENCE_S)
@@ -34,7 +35,7 @@ async def event_stream(service: Service, job: Job, data: AsyncGenerator[Data]) -
         raise
     settings = service.settings
     response = _Stream(
-        _encoded(service, job, data),
+        _encoded(service, request, job, data),
         ping=settings.keep_alive_s,
         ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep=_END),
         send_timeout=settings.slow_reader_s,
@@ -59,7 +60,9 @@ class _Stream(EventSourceResponse):
             self.job.cancel()
 
 
-async def _encoded(service: Service, job: Job, data: AsyncGenerator[Data]) -> AsyncGenerator[ServerSentEvent]:
+async def _encoded(
+    service: Service, request: Request, job: Job, data: AsyncGenerator[Data]
+) -> AsyncGenerator[ServerSentEvent]:
     first = True
     async with aclosing(data):
         try:
@@ -69,13 +72,15 @@ async def _encoded(service: Service, job: Job, data: AsyncGenerator[Data]) -> As
                     first = False
                 yield _event(item)
         except Exception as error:
-            yield _event(_failure(error))
+            yield _event(_failure(error, request))
 
 
-def _failure(error: Exception) -> dict[str, Any]:
+def _failure(error: Exception, request: Request) -> dict[str, Any]:
+    """The error as the stream's last event; the log has it with the request."""
     told = api_error_of(error)
-    if told.status >= 500:
-        logs.write(logging.ERROR, "call failed", error=str(error), kind=type(error).__name__)
+    request.state.error = told.message
+    if told.code == "internal_error":
+        logs.LOGGER.error("failed", exc_info=error, extra={"fields": {"id": request.state.id}})
     return {"type": "error", "message": told.message, "code": told.code, "param": told.param, **told.body}
 
 

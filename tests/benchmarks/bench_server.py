@@ -60,16 +60,17 @@ async def ask(client: AsyncOpenAI, question: str, answer: str) -> Timed:
 async def run(url: str, clients: int, questions: int) -> tuple[list[Timed], float]:
     waiting = list(problems(questions, seed=7))
     done: list[Timed] = []
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600) as client:
+        await asyncio.gather(*(client.models.list() for _ in range(clients)))  # connects before the clock runs
 
-    async def one() -> None:
-        async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600) as client:
+        async def one() -> None:
             while waiting:
                 problem = waiting.pop()
                 done.append(await ask(client, problem.question, problem.answer))
 
-    began = time.perf_counter()
-    await asyncio.gather(*(one() for _ in range(clients)))
-    return done, time.perf_counter() - began
+        began = time.perf_counter()
+        await asyncio.gather(*(one() for _ in range(clients)))
+        return done, time.perf_counter() - began
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ import httpx2
 import uvicorn
 from openai import AsyncOpenAI
 
-from a1agent import A1, Question
+from a1agent import A1
 from a1agent.backends.base import Work
-from a1agent.backends.scripted import ScriptedBackend, ScriptedSequence
+from a1agent.backends.scripted import ScriptedBackend
 from a1agent.server import ServerSettings, create_app
 from a1agent.server.run import Server, bind
 from a1agent.server.service import Service
@@ -96,50 +96,25 @@ async def until(true: Any) -> None:
 
 @dataclass
 class Gate:
-    """What calls of a held model wait for."""
+    """A model's time: it reads at once, and writes once the gate is open."""
 
     open: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: int = 0
 
-
-class HeldBackend(ScriptedBackend):
-    """A scripted model whose calls wait at a gate, once its prompt is read."""
-
-    def __init__(self, *args: Any, gate: Gate, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.gate = gate
-
-    async def open(self, question: Question) -> ScriptedSequence:
-        sequence = await super().open(question)
-        return _Held.of(sequence, self.gate)
-
-
-class _Held(ScriptedSequence):
-    gate: Gate
-
-    @classmethod
-    def of(cls, sequence: ScriptedSequence, gate: Gate) -> "_Held":
-        sequence.__class__ = cls
-        assert isinstance(sequence, cls)
-        sequence.gate = gate
-        return sequence
-
-    def fork(self) -> ScriptedSequence:
-        return _Held.of(super().fork(), self.gate)
-
-    async def decode(self, upto: int) -> Work:
-        self.gate.waiting += 1
-        try:
-            await self.gate.open.wait()
-        finally:
-            self.gate.waiting -= 1
-        return await super().decode(upto)
+    async def serve(self, to_read: int, to_write: int) -> Work:
+        if to_write:
+            self.waiting += 1
+            try:
+                await self.open.wait()
+            finally:
+                self.waiting -= 1
+        return Work(decoded_tokens=to_read + to_write)
 
 
 def held_agent(gate: Gate, **options: Any) -> A1:
     """An agent whose draft waits at the gate with every step."""
     draft, target = sums_pair()
-    held = HeldBackend(draft.script, name="draft", gate=gate)
+    held = ScriptedBackend(draft.script, name="draft", service=gate)
     return A1(held, target, calibration=None, min_step_tokens=0, **options)
 
 

@@ -1,7 +1,6 @@
 """`a1 serve` as a real process: it says where it is, ends in order, and keeps what it learned."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -12,7 +11,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from typer.testing import CliRunner
 
+from a1agent.cli.app import build
 from a1agent.conformal.store import CalibrationStore
 
 ROOT = Path(__file__).parents[2]
@@ -39,10 +40,9 @@ def served(*words: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 def failed(*words: str, **environment: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [*SERVE, *words], capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
-    )
-    return done.returncode, done.stderr
+    """What is refused before anything runs, in process."""
+    done = CliRunner().invoke(build(), [*SERVE[3:], *words], env=environment)
+    return done.exit_code, done.stderr
 
 
 @POSIX
