@@ -50,6 +50,12 @@ export class State {
       tried: [...tried, event.step.text], takeover: null };
   }
 
+  // A step drafted ahead of its turn, which the verdict on the one before has made void.
+  StepDropped(chain, event) {
+    const step = chain.steps[event.turn];
+    if (step) step.dropped = true;
+  }
+
   StepVerified(chain, event) {
     chain.steps[event.turn].verdict = event.verdict;
     this.rejections.push(event.verdict.rejected);
@@ -97,7 +103,8 @@ export function doing(chain) {
 
 export function describe(step) {
   const verdict = step.verdict;
-  const unsettled = verdict ? "judged, not settled" : "waits for its verdict";
+  const waiting = step.dropped ? "drafted ahead, dropped" : "waits for its verdict";
+  const unsettled = verdict ? "judged, not settled" : waiting;
   const author = { draft: "drafted and accepted", target: "taken over by the target", pending: unsettled }[step.author];
   if (!verdict) return `Step ${step.turn + 1}: ${author}`;
   const p = verdict.p_value === null ? "p-value none" : `p-value ${verdict.p_value.toFixed(2)}`;
