@@ -26,6 +26,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
     "svg.hashsalt": "a1agent",  # the same figures give the same file
@@ -56,6 +57,10 @@ def _line(axes: Axes, mode: str, x: list[float], y: list[float], line: str = "-"
     axes.plot(x, y, marker=_MARKS[mode], linestyle=line, color=_COLOURS[mode], label=mode, markersize=6)
 
 
+def _legend_beside(axes: Axes) -> None:
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize="small")
+
+
 def _accuracy(figure: Figure, found: Figures) -> bool:
     axes = figure.subplots()
     for mode, ways in _by_mode(found, ("draft", "target", "a1", "a1-random", "a1-sync")):
@@ -72,12 +77,15 @@ def _accuracy(figure: Figure, found: Figures) -> bool:
         _line(axes, mode, x, y, line="-" if mode == "a1" else "none")
         for f in ways if mode == "a1" else ():
             axes.annotate(f"{f.way.rate:g}", (f.seconds.value, f.vote.value), (5, 6), textcoords="offset points")
-    axes.set(xlabel="seconds a question", ylabel="share of questions right")
-    axes.legend(loc="lower right")
+    axes.set(xlabel="seconds a question", ylabel="share of questions right", xlim=(0, None))
+    axes.margins(y=0.08)
+    _legend_beside(axes)
     return True
 
 
 def _speedup(figure: Figure, found: Figures) -> bool:
+    if all(f.speedup is None for f in found.of("a1")):
+        return False
     axes = figure.subplots()
     for mode, ways in _by_mode(found, ("a1", "a1-sync")):
         known = [(f.way.rate, f.speedup) for f in ways if f.speedup is not None]
@@ -91,7 +99,7 @@ def _speedup(figure: Figure, found: Figures) -> bool:
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set(xlabel="rejection rate", ylabel="speed-up over the target alone", ylim=(0, None))
     axes.legend()
-    return any(f.speedup is not None for f in found.of("a1"))
+    return True
 
 
 def _rates(figure: Figure, found: Figures) -> bool:
@@ -125,22 +133,24 @@ def _p_values(figure: Figure, found: Figures) -> bool:
         axes.stairs(share, [i / 10 for i in range(11)], color=f"C{index}", label=f"rate {f.way.rate:g}")
     axes.axhline(0.1, color="black", linestyle="--", linewidth=0.8, label="uniform")
     axes.set(xlabel="p-value of a step", ylabel="share of steps", ylim=(0, None))
-    axes.legend(fontsize="small")
+    _legend_beside(axes)
     return True
 
 
 def _tokens(figure: Figure, found: Figures) -> bool:
     axes = figure.subplots()
     ways = [f for f in found.ways.values() if f.way.main]
-    names = [f.way.name for f in ways]
+    places = range(len(ways))
     drafted, target = [f.tokens.drafted for f in ways], [f.tokens.target for f in ways]
-    axes.barh(names, drafted, color=_COLOURS["a1"], label="written by the draft")
-    axes.barh(names, target, left=drafted, color=_COLOURS["target"], label="written by the target")
-    axes.plot([f.tokens.scored for f in ways], names, "|", color="#b03030", markersize=9, label="scored by the target")
+    axes.barh(places, drafted, height=0.6, color=_COLOURS["a1"], label="written by the draft")
+    axes.barh(places, target, left=drafted, height=0.6, color=_COLOURS["target"], label="written by the target")
+    below, scored = [place + 0.38 for place in places], [f.tokens.scored for f in ways]
+    axes.barh(below, scored, height=0.12, color="#b03030", label="scored by the target")
+    axes.set_yticks(list(places), [f.way.name for f in ways])
     axes.invert_yaxis()
     axes.set(xlabel="tokens a question")
     axes.grid(axis="y", visible=False)
-    axes.legend(fontsize="small")
+    _legend_beside(axes)
     figure.set_size_inches(7.5, max(3.0, 0.8 + 0.3 * len(ways)))
     return True
 

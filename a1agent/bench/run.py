@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 import time
@@ -93,7 +94,7 @@ class Run:
         for index, problem in enumerate(problems):
             for way in self._order(index):
                 if (index, way.name) not in self.ledger.done:
-                    self.ledger.add(await self._answer(index, problem, way))
+                    await asyncio.to_thread(self.ledger.add, await self._answer(index, problem, way))
                     self._told(len(self.ledger.done), total)
             await self._take_rates(index, len(problems))
 
@@ -112,7 +113,7 @@ class Run:
     async def _answer(self, index: int, problem: Problem, way: Way) -> Record:
         question = ask_for_box(Question.of(problem.question))
         record = Record(problem=index, way=way.name, expected=problem.answer, wall_s=0.0)
-        joules, began = self._meter.joules(), time.perf_counter()
+        joules, began = await asyncio.to_thread(self._meter.joules), time.perf_counter()
         line = Timeline(began, resamples=self.plan.options.takeover == "resample")
         result: Result | None = None
         try:
@@ -124,9 +125,9 @@ class Run:
             stats = error.stats if isinstance(error, SolveError) else None
             return record.model_copy(update={"wall_s": wall, "error": str(error), "stats": stats})
         assert result is not None  # the stream ends with its result, or raises
-        used = self._meter.joules()
+        wall, used = time.perf_counter() - began, await asyncio.to_thread(self._meter.joules)
         measured = {
-            "wall_s": time.perf_counter() - began,
+            "wall_s": wall,
             "prompt_s": line.prompt_s,
             "spans": line.spans(),
             "stats": result.stats,
@@ -166,7 +167,7 @@ class Run:
             return
         way = next(way for way in self.plan.ways if way.mode == "a1" and way.main)
         pair = await self.agents[way.name].pair.load()
-        self.ledger.add_rates(await self._bare(index, way.chains, pair, self._seen))
+        await asyncio.to_thread(self.ledger.add_rates, await self._bare(index, way.chains, pair, self._seen))
 
     async def _bare(self, index: int, chains: int, pair: Loaded, seen: Workload) -> BareRates:
         options = self.plan.options
