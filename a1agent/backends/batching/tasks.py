@@ -19,7 +19,7 @@ __all__ = ["Generate", "Holder", "Prefill", "Score", "Task"]
 class Holder:
     """The worker's side of a sequence: its lane, if it has one. A smaller `age` was opened earlier and goes first."""
 
-    __slots__ = ("age", "closed", "lane", "prompt", "task")
+    __slots__ = ("age", "closed", "forked", "lane", "prompt", "task")
     _next_age: ClassVar[int] = 0
 
     def __init__(self, prompt: int) -> None:
@@ -27,6 +27,7 @@ class Holder:
         self.task: Task | None = None
         self.prompt = prompt
         self.closed = False
+        self.forked = False
         self.age = Holder._next_age
         Holder._next_age += 1
 
