@@ -33,72 +33,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
-from platformdirs import user_cache_path
-
 from a1agent.backends import llama_cpp
 from a1agent.backends.base import Sampling, StepText, Stop
 from a1agent.backends.llama_cpp import LlamaCppBackend
 from a1agent.backends.llama_options import physical_cores
 
+from random_gguf import VOCABULARY, Shape, random_model
+
 CHAINS = 16
-WIDTH, LAYERS, INNER, HEADS, VOCABULARY = 768, 7, 2048, 12, 32000
+SHAPE = Shape("100m", width=768, layers=7, inner=2048, heads=12)
 TEMPERATURE = 0.8
 CELLS = 16384
-
-
-def write_model(path: Path) -> Path:
-    """A Llama with random Q8_0 weights."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(path.with_suffix(".part"), "llama")
-    writer.add_name("benchmark 100M")
-    writer.add_context_length(4096)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
-    add_vocabulary(writer)
-
-    def add(name: str, rows: int, columns: int) -> None:
-        weights = rng.standard_normal((rows, columns), np.float32) * 0.02
-        kind = gguf.GGMLQuantizationType.Q8_0
-        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(weights, kind), raw_dtype=kind)
-
-    add("token_embd", VOCABULARY, WIDTH)
-    add("output", VOCABULARY, WIDTH)
-    writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
-    for i in range(LAYERS):
-        for norm in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{i}.{norm}.weight", np.ones(WIDTH, np.float32))
-        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            add(f"blk.{i}.{part}", WIDTH, WIDTH)
-        for part, shape in (("gate", (INNER, WIDTH)), ("up", (INNER, WIDTH)), ("down", (WIDTH, INNER))):
-            add(f"blk.{i}.ffn_{part}", *shape)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    path.with_suffix(".part").replace(path)
-    return path
-
-
-def add_vocabulary(writer: gguf.GGUFWriter) -> None:
-    """256 bytes, made-up words, an end token that random weights all but never sample."""
-    letters = [chr(b) if 33 <= b < 127 or 161 <= b < 173 or b > 173 else chr(256 + b) for b in range(256)]
-    words = [f"w{i}" for i in range(VOCABULARY - 257)]
-    writer.add_vocab_size(VOCABULARY)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([*letters, *words, "<|end|>"])
-    writer.add_token_types([1] * (VOCABULARY - 1) + [3])
-    writer.add_token_merges(["w 1"])
-    writer.add_eos_token_id(VOCABULARY - 1)
-    writer.add_add_bos_token(False)
 
 
 def some_ids(seed: int, count: int) -> list[int]:
@@ -470,10 +415,7 @@ def main() -> None:
     if options.contender:
         serve(options.contender[0], Path(options.contender[1]), options.threads)
         return
-    path = user_cache_path("a1agent") / "bench-100m-q8_0.gguf"
-    if not path.exists():
-        write_model(path)
-    report = measure(path, options.threads, 2 if options.quick else 7)
+    report = measure(random_model(SHAPE), options.threads, 2 if options.quick else 7)
     text = json.dumps(report, indent=2)
     print(text)
     if options.json:
