@@ -108,10 +108,12 @@ class Figures:
         """The target alone with as many chains."""
         return next((f for f in self.ways.values() if f.way.mode == "target" and f.way.chains == way.chains), None)
 
-    def of(self, mode: str, *, main: bool = True) -> list[WayFigures]:
-        """The ways of a mode, by rate and number of chains."""
-        found = [f for f in self.ways.values() if f.way.mode == mode and (f.way.main or not main)]
-        return sorted(found, key=lambda f: (f.way.rate, f.way.chains))
+    def of(self, mode: str, also: str | None = None) -> list[WayFigures]:
+        """The ways of a mode by rate; with `also`, those that differ in that, and the compared one at their rate."""
+        ways = [f for f in self.ways.values() if f.way.mode == mode]
+        rates = {f.way.rate for f in ways if f.way.also == also}
+        found = [f for f in ways if f.way.also in (None, also) and f.way.rate in rates]
+        return sorted(found, key=lambda f: (f.way.rate, f.way.chains, f.way.verify))
 
 
 def figures(records: Sequence[Record], rates: Sequence[BareRates], ways: Sequence[Way], *, shared: bool) -> Figures:
@@ -137,16 +139,16 @@ def compare(one: WayFigures, other: WayFigures, vote: str, bootstrap: Bootstrap)
     return Compared(difference, paired_p_value(right, against))
 
 
-def ceiling(bare: BareRates, rate: float) -> float | None:
+def ceiling(bare: BareRates, scored: float, rejected: float) -> float | None:
     """The speed-up over the target alone that the bare rates allow, at equal lengths (design: what it costs).
 
-    (1/R_t) / (1/R_d + 1/S_t + rate/R_t), where the first R_t is at the batch of the target alone, the second at that
-    of takeovers. None where one of them was not measured.
+    (1/R_t) / (1/R_d + scored/S_t + rejected/R_t), where `scored` and `rejected` are shares of all steps, and the first
+    R_t is at the batch of the target alone, the second at that of takeovers. None where one of them was not measured.
     """
-    if bare.alone is None or (rate > 0 and bare.takeover is None):
+    if bare.alone is None or (rejected > 0 and bare.takeover is None):
         return None
-    writing = rate / bare.takeover if bare.takeover else 0.0
-    return (1 / bare.alone) / (1 / bare.draft + 1 / bare.score + writing)
+    writing = rejected / bare.takeover if bare.takeover else 0.0
+    return (1 / bare.alone) / (1 / bare.draft + scored / bare.score + writing)
 
 
 def _figures_of(
@@ -156,9 +158,9 @@ def _figures_of(
     seconds, by_turn = _seconds(rows), _by_turn(stats)
     verified, rejected = sum(t.verifications for t in by_turn), sum(t.rejections for t in by_turn)
     rated = way.mode in RATED and verified > 0
-    observed = rejected / verified if rated else None
+    observed, steps = rejected / verified if rated else None, verified + _total(stats, "unverified")
     waiting, compute = _total(stats, "waiting_s"), sum(_total(stats, f"{p}_s") for p in ("draft", "verify", "takeover"))
-    fits = bare is not None and way.mode == "a1" and way.main
+    fits = bare is not None and way.mode == "a1" and way.also != "chains"
     return WayFigures(
         way=way,
         records=rows,
@@ -168,7 +170,7 @@ def _figures_of(
         chains_right=statistics.fmean(row.chains_right for row in rows),
         seconds=bootstrap.mean(seconds),
         speedup=None if alone is None else bootstrap.ratio(alone, seconds),
-        ceiling=ceiling(bare, observed) if fits and bare and observed is not None else None,
+        ceiling=ceiling(bare, verified / steps, rejected / steps) if fits and bare and steps else None,
         tokens=_tokens(way, stats, len(rows)),
         by_turn=by_turn,
         observed_rate=observed,

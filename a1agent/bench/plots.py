@@ -174,20 +174,41 @@ def _waiting(figure: Figure, found: Figures) -> bool:
 
 
 def _chains(figure: Figure, found: Figures) -> bool:
-    if all(f.way.main for f in found.ways.values()):
+    ways = {mode: found.of(mode, "chains") for mode in ("target", "a1", "a1-sync")}
+    if not any(ways.values()):
         return False
     axes = figure.subplots()
-    more = {f.way.rate for f in found.ways.values() if not f.way.main}
-    for mode in ("target", "a1", "a1-sync"):
-        ways = [f for f in found.of(mode, main=False) if f.way.rate in more]
-        ways.sort(key=lambda f: f.way.chains)
-        if ways:
-            _line(axes, mode, [f.way.chains for f in ways], [f.seconds.value for f in ways])
+    for mode, grown in ways.items():
+        if grown:
+            _line(axes, mode, [f.way.chains for f in grown], [f.seconds.value for f in grown])
     axes.set(xlabel="chains", ylabel="seconds a question", ylim=(0, None), xscale="log")
-    ticks = sorted({f.way.chains for f in found.ways.values()})
+    ticks = sorted({f.way.chains for grown in ways.values() for f in grown})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.legend()
+    return True
+
+
+def _screening(figure: Figure, found: Figures) -> bool:
+    ways = found.of("a1", "scored")
+    if not ways:
+        return False
+    accuracy, speed = figure.subplots(1, 2)
+    x = [f.way.verify for f in ways]
+    _line(accuracy, "a1", x, [f.vote.value for f in ways])
+    accuracy.fill_between(x, [f.vote.low for f in ways], [f.vote.high for f in ways], color=_COLOURS["a1"], alpha=0.15)
+    accuracy.set(xlabel="share of steps scored", ylabel="share of questions right")
+    timed = [(f.way.verify, f.speedup) for f in ways if f.speedup is not None]
+    if timed:
+        x = [share for share, _ in timed]
+        _line(speed, "a1", x, [s.value for _, s in timed])
+        speed.fill_between(x, [s.low for _, s in timed], [s.high for _, s in timed], color=_COLOURS["a1"], alpha=0.15)
+    capped = [(f.way.verify, f.ceiling) for f in ways if f.ceiling is not None]
+    if capped:
+        speed.plot(*zip(*capped, strict=True), color="#b03030", linestyle="--", label="ceiling from bare rates")
+    speed.set(xlabel="share of steps scored", ylabel="speed-up over the target alone", ylim=(0, None))
+    if capped:
+        speed.legend()
     return True
 
 
@@ -198,5 +219,6 @@ _PLOTS: dict[str, tuple[str, Callable[[Figure, Figures], bool]]] = {
     "p_values": ("P-values of verified steps: uniform where steps are like those of the calibration.", _p_values),
     "tokens": ("Tokens a question, by author.", _tokens),
     "waiting": ("How long a chain waits for a model, and with a1-sync for the other chains at each turn.", _waiting),
+    "screening": ("Accuracy by the vote, and speed-up, against the share of steps that the target scores.", _screening),
     "chains": ("Seconds a question against the number of chains.", _chains),
 }

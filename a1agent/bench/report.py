@@ -47,6 +47,7 @@ def report(found: Figures, context: Context) -> str:
         _speed(found),
         _accounts(found),
         _growth(found),
+        _screening(found),
         "## Rejection rates",
         _rates(found),
         _failures(found),
@@ -154,8 +155,8 @@ def _bare(found: Figures) -> str:
         said.append(f"and {bare.alone:.0f} alone (batch {batch['alone']})")
     return (
         "The ceiling is the speed-up that the models' bare rates allow at equal lengths: "
-        "(1/R_t) / (1/R_d + 1/S_t + rate/R_t). Bare rates (one model at work and nothing else, at the batch that "
-        f"occurred; medians over the run): {', '.join(said)}."
+        "(1/R_t) / (1/R_d + scored/S_t + taken over/R_t). Bare rates (one model at work and nothing else, at the batch "
+        f"that occurred; medians over the run): {', '.join(said)}."
     )
 
 
@@ -180,7 +181,7 @@ def _accounts(found: Figures) -> str:
 
 
 def _growth(found: Figures) -> str:
-    more = [f for f in found.ways.values() if not f.way.main]
+    more = [f for mode in ("target", "a1", "a1-sync") for f in found.of(mode, "chains")]
     if not more:
         return ""
     rows = [
@@ -195,6 +196,30 @@ def _growth(found: Figures) -> str:
     ]
     head = ["", "chains", "seconds a question", "speed-up over the target", "seconds a chain waits"]
     return "More and fewer chains.\n\n" + _table(head, rows)
+
+
+def _screening(found: Figures) -> str:
+    ways = found.of("a1", "scored")
+    if not ways:
+        return ""
+    rows = [
+        [
+            f"{f.way.verify:g}",
+            _estimate(f.vote),
+            "" if (target := found.alone(f.way)) is None else _compared(compare(f, target, "vote", found.bootstrap)),
+            f"{f.tokens.scored / max(1.0, f.tokens.drafted):.2f}",
+            _number(f.observed_rate),
+            _estimate(f.seconds),
+            "" if f.speedup is None else _estimate(f.speedup, 2),
+            _number(f.ceiling, 2),
+        ]
+        for f in ways
+    ]
+    head = ["steps scored", "by the vote", "against the target", "tokens scored", "taken over of scored"]
+    return (
+        f"Screening, at a rate of {ways[0].way.rate:g}: the target scores only the share of steps that are strangest to "
+        "the draft itself.\n\n" + _table([*head, "seconds a question", "speed-up over the target", "its ceiling"], rows)
+    )
 
 
 def _rates(found: Figures) -> str:

@@ -44,8 +44,11 @@ def bench(
     modes: Annotated[str, typer.Option("--modes", help="ways to compare, with commas")] = _MODES,
     rates: Annotated[str, typer.Option("--rates", help="rejection rates of the a1 modes, with commas")] = _RATES,
     more_chains: Annotated[
-        str, typer.Option("--more-chains", help="further numbers of chains to time at --rejection-rate, with commas")
-    ] = "",
+        str | None, typer.Option("--more-chains", help="further numbers of chains, at --rejection-rate; with commas")
+    ] = None,
+    scored: Annotated[
+        str | None, typer.Option("--scored", help="further shares of steps to score, as --verify-rate; with commas")
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="only so many questions")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave broken lines of --data out")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="folder of the run (default: a new one)")] = None,
@@ -57,10 +60,16 @@ def bench(
     """
     from a1agent.bench.ledger import Ledger
     from a1agent.bench.run import Plan
-    from a1agent.bench.ways import chains_of, modes_of, rates_of, ways_of
+    from a1agent.bench.ways import chains_of, modes_of, shares_of, ways_of
 
     options = study_options(settings)
-    ways = ways_of(modes_of(modes), rates_of(rates), options.chains, chains_of(more_chains), options.rejection_rate)
+    ways = ways_of(
+        modes_of(modes),
+        shares_of(rates, "rates"),
+        options,
+        more_chains=chains_of(more_chains) if more_chains else [],
+        scored=shares_of(scored, "scored") if scored else [],
+    )
     if resume and out is None:
         raise UsageError("--resume needs the folder of the run", "give it with --out")
     plan = Plan(

@@ -55,9 +55,10 @@ def test_the_paired_test_is_seldom_sure_of_what_is_chance() -> None:
 
 def test_the_ceiling_is_the_formula_of_the_design() -> None:
     # 1 ms a token alone; 0.25 to draft, 0.25 to score, and 2 in takeovers, of which there is one in five
-    assert ceiling(bare(), 0.2) == pytest.approx(1 / (0.25 + 0.25 + 0.2 * 2))
-    assert ceiling(bare(alone=None), 0.2) is None
-    assert ceiling(bare(takeover=None), 0.0) == pytest.approx(2.0)
+    assert ceiling(bare(), 1.0, 0.2) == pytest.approx(1 / (0.25 + 0.25 + 0.2 * 2))
+    assert ceiling(bare(), 0.5, 0.1) == pytest.approx(1 / (0.25 + 0.125 + 0.1 * 2))
+    assert ceiling(bare(alone=None), 1.0, 0.2) is None
+    assert ceiling(bare(takeover=None), 1.0, 0.0) == pytest.approx(2.0)
 
 
 def test_figures_are_over_questions_that_every_way_answered() -> None:

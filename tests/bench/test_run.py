@@ -21,14 +21,16 @@ from tests.bench.made import DRAFT, TARGET
 
 SUMS = tuple(Problem(f"{i} + 5 + 6 + 7 + 8 + 9", str(i + 35)) for i in range(1, 7))
 
+OPTIONS = Options(chains=4, seed=1, early_stop="off")
+
 
 def plan(problems: tuple[Problem, ...] = SUMS, **changed: Any) -> Plan:
     values: dict[str, Any] = {
         "draft": DRAFT,
         "target": TARGET,
-        "options": Options(chains=4, seed=1, early_stop="off"),
+        "options": OPTIONS,
         "data": DataSet(name="sums", identity="made by hand", problems=problems),
-        "ways": ways_of(MODES, [0.2, 0.5], 4, [2], 0.3),
+        "ways": ways_of(MODES, [0.2, 0.5], OPTIONS, more_chains=[2]),
     }
     return Plan(**(values | changed))
 
@@ -89,7 +91,7 @@ def test_more_questions_may_be_asked_of_a_run_later(tmp_path: Path) -> None:
 
 def test_a_question_that_no_chain_can_answer_is_counted_and_the_run_goes_on(tmp_path: Path) -> None:
     problems = (SUMS[0], Problem("1 + " * 300 + "1", "301"), SUMS[1])
-    short = plan(problems, draft=f"{DRAFT}&context_length=600", ways=ways_of(["target", "a1"], [0.3], 4))
+    short = plan(problems, draft=f"{DRAFT}&context_length=600", ways=ways_of(["target", "a1"], [0.3], OPTIONS))
     ledger, _ = go(short, tmp_path / "run")
     failed = [r for r in ledger.records if r.error is not None]
     assert [(r.problem, r.way, r.right) for r in failed] == [(1, "a1 0.3", False)]
@@ -97,9 +99,9 @@ def test_a_question_that_no_chain_can_answer_is_counted_and_the_run_goes_on(tmp_
 
 
 @pytest.mark.anyio
-async def test_a_model_alone_reads_nothing_twice(tmp_path: Path) -> None:
-    way = Way("target", 0.0, 3)
-    async with agent_of(way, "embedded:draft", "embedded:draft", Options(seed=2), None) as agent:
+@pytest.mark.parametrize("address", ["embedded:draft", "scripted:sums"])
+async def test_a_model_alone_reads_nothing_that_it_wrote(address: str) -> None:
+    async with agent_of(Way("target", 0.0, 3), address, address, Options(seed=2), None) as agent:
         result = await agent.asolve(ask_for_box(Question.of("What is 4 + 5?")))
     assert result.stats.scored_tokens == 0 and result.stats.rejections == 0
     assert result.stats.drafted_tokens > 0
@@ -110,7 +112,7 @@ def test_the_embedded_pair_gives_all_figures_and_plots(tmp_path: Path) -> None:
         draft="embedded:draft",
         target="embedded:target",
         data=named("embedded", limit=3, seed=7),
-        ways=ways_of(MODES, [0.3], 4, [2], 0.3),
+        ways=ways_of(MODES, [0.3], OPTIONS, more_chains=[2], scored=[0.5]),
     )
     ledger, _ = go(chosen, tmp_path / "run")
     assert len(ledger.rates) == 3 and all(r.draft > 0 and r.score > 0 and r.alone for r in ledger.rates)
@@ -120,16 +122,17 @@ def test_the_embedded_pair_gives_all_figures_and_plots(tmp_path: Path) -> None:
     assert a1.account is not None and a1.account.prompt > 0 and a1.account.rest > 0
     assert target.tokens.scored == 0 and target.tokens.drafted == 0 and target.tokens.target > 0
     assert found.ways["a1-sync 0.3"].waiting_s > 0
+    assert 0 < found.ways["a1 0.3, 0.5 scored"].tokens.scored < 0.8 * a1.tokens.scored
     (tmp_path / "plots").mkdir()
     drawn = draw_plots(found, tmp_path / "plots")
-    assert set(drawn) == {"accuracy", "speedup", "rates", "p_values", "tokens", "waiting", "chains"}
+    assert set(drawn) == {"accuracy", "speedup", "rates", "p_values", "tokens", "waiting", "chains", "screening"}
     for name in drawn:
         assert (tmp_path / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / "plots" / f"{name}.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
 def test_only_what_was_measured_is_drawn(tmp_path: Path) -> None:
-    alone = plan(ways=ways_of(["draft"], [], 4))
+    alone = plan(ways=ways_of(["draft"], [], OPTIONS))
     ledger, _ = go(alone, tmp_path / "run")
     assert ledger.rates == []
     found = figures(ledger.records, ledger.rates, alone.ways, shared=True)

@@ -33,17 +33,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from random_gguf import VOCABULARY, Shape, random_model
+
 from a1agent.backends import llama_cpp
 from a1agent.backends.base import Sampling, StepText, Stop
 from a1agent.backends.llama_cpp import LlamaCppBackend
 from a1agent.backends.llama_options import physical_cores
 
-from random_gguf import VOCABULARY, Shape, random_model
-
 CHAINS = 16
 SHAPE = Shape("100m", width=768, layers=7, inner=2048, heads=12)
 TEMPERATURE = 0.8
 CELLS = 16384
+
+Clock = Callable[[], float]
 
 
 def some_ids(seed: int, count: int) -> list[int]:
@@ -54,13 +56,15 @@ def some_ids(seed: int, count: int) -> list[int]:
 class Bare:
     """The least that llama.cpp can be made to do: batches filled by hand, no log-probabilities, no text."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, chains: int = CHAINS, clock: Clock = time.perf_counter) -> None:
         import llama_cpp.llama_cpp as api
 
         self.api = api
+        self.chains = chains
+        self.clock = clock
         self.model = api.llama_model_load_from_file(str(path).encode(), api.llama_model_default_params())
         params = api.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = CELLS, 512, 512, CHAINS
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = CELLS, 512, 512, chains
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = params.swa_full = params.no_perf = True
         self.context = api.llama_init_from_model(self.model, params)
@@ -80,24 +84,24 @@ class Bare:
         """All but the last id into sequence 0, shared with the others."""
         self.api.llama_memory_clear(self.memory, False)
         self.decode([(token, i, 0, False) for i, token in enumerate(ids[:-1])])
-        for sequence in range(1, CHAINS):
+        for sequence in range(1, self.chains):
             self.api.llama_memory_seq_cp(self.memory, 0, sequence, 0, -1)
 
     def generate(self, ids: list[int], count: int) -> tuple[int, float]:
         """Tokens and seconds of `count` steps of all chains, the prompt not counted."""
         api = self.api
         self.prompt(ids)
-        samplers = [self.sampler(i) for i in range(CHAINS)]
-        tokens = [ids[-1]] * CHAINS
-        began = time.perf_counter()
+        samplers = [self.sampler(i) for i in range(self.chains)]
+        tokens = [ids[-1]] * self.chains
+        began = self.clock()
         for step in range(count):
             position = len(ids) - 1 + step
             self.decode([(token, position, i, True) for i, token in enumerate(tokens)])
-            tokens = [api.llama_sampler_sample(samplers[i], self.context, i) for i in range(CHAINS)]
-        took = time.perf_counter() - began
+            tokens = [api.llama_sampler_sample(samplers[i], self.context, i) for i in range(self.chains)]
+        took = self.clock() - began
         for sampler in samplers:
             api.llama_sampler_free(sampler)
-        return CHAINS * count, took
+        return self.chains * count, took
 
     def sampler(self, seed: int) -> Any:
         api = self.api
@@ -111,11 +115,11 @@ class Bare:
         self.prompt(ids)
         start = len(ids) - 1
         rows = [(t, start + j, i, True) for i, step in enumerate(steps) for j, t in enumerate([ids[-1], *step[:-1]])]
-        began = time.perf_counter()
+        began = self.clock()
         for at in range(0, len(rows), 512):
             self.decode(rows[at : at + 512])
             self.api.llama_get_logits(self.context)
-        return len(rows), time.perf_counter() - began
+        return len(rows), self.clock() - began
 
     def close(self) -> None:
         self.api.llama_batch_free(self.batch)
