@@ -217,8 +217,9 @@ def _screening(found: Figures) -> str:
     ]
     head = ["steps scored", "by the vote", "against the target", "tokens scored", "taken over of scored"]
     return (
-        f"Screening, at a rate of {ways[0].way.rate:g}: the target scores only the share of steps that are strangest to "
-        "the draft itself.\n\n" + _table([*head, "seconds a question", "speed-up over the target", "its ceiling"], rows)
+        f"Screening, at a rate of {ways[0].way.rate:g}: the target scores only the share of steps that are strangest "
+        "to the draft itself.\n\n"
+        + _table([*head, "seconds a question", "speed-up over the target", "its ceiling"], rows)
     )
 
 
