@@ -186,7 +186,7 @@ def _account(rows: list[Record], stats: list[RejectionStats], bare: BareRates, s
     count = len(rows)
     drafting = _total(stats, "drafted_tokens") / bare.draft
     targeting = _total(stats, "scored_tokens") / bare.score
-    targeting += _total(stats, "target_tokens") / bare.takeover if bare.takeover else 0.0
+    targeting += sum(_written_in_takeovers(one) for one in stats) / bare.takeover if bare.takeover else 0.0
     ideal = drafting + targeting if shared else max(drafting, targeting)
     return Account(
         wall=sum(row.wall_s for row in rows) / count,
@@ -196,6 +196,11 @@ def _account(rows: list[Record], stats: list[RejectionStats], bare: BareRates, s
         score=_total(stats, "verify_s") / count,
         takeover=_total(stats, "takeover_s") / count,
     )
+
+
+def _written_in_takeovers(stats: RejectionStats) -> float:
+    """Tokens that the target sampled, those included that were cut off again at a word's border."""
+    return (stats.target_tokens_per_s or 0.0) * stats.takeover_s
 
 
 def _tokens(way: Way, stats: list[RejectionStats], count: int) -> Tokens:

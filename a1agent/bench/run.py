@@ -12,7 +12,6 @@ from pathlib import Path
 
 from a1agent.agent import A1
 from a1agent.backends.base import Sampling
-from a1agent.backends.batching.sequence import BatchedBackend
 from a1agent.bench.bare import Workload, scoring_rate, writing_rate
 from a1agent.bench.ledger import BareRates, Ledger, Record
 from a1agent.bench.machine import EnergyMeter
@@ -83,9 +82,15 @@ class Run:
         return agent_of(way, plan.draft, plan.target, plan.options, where)
 
     async def load(self) -> bool:
-        """Loads the models; whether they share one device, and so take turns."""
-        pairs = [await agent.pair.load() for agent in self.agents.values()]
-        return all(isinstance(b, BatchedBackend) for pair in pairs for b in (pair.draft, pair.target))
+        """Loads the models; whether they share one processor, and so take turns."""
+        infos = [
+            backend.info
+            for agent in self.agents.values()
+            for pair in [await agent.pair.load()]
+            for backend in (pair.draft, pair.target)
+        ]
+        processors = {info.processor for info in infos}
+        return len(processors) == 1 and None not in processors
 
     async def go(self) -> None:
         """Asks what has not been asked. Raises what answering raises, but for questions that no chain could answer."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from a1agent.bench.ledger import Ledger
     from a1agent.bench.problems import DataSet
     from a1agent.bench.run import Plan
+    from a1agent.bench.ways import Way
 
 __all__ = ["command", "data_of", "own_calibration", "progress", "study_options"]
 
@@ -60,16 +61,9 @@ def bench(
     """
     from a1agent.bench.ledger import Ledger
     from a1agent.bench.run import Plan
-    from a1agent.bench.ways import chains_of, modes_of, shares_of, ways_of
 
     options = study_options(settings)
-    ways = ways_of(
-        modes_of(modes),
-        shares_of(rates, "rates"),
-        options,
-        more_chains=chains_of(more_chains) if more_chains else [],
-        scored=shares_of(scored, "scored") if scored else [],
-    )
+    ways = _ways(options, modes, rates, more_chains, scored)
     if resume and out is None:
         raise UsageError("--resume needs the folder of the run", "give it with --out")
     plan = Plan(
@@ -84,12 +78,30 @@ def bench(
     try:
         shared = _go(plan, ledger)
     except KeyboardInterrupt:
-        done, total = len(ledger.done), len(plan.ways) * len(plan.data.problems)
-        hint = f"go on with --resume --out {ledger.folder}"
-        fail(UsageError(f"interrupted; {done} of {total} answers are in {ledger.folder}", hint))
-        return 130
+        return _interrupted(plan, ledger)
     _tell(plan, ledger, shared=shared)
     return 0
+
+
+def _ways(options: Options, modes: str, rates: str, more_chains: str | None, scored: str | None) -> list[Way]:
+    """The ways of the flags. Raises `InvalidOption`."""
+    from a1agent.bench.ways import chains_of, modes_of, shares_of, ways_of
+
+    return ways_of(
+        modes_of(modes),
+        shares_of(rates, "rates"),
+        options,
+        more_chains=chains_of(more_chains) if more_chains else [],
+        scored=shares_of(scored, "scored") if scored else [],
+    )
+
+
+def _interrupted(plan: Plan, ledger: Ledger) -> int:
+    """Says how far the run is; returns the exit code."""
+    done, total = len(ledger.done), len(plan.ways) * len(plan.data.problems)
+    what = f"interrupted; {done} of {total} answers are in {ledger.folder}"
+    fail(UsageError(what, f"go on with the same flags, --resume and --out {ledger.folder}"))
+    return 130
 
 
 def study_options(settings: Settings) -> Options:

@@ -54,8 +54,8 @@ async def whole_call(a1: A1, question: Question, clock: Clock) -> tuple[Cost, Re
         result = event.result if isinstance(event, VoteClosed) else None
     seconds = clock() - began
     assert result is not None
-    s = result.stats
-    tokens: dict[Phase, int] = {"draft": s.drafted_tokens, "verify": s.scored_tokens, "takeover": s.target_tokens}
+    read, written = result.stats.scored_tokens, result.usage.target.output_tokens
+    tokens: dict[Phase, int] = {"draft": result.stats.drafted_tokens, "verify": read, "takeover": written}
     batches = {phase: max(1, round(span.batch)) for phase, span in line.spans().items()}
     return Cost(seconds, tokens), result, batches
 
