@@ -197,7 +197,7 @@ def _screening(figure: Figure, found: Figures) -> bool:
     x = [f.way.verify for f in ways]
     _line(accuracy, "a1", x, [f.vote.value for f in ways])
     accuracy.fill_between(x, [f.vote.low for f in ways], [f.vote.high for f in ways], color=_COLOURS["a1"], alpha=0.15)
-    accuracy.set(xlabel="share of steps scored", ylabel="share of questions right")
+    accuracy.set(xlabel="share of steps scored", ylabel="share of questions right", ylim=(0, 1.03))
     timed = [(f.way.verify, f.speedup) for f in ways if f.speedup is not None]
     if timed:
         x = [share for share, _ in timed]

@@ -14,6 +14,7 @@ from a1agent.config import Options
 
 __all__ = ["Context", "report"]
 
+_IMPOSSIBLE = 1.05
 _VOTES = {"majority": "majority", "vote": "the vote"}
 
 
@@ -51,7 +52,7 @@ def report(found: Figures, context: Context) -> str:
         "## Rejection rates",
         _rates(found),
         _failures(found),
-        *(f"![{caption}]({name}.png)\n\n{caption}" for name, caption in context.plots.items()),
+        *(f"![{name}]({name}.png)\n\n{caption}" for name, caption in context.plots.items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -174,10 +175,16 @@ def _accounts(found: Figures) -> str:
     if not rows:
         return ""
     head = ["", "efficiency", "seconds", "ideal", "prompt", "drafting", "scoring", "takeovers", "no model at work"]
-    return (
+    text = (
         "Where the seconds of a question go. Ideal: what the models would take for the same tokens at their bare "
-        "rates; efficiency: ideal / real.\n\n" + _table(head, rows)
+        "rates; efficiency: ideal / real."
     )
+    if any(f.account.efficiency > _IMPOSSIBLE for f in found.of("a1") if f.account is not None):
+        text += (
+            " An efficiency above 1 says that something else kept the machine busy while the bare rates were measured: "
+            "trust neither it nor the ceiling, and measure again on a quiet machine."
+        )
+    return f"{text}\n\n{_table(head, rows)}"
 
 
 def _growth(found: Figures) -> str:

@@ -69,7 +69,10 @@ def _control(found: Figures) -> str:
     }
     said = [f"{how} at {_list([f'{f.way.rate:g}' for f in ways])}" for how, ways in beaten.items() if ways]
     if not said:
-        return "Scoring has shown nothing: at no rate does A1 beat as many takeovers on random steps."
+        return (
+            f"Scoring has shown nothing on these {found.questions} questions: at no rate does A1 beat as many "
+            "takeovers on random steps."
+        )
     return f"Scores tell which steps to take over: A1 beats as many takeovers on random steps {', '.join(said)}."
 
 

@@ -18,6 +18,19 @@ TARGET, A1, CONTROL, SYNC = (
     Way(m, r, 8) for m, r in (("target", 0), ("a1", 0.2), ("a1-random", 0.2), ("a1-sync", 0.2))
 )
 
+CONTEXT = Context(
+    draft="a draft",
+    target="a target",
+    data="a set",
+    asked=20,
+    options=Options(seed=1),
+    command="a1 bench --limit 20",
+    machine={"processor": "an abacus"},
+    date=datetime(2026, 1, 2, tzinfo=UTC),
+    peak_memory=3 << 20,
+    plots={"accuracy": "Accuracy."},
+)
+
 
 def of(*runs: tuple[Way, float, float], count: int = 60) -> Figures:
     made = [r for way, right, seconds in runs for r in records(way, count, right=right, seconds=seconds)]
@@ -124,6 +137,14 @@ def test_a_control_that_is_not_beaten_shows_that_scoring_is_worth_nothing() -> N
     assert worthy[0].endswith("random steps by majority at 0.2, chain by chain at 0.2.")
 
 
+def test_an_efficiency_that_cannot_be_is_not_passed_over() -> None:
+    def said(seconds: float) -> bool:
+        found = of((TARGET, 0.9, 1.0), (A1, 0.9, seconds))
+        return "An efficiency above 1" in report(found, CONTEXT)
+
+    assert said(0.1) and not said(1.0)
+
+
 def test_the_barrier_is_told_as_a_ratio_of_seconds() -> None:
     assert verdicts(of((A1, 0.8, 1.0), (SYNC, 0.8, 1.5)))[0].endswith("take 1.50 times as long.")
 
@@ -138,20 +159,13 @@ def test_a_comparison_takes_the_vote_it_is_asked_for() -> None:
 def test_the_report_says_how_it_came_to_be_and_counts_what_failed() -> None:
     made = records(TARGET, 20, right=0.9, seconds=1.0) + records(A1, 20, right=0.9, seconds=2.0)
     made[25] = made[25].model_copy(update={"error": "the prompt does not fit", "stats": None})
-    context = Context(
-        draft="a draft",
-        target="a target",
-        data="a set",
-        asked=20,
-        options=Options(seed=1),
-        command="a1 bench --limit 20",
-        machine={"processor": "an abacus"},
-        date=datetime(2026, 1, 2, tzinfo=UTC),
-        peak_memory=3 << 20,
-        plots={"accuracy": "Accuracy."},
-    )
-    text = report(figures(made, [bare()], [TARGET, A1], shared=True), context)
-    for part in ("a1 bench --limit 20", "2026-01-02; processor an abacus", "3 MiB", "![Accuracy.](accuracy.png)"):
+    text = report(figures(made, [bare()], [TARGET, A1], shared=True), CONTEXT)
+    for part in (
+        "a1 bench --limit 20",
+        "2026-01-02; processor an abacus",
+        "3 MiB",
+        "![accuracy](accuracy.png)\n\nAccuracy.",
+    ):
         assert part in text
     assert "a1 0.2: 1 questions, the first: the prompt does not fit" in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
