@@ -15,7 +15,7 @@ help:
 	@echo "make test    set up what is needed and run every test"
 	@echo "make lint    ruff and pyright"
 	@echo "make format  ruff format"
-	@echo "make bench   the benchmarks (minutes; run nothing else beside them)"
+	@echo "make bench   the benchmarks, into BENCHMARKS.md (an hour; run nothing else beside them)"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,11 +52,7 @@ format: $(VENV)/.dev
 	$(BIN)/python -m ruff check --fix .
 
 bench: $(VENV)/.dev
-	$(BIN)/python tests/benchmarks/bench_conformal.py
-	$(BIN)/python tests/benchmarks/bench_llama_cpp.py
-	$(BIN)/python tests/benchmarks/bench_transformers.py
-	$(BIN)/python integrations/langchain/tests/benchmarks/bench_batch.py
-	$(BIN)/python tests/benchmarks/bench_server.py
+	$(BIN)/python tests/benchmarks/run_all.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

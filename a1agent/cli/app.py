@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from a1agent.cli import ask, chat, config, models, problems, replay, serve, stats
+from a1agent.cli import ask, bench, calibrate, chat, config, models, problems, replay, serve, stats
 from a1agent.cli.console import fail, silence_broken_pipe, warn
 from a1agent.conformal.store import CalibrationWarning
 from a1agent.errors import UsageError, nearest
@@ -58,6 +58,8 @@ def build() -> typer.Typer:
 _COMMANDS = {
     "ask": ask.command(),
     "chat": chat.command(),
+    "bench": bench.command(),
+    "calibrate": calibrate.command(),
     "models": models.models,
     "problems": problems.problems,
     "replay": replay.replay,

@@ -26,9 +26,9 @@ _LOOK_UP_S = 0.1
 _GRACE_S = 1.0
 
 
-def make_agent(settings: Settings) -> A1:
-    """The agent of the settings; its models load with the first call."""
-    options = settings.options
+def make_agent(settings: Settings, **changed: Any) -> A1:
+    """The agent of the settings, some options `changed`; its models load with the first call."""
+    options = settings.options.replace(**changed)
     names = type(options).__dataclass_fields__
     return A1(
         settings.model("draft"),

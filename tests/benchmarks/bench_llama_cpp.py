@@ -33,9 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
-from platformdirs import user_cache_path
+from random_gguf import VOCABULARY, Shape, random_model
 
 from a1agent.backends import llama_cpp
 from a1agent.backends.base import Sampling, StepText, Stop
@@ -43,62 +41,11 @@ from a1agent.backends.llama_cpp import LlamaCppBackend
 from a1agent.backends.llama_options import physical_cores
 
 CHAINS = 16
-WIDTH, LAYERS, INNER, HEADS, VOCABULARY = 768, 7, 2048, 12, 32000
+SHAPE = Shape("100m", width=768, layers=7, inner=2048, heads=12)
 TEMPERATURE = 0.8
 CELLS = 16384
 
-
-def write_model(path: Path) -> Path:
-    """A Llama with random Q8_0 weights."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(path.with_suffix(".part"), "llama")
-    writer.add_name("benchmark 100M")
-    writer.add_context_length(4096)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
-    add_vocabulary(writer)
-
-    def add(name: str, rows: int, columns: int) -> None:
-        weights = rng.standard_normal((rows, columns), np.float32) * 0.02
-        kind = gguf.GGMLQuantizationType.Q8_0
-        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(weights, kind), raw_dtype=kind)
-
-    add("token_embd", VOCABULARY, WIDTH)
-    add("output", VOCABULARY, WIDTH)
-    writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
-    for i in range(LAYERS):
-        for norm in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{i}.{norm}.weight", np.ones(WIDTH, np.float32))
-        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            add(f"blk.{i}.{part}", WIDTH, WIDTH)
-        for part, shape in (("gate", (INNER, WIDTH)), ("up", (INNER, WIDTH)), ("down", (WIDTH, INNER))):
-            add(f"blk.{i}.ffn_{part}", *shape)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    path.with_suffix(".part").replace(path)
-    return path
-
-
-def add_vocabulary(writer: gguf.GGUFWriter) -> None:
-    """256 bytes, made-up words, an end token that random weights all but never sample."""
-    letters = [chr(b) if 33 <= b < 127 or 161 <= b < 173 or b > 173 else chr(256 + b) for b in range(256)]
-    words = [f"w{i}" for i in range(VOCABULARY - 257)]
-    writer.add_vocab_size(VOCABULARY)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([*letters, *words, "<|end|>"])
-    writer.add_token_types([1] * (VOCABULARY - 1) + [3])
-    writer.add_token_merges(["w 1"])
-    writer.add_eos_token_id(VOCABULARY - 1)
-    writer.add_add_bos_token(False)
+Clock = Callable[[], float]
 
 
 def some_ids(seed: int, count: int) -> list[int]:
@@ -109,13 +56,15 @@ def some_ids(seed: int, count: int) -> list[int]:
 class Bare:
     """The least that llama.cpp can be made to do: batches filled by hand, no log-probabilities, no text."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, chains: int = CHAINS, clock: Clock = time.perf_counter) -> None:
         import llama_cpp.llama_cpp as api
 
         self.api = api
+        self.chains = chains
+        self.clock = clock
         self.model = api.llama_model_load_from_file(str(path).encode(), api.llama_model_default_params())
         params = api.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = CELLS, 512, 512, CHAINS
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = CELLS, 512, 512, chains
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = params.swa_full = params.no_perf = True
         self.context = api.llama_init_from_model(self.model, params)
@@ -135,24 +84,24 @@ class Bare:
         """All but the last id into sequence 0, shared with the others."""
         self.api.llama_memory_clear(self.memory, False)
         self.decode([(token, i, 0, False) for i, token in enumerate(ids[:-1])])
-        for sequence in range(1, CHAINS):
+        for sequence in range(1, self.chains):
             self.api.llama_memory_seq_cp(self.memory, 0, sequence, 0, -1)
 
     def generate(self, ids: list[int], count: int) -> tuple[int, float]:
         """Tokens and seconds of `count` steps of all chains, the prompt not counted."""
         api = self.api
         self.prompt(ids)
-        samplers = [self.sampler(i) for i in range(CHAINS)]
-        tokens = [ids[-1]] * CHAINS
-        began = time.perf_counter()
+        samplers = [self.sampler(i) for i in range(self.chains)]
+        tokens = [ids[-1]] * self.chains
+        began = self.clock()
         for step in range(count):
             position = len(ids) - 1 + step
             self.decode([(token, position, i, True) for i, token in enumerate(tokens)])
-            tokens = [api.llama_sampler_sample(samplers[i], self.context, i) for i in range(CHAINS)]
-        took = time.perf_counter() - began
+            tokens = [api.llama_sampler_sample(samplers[i], self.context, i) for i in range(self.chains)]
+        took = self.clock() - began
         for sampler in samplers:
             api.llama_sampler_free(sampler)
-        return CHAINS * count, took
+        return self.chains * count, took
 
     def sampler(self, seed: int) -> Any:
         api = self.api
@@ -166,11 +115,11 @@ class Bare:
         self.prompt(ids)
         start = len(ids) - 1
         rows = [(t, start + j, i, True) for i, step in enumerate(steps) for j, t in enumerate([ids[-1], *step[:-1]])]
-        began = time.perf_counter()
+        began = self.clock()
         for at in range(0, len(rows), 512):
             self.decode(rows[at : at + 512])
             self.api.llama_get_logits(self.context)
-        return len(rows), time.perf_counter() - began
+        return len(rows), self.clock() - began
 
     def close(self) -> None:
         self.api.llama_batch_free(self.batch)
@@ -470,10 +419,7 @@ def main() -> None:
     if options.contender:
         serve(options.contender[0], Path(options.contender[1]), options.threads)
         return
-    path = user_cache_path("a1agent") / "bench-100m-q8_0.gguf"
-    if not path.exists():
-        write_model(path)
-    report = measure(path, options.threads, 2 if options.quick else 7)
+    report = measure(random_model(SHAPE), options.threads, 2 if options.quick else 7)
     text = json.dumps(report, indent=2)
     print(text)
     if options.json:

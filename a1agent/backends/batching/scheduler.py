@@ -46,6 +46,11 @@ class Scheduler:
         self._holders: set[Holder] = set()
         self.tasks: list[Task] = []
 
+    @property
+    def sequences(self) -> int:
+        """Open sequences that may come with work; those that were forked hold a prompt for others, and do not."""
+        return sum(not holder.forked for holder in self._holders)
+
     def add(self, task: Task) -> None:
         """Starts a task; its lane is cut back to the ids that it shares with the task and that need no logits."""
         holder = task.holder
@@ -80,6 +85,7 @@ class Scheduler:
     def fork(self, parent: Holder, child: Holder, length: int) -> None:
         """Shares the parent's lane with a child of `length` ids; without a free lane the child attaches later."""
         self._holders.add(child)
+        parent.forked = True
         if parent.lane is not None:
             child.lane = self._cache.copy(parent.lane, min(len(parent.lane), length - 1), child.prompt)
 

@@ -22,7 +22,7 @@ class Holder:
     `source`: what the prompt was made from, for backends that send it anew with every call.
     """
 
-    __slots__ = ("age", "closed", "lane", "prompt", "source", "task")
+    __slots__ = ("age", "closed", "forked", "lane", "prompt", "source", "task")
     _next_age: ClassVar[int] = 0
 
     def __init__(self, prompt: int, source: object = None) -> None:
@@ -31,6 +31,7 @@ class Holder:
         self.task: Task | None = None
         self.prompt = prompt
         self.closed = False
+        self.forked = False
         self.age = Holder._next_age
         Holder._next_age += 1
 

@@ -1,0 +1,253 @@
+"""What the records of a run say: accuracy, speed, tokens and rates of each way, over questions that all answered."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from a1agent.bench.ledger import BareRates, Record
+from a1agent.bench.statistics import Bootstrap, Estimate, Values, paired_p_value
+from a1agent.bench.ways import RATED, Way
+from a1agent.stats import RejectionStats, TurnStats
+
+__all__ = ["Account", "Compared", "Figures", "WayFigures", "ceiling", "compare", "figures"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One way's accuracy less another's, and the p-value of the exact paired test."""
+
+    difference: Estimate
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens a question: written by the draft, read by the target to score, written by the target."""
+
+    drafted: float
+    scored: float
+    target: float
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where the seconds of a question go. `ideal`: what bare models would take for the same tokens."""
+
+    wall: float
+    ideal: float
+    prompt: float
+    draft: float
+    score: float
+    takeover: float
+
+    @property
+    def efficiency(self) -> float:
+        """Ideal seconds as a share of the real ones."""
+        return self.ideal / self.wall
+
+    @property
+    def rest(self) -> float:
+        """Seconds in which no model ran: the engine, tokenizing, voting, and waiting for them."""
+        return self.wall - self.prompt - self.draft - self.score - self.takeover
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayFigures:
+    """The figures of one way. `records`: one a question, in the questions' order."""
+
+    way: Way
+    records: list[Record]
+    majority: Estimate
+    vote: Estimate
+    any_right: float
+    chains_right: float
+    seconds: Estimate
+    speedup: Estimate | None
+    ceiling: float | None
+    tokens: Tokens
+    by_turn: list[TurnStats]
+    observed_rate: float | None
+    selectivity: float | None
+    intensity: float | None
+    waiting_s: float
+    energy_j: float | None
+    account: Account | None
+
+    def column(self, name: str) -> Values:
+        """A number of each record."""
+        return np.array([getattr(record, name) for record in self.records], np.float64)
+
+    @property
+    def errors(self) -> list[str]:
+        """Why questions were not answered."""
+        return [record.error for record in self.records if record.error is not None]
+
+    @property
+    def right(self) -> dict[str, np.ndarray]:
+        """Whether each question was right, by each vote."""
+        return {
+            "majority": np.array([record.majority_right for record in self.records]),
+            "vote": np.array([record.right for record in self.records]),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """All ways, by name, over the same `questions`."""
+
+    questions: int
+    ways: dict[str, WayFigures]
+    bootstrap: Bootstrap
+    bare: BareRates | None
+
+    def alone(self, way: Way) -> WayFigures | None:
+        """The target alone with as many chains."""
+        return next((f for f in self.ways.values() if f.way.mode == "target" and f.way.chains == way.chains), None)
+
+    def of(self, mode: str, also: str | None = None) -> list[WayFigures]:
+        """The ways of a mode by rate; with `also`, those that differ in that, and the compared one at their rate."""
+        ways = [f for f in self.ways.values() if f.way.mode == mode]
+        rates = {f.way.rate for f in ways if f.way.also == also}
+        found = [f for f in ways if f.way.also in (None, also) and f.way.rate in rates]
+        return sorted(found, key=lambda f: (f.way.rate, f.way.chains, f.way.verify))
+
+
+def figures(records: Sequence[Record], rates: Sequence[BareRates], ways: Sequence[Way], *, shared: bool) -> Figures:
+    """The figures of a run. `shared`: both models on one device, which they use in turn.
+
+    Raises `ValueError` when no question was answered by every way.
+    """
+    found = {(record.problem, record.way): record for record in records}
+    problems = sorted({r.problem for r in records if all((r.problem, way.name) in found for way in ways)})
+    if not problems:
+        raise ValueError("no question was answered in every way yet")
+    bootstrap, bare = Bootstrap(len(problems)), _median(rates)
+    rows = {way.name: [found[problem, way.name] for problem in problems] for way in ways}
+    alone = {way.chains: _seconds(rows[way.name]) for way in ways if way.mode == "target"}
+    made = {way.name: _figures_of(way, rows[way.name], bootstrap, alone.get(way.chains), bare, shared) for way in ways}
+    return Figures(len(problems), made, bootstrap, bare)
+
+
+def compare(one: WayFigures, other: WayFigures, vote: str, bootstrap: Bootstrap) -> Compared:
+    """How much more often `one` is right than `other`, by a vote."""
+    right, against = one.right[vote], other.right[vote]
+    difference = bootstrap.mean(right.astype(np.float64) - against.astype(np.float64))
+    return Compared(difference, paired_p_value(right, against))
+
+
+def ceiling(bare: BareRates, scored: float, rejected: float) -> float | None:
+    """The speed-up over the target alone that the bare rates allow, at equal lengths (design: what it costs).
+
+    (1/R_t) / (1/R_d + scored/S_t + rejected/R_t), where `scored` and `rejected` are shares of all steps, and the first
+    R_t is at the batch of the target alone, the second at that of takeovers. None where one of them was not measured.
+    """
+    if bare.alone is None or (rejected > 0 and bare.takeover is None):
+        return None
+    writing = rejected / bare.takeover if bare.takeover else 0.0
+    return (1 / bare.alone) / (1 / bare.draft + scored / bare.score + writing)
+
+
+def _figures_of(
+    way: Way, rows: list[Record], bootstrap: Bootstrap, alone: Values | None, bare: BareRates | None, shared: bool
+) -> WayFigures:
+    stats = [row.stats for row in rows if row.stats is not None]
+    seconds, by_turn = _seconds(rows), _by_turn(stats)
+    verified, rejected = sum(t.verifications for t in by_turn), sum(t.rejections for t in by_turn)
+    rated = way.mode in RATED and verified > 0
+    observed, steps = rejected / verified if rated else None, verified + _total(stats, "unverified")
+    waiting, compute = _total(stats, "waiting_s"), sum(_total(stats, f"{p}_s") for p in ("draft", "verify", "takeover"))
+    fits = bare is not None and way.mode == "a1" and way.also != "chains"
+    return WayFigures(
+        way=way,
+        records=rows,
+        majority=bootstrap.mean(_column(rows, lambda row: row.majority_right)),
+        vote=bootstrap.mean(_column(rows, lambda row: row.right)),
+        any_right=statistics.fmean(row.any_right for row in rows),
+        chains_right=statistics.fmean(row.chains_right for row in rows),
+        seconds=bootstrap.mean(seconds),
+        speedup=None if alone is None else bootstrap.ratio(alone, seconds),
+        ceiling=ceiling(bare, verified / steps, rejected / steps) if fits and bare and steps else None,
+        tokens=_tokens(way, stats, len(rows)),
+        by_turn=by_turn,
+        observed_rate=observed,
+        selectivity=_mean([s.selectivity for s in stats]) if rated else None,
+        intensity=compute / waiting if waiting > 0 else None,
+        waiting_s=waiting / len(rows),
+        energy_j=_mean([row.energy_j for row in rows]),
+        account=_account(rows, stats, bare, shared) if fits and bare else None,
+    )
+
+
+def _account(rows: list[Record], stats: list[RejectionStats], bare: BareRates, shared: bool) -> Account:
+    count = len(rows)
+    drafting = _total(stats, "drafted_tokens") / bare.draft
+    targeting = _total(stats, "scored_tokens") / bare.score
+    targeting += sum(_written_in_takeovers(one) for one in stats) / bare.takeover if bare.takeover else 0.0
+    ideal = drafting + targeting if shared else max(drafting, targeting)
+    return Account(
+        wall=sum(row.wall_s for row in rows) / count,
+        ideal=ideal / count,
+        prompt=sum(row.prompt_s for row in rows) / count,
+        draft=_total(stats, "draft_s") / count,
+        score=_total(stats, "verify_s") / count,
+        takeover=_total(stats, "takeover_s") / count,
+    )
+
+
+def _written_in_takeovers(stats: RejectionStats) -> float:
+    """Tokens that the target sampled, those included that were cut off again at a word's border."""
+    return (stats.target_tokens_per_s or 0.0) * stats.takeover_s
+
+
+def _tokens(way: Way, stats: list[RejectionStats], count: int) -> Tokens:
+    drafted, scored, target = (
+        _total(stats, name) / count for name in ("drafted_tokens", "scored_tokens", "target_tokens")
+    )
+    return Tokens(0.0, scored, drafted) if way.mode == "target" else Tokens(drafted, scored, target)
+
+
+def _by_turn(stats: list[RejectionStats]) -> list[TurnStats]:
+    turns: list[list[int]] = []
+    for one in stats:
+        for index, turn in enumerate(one.by_turn):
+            if index == len(turns):
+                turns.append([0, 0])
+            turns[index][0] += turn.verifications
+            turns[index][1] += turn.rejections
+    return [TurnStats(verifications=v, rejections=r) for v, r in turns]
+
+
+def _median(rates: Sequence[BareRates]) -> BareRates | None:
+    """The rates of a run: those of its middle measurement, each by itself."""
+    if not rates:
+        return None
+
+    def middle(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.median(known) if known else None
+
+    last = rates[-1]
+    return last.model_copy(
+        update={name: middle([getattr(one, name) for one in rates]) for name in ("draft", "score", "takeover", "alone")}
+    )
+
+
+def _seconds(rows: Sequence[Record]) -> Values:
+    return _column(rows, lambda row: row.wall_s)
+
+
+def _column(rows: Sequence[Record], value: Callable[[Record], float]) -> Values:
+    return np.array([value(row) for row in rows], np.float64)
+
+
+def _total(stats: Sequence[RejectionStats], name: str) -> float:
+    return float(sum(getattr(one, name) for one in stats))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None

@@ -1,0 +1,59 @@
+"""Estimates with bootstrap intervals, and the paired test. Questions are what is resampled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Bootstrap", "Estimate", "Values", "paired_p_value"]
+
+_DRAWS = 4000
+_LEVEL = 0.95
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Bootstrap:
+    """Percentile intervals over resamples of `count` questions, the same ones for every value: pairs stay pairs."""
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self._weights = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS).astype(np.float64)
+
+    def mean(self, values: Values) -> Estimate:
+        """Of one value a question."""
+        return self._estimate(float(values.mean()), self._weights @ values / len(values))
+
+    def ratio(self, above: Values, below: Values) -> Estimate:
+        """Of sums over questions."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            draws = (self._weights @ above) / (self._weights @ below)
+        return self._estimate(float(above.sum() / below.sum()), draws)
+
+    @staticmethod
+    def _estimate(value: float, draws: Values) -> Estimate:
+        low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+        return Estimate(value, float(low), float(high))
+
+
+def paired_p_value(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Two-sided exact McNemar test: how surprising the split of the questions that only one of two ways got right is.
+
+    Under the null hypothesis each such question is a fair coin (McNemar 1947; exact binomial form).
+    """
+    only, other_only = int((right & ~other).sum()), int((other & ~right).sum())
+    count, least = only + other_only, min(only, other_only)
+    tail = sum(math.comb(count, k) for k in range(least + 1)) / 2**count
+    return min(1.0, 2 * tail)

@@ -1,0 +1,173 @@
+"""From records to estimates, comparisons and sentences."""
+
+import random
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from a1agent.bench.figures import Figures, ceiling, compare, figures
+from a1agent.bench.report import Context, report
+from a1agent.bench.statistics import Bootstrap, paired_p_value
+from a1agent.bench.verdict import verdicts
+from a1agent.bench.ways import Way
+from a1agent.config import Options
+from tests.bench.made import bare, records
+
+TARGET, A1, CONTROL, SYNC = (
+    Way(m, r, 8) for m, r in (("target", 0), ("a1", 0.2), ("a1-random", 0.2), ("a1-sync", 0.2))
+)
+
+CONTEXT = Context(
+    draft="a draft",
+    target="a target",
+    data="a set",
+    asked=20,
+    options=Options(seed=1),
+    command="a1 bench --limit 20",
+    machine={"processor": "an abacus"},
+    date=datetime(2026, 1, 2, tzinfo=UTC),
+    peak_memory=3 << 20,
+    plots={"accuracy": "Accuracy."},
+)
+
+
+def of(*runs: tuple[Way, float, float], count: int = 60) -> Figures:
+    made = [r for way, right, seconds in runs for r in records(way, count, right=right, seconds=seconds)]
+    return figures(made, [bare()], [way for way, _, _ in runs], shared=True)
+
+
+def test_intervals_hold_the_mean_about_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(5)
+    bootstrap = Bootstrap(80)
+    held = [e.low <= 2.0 <= e.high for e in (bootstrap.mean(s) for s in rng.normal(2.0, 1.0, (200, 80)))]
+    assert 0.88 < np.mean(held) < 0.99
+
+
+def test_a_ratio_is_of_sums_and_narrow_where_questions_vary_together() -> None:
+    seconds = np.random.default_rng(1).exponential(1.0, 200)
+    found = Bootstrap(200).ratio(3 * seconds, seconds)
+    assert (found.value, found.low, found.high) == pytest.approx((3, 3, 3))
+
+
+@pytest.mark.parametrize(("only", "other", "p"), [(9, 1, 22 / 1024), (0, 5, 2 / 32), (3, 3, 1.0), (0, 0, 1.0)])
+def test_the_paired_test_is_the_exact_binomial_one(only: int, other: int, p: float) -> None:
+    right = np.array([True] * only + [False] * other + [True] * 7)
+    against = np.array([False] * only + [True] * other + [True] * 7)
+    assert paired_p_value(right, against) == pytest.approx(p)
+
+
+def test_the_paired_test_is_seldom_sure_of_what_is_chance() -> None:
+    rng = random.Random(2)
+    sure = 0
+    for _ in range(400):
+        pairs = np.array([[rng.random() < 0.6, rng.random() < 0.6] for _ in range(60)])
+        sure += paired_p_value(pairs[:, 0], pairs[:, 1]) < 0.05
+    assert sure <= 30
+
+
+def test_the_ceiling_is_the_formula_of_the_design() -> None:
+    # 1 ms a token alone; 0.25 to draft, 0.25 to score, and 2 in takeovers, of which there is one in five
+    assert ceiling(bare(), 1.0, 0.2) == pytest.approx(1 / (0.25 + 0.25 + 0.2 * 2))
+    assert ceiling(bare(), 0.5, 0.1) == pytest.approx(1 / (0.25 + 0.125 + 0.1 * 2))
+    assert ceiling(bare(alone=None), 1.0, 0.2) is None
+    assert ceiling(bare(takeover=None), 1.0, 0.0) == pytest.approx(2.0)
+
+
+def test_figures_are_over_questions_that_every_way_answered() -> None:
+    made = records(TARGET, 10, right=1.0, seconds=1.0) + records(A1, 6, right=0.5, seconds=0.5)
+    found = figures(made, [], [TARGET, A1], shared=True)
+    assert found.questions == 6
+    assert found.ways["a1 0.2"].speedup is not None and found.ways["a1 0.2"].speedup.value == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="no question"):
+        figures(made, [], [TARGET, A1, CONTROL], shared=True)
+
+
+def test_tokens_of_the_target_alone_are_the_targets() -> None:
+    found = of((TARGET, 1.0, 1.0), (A1, 1.0, 1.0))
+    assert (found.ways["target"].tokens.drafted, found.ways["target"].tokens.target) == (0, 400)
+    assert (found.ways["a1 0.2"].tokens.drafted, found.ways["a1 0.2"].tokens.target) == (400, 80)
+
+
+def test_the_account_adds_up_to_the_seconds() -> None:
+    account = of((TARGET, 1.0, 1.0), (A1, 1.0, 0.5)).ways["a1 0.2"].account
+    assert account is not None
+    assert account.ideal == pytest.approx(400 / 4000 + 400 / 4000 + 80 / 500)
+    parts = account.prompt + account.draft + account.score + account.takeover + account.rest
+    assert parts == pytest.approx(account.wall) and account.efficiency == pytest.approx(account.ideal / account.wall)
+
+
+def test_on_two_devices_the_ideal_is_the_busier_one() -> None:
+    made = records(A1, 5, right=1.0, seconds=1.0)
+    account = figures(made, [bare()], [A1], shared=False).ways["a1 0.2"].account
+    assert account is not None and account.ideal == pytest.approx(400 / 4000 + 80 / 500)
+
+
+def test_bare_rates_are_medians_over_the_run() -> None:
+    made = records(A1, 5, right=1.0, seconds=1.0)
+    rates = [bare(draft=d, alone=a) for d, a in ((1.0, None), (9.0, 7.0), (5.0, 9.0))]
+    found = figures(made, rates, [A1], shared=True).bare
+    assert found is not None and (found.draft, found.alone) == (5.0, 8.0)
+
+
+def test_where_a1_is_slower_and_no_better_the_target_alone_is_named_the_better_choice() -> None:
+    first = verdicts(of((TARGET, 0.9, 1.0), (A1, 0.9, 2.0)))[0]
+    assert first.startswith("The target alone is the better choice here") and "0.50 times as fast" in first
+
+
+def test_where_a1_is_faster_and_as_good_it_is_named_the_better_choice() -> None:
+    assert verdicts(of((TARGET, 0.9, 1.0), (A1, 0.9, 0.4)))[0].startswith(
+        "A1 at a rate of 0.2 is the better choice: 2.50"
+    )
+
+
+def test_speed_that_costs_accuracy_is_called_that() -> None:
+    assert verdicts(of((TARGET, 0.9, 1.0), (A1, 0.5, 0.4)))[0].startswith("A1 buys speed with accuracy")
+
+
+def test_accuracy_that_costs_speed_is_called_that() -> None:
+    first = verdicts(of((TARGET, 0.5, 1.0), (A1, 0.9, 2.0)))[0]
+    assert first.startswith("No rate of A1 is shown to be faster") and "0.50 times the speed" in first
+
+
+def test_a_control_that_is_not_beaten_shows_that_scoring_is_worth_nothing() -> None:
+    worthless = verdicts(of((A1, 0.8, 1.0), (CONTROL, 0.8, 1.0)))
+    worthy = verdicts(of((A1, 0.8, 1.0), (CONTROL, 0.5, 1.0)))
+    assert worthless[0].startswith("Scoring has shown nothing")
+    assert worthy[0].endswith("random steps by majority at 0.2, chain by chain at 0.2.")
+
+
+def test_an_efficiency_that_cannot_be_is_not_passed_over() -> None:
+    def said(seconds: float) -> bool:
+        found = of((TARGET, 0.9, 1.0), (A1, 0.9, seconds))
+        return "An efficiency above 1" in report(found, CONTEXT)
+
+    assert said(0.1) and not said(1.0)
+
+
+def test_the_barrier_is_told_as_a_ratio_of_seconds() -> None:
+    assert verdicts(of((A1, 0.8, 1.0), (SYNC, 0.8, 1.5)))[0].endswith("take 1.50 times as long.")
+
+
+def test_a_comparison_takes_the_vote_it_is_asked_for() -> None:
+    found = of((TARGET, 0.9, 1.0), (A1, 0.5, 1.0))
+    for vote in ("majority", "vote"):
+        compared = compare(found.ways["a1 0.2"], found.ways["target"], vote, found.bootstrap)
+        assert compared.difference.high < 0 and compared.p_value < 0.001
+
+
+def test_the_report_says_how_it_came_to_be_and_counts_what_failed() -> None:
+    made = records(TARGET, 20, right=0.9, seconds=1.0) + records(A1, 20, right=0.9, seconds=2.0)
+    made[25] = made[25].model_copy(update={"error": "the prompt does not fit", "stats": None})
+    text = report(figures(made, [bare()], [TARGET, A1], shared=True), CONTEXT)
+    for part in (
+        "a1 bench --limit 20",
+        "2026-01-02; processor an abacus",
+        "3 MiB",
+        "![accuracy](accuracy.png)\n\nAccuracy.",
+    ):
+        assert part in text
+    assert "a1 0.2: 1 questions, the first: the prompt does not fit" in text
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 4 and "nan" not in text
+    assert all(len({line.count("|") for line in table}) == 1 for table in tables)

@@ -1,0 +1,41 @@
+"""What a machine tells of itself."""
+
+from pathlib import Path
+
+from a1agent.bench.machine import EnergyMeter, describe, peak_memory
+
+
+def zone(folder: Path, name: str, joules: float, span: float = 100.0) -> Path:
+    path = folder / name
+    path.mkdir(exist_ok=True)
+    (path / "energy_uj").write_text(str(int(joules * 1e6)), encoding="ascii")
+    (path / "max_energy_range_uj").write_text(str(int(span * 1e6)), encoding="ascii")
+    return path
+
+
+def test_energy_is_summed_over_packages_and_counted_on_when_a_counter_begins_anew(tmp_path: Path) -> None:
+    zone(tmp_path, "intel-rapl:0", 90)
+    zone(tmp_path, "intel-rapl:1", 10)
+    zone(tmp_path, "intel-rapl:0:0", 5)  # a part of the first package, counted there
+    meter = EnergyMeter(tmp_path)
+    assert meter.joules() == 0
+    zone(tmp_path, "intel-rapl:0", 4)
+    zone(tmp_path, "intel-rapl:1", 13)
+    zone(tmp_path, "intel-rapl:0:0", 50)
+    assert meter.joules() == 14 + 3
+
+
+def test_where_nothing_tells_there_is_no_figure(tmp_path: Path) -> None:
+    assert EnergyMeter(tmp_path).joules() is None or describe()["gpu"] != "none"
+
+
+def test_a_machine_is_described_with_the_versions_that_matter() -> None:
+    found = describe()
+    assert {"processor", "gpu", "system", "python", "a1agent", "numpy"} <= set(found)
+
+
+def test_peak_memory_grows_with_what_is_held() -> None:
+    before = peak_memory()
+    held = bytearray(b"x" * (200 << 20))
+    after = peak_memory()
+    assert before is not None and after is not None and after >= len(held)

@@ -1,0 +1,78 @@
+"""Runs every benchmark and writes BENCHMARKS.md: commands, machine, date, versions, figures and plots.
+
+python tests/benchmarks/run_all.py [--questions 200] [--only NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from a1agent.bench.machine import describe
+
+ROOT = Path(__file__).parents[2]
+PLOTS = Path("docs/benchmarks")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A benchmark that prints its figures: what they are, and the command."""
+
+    title: str
+    command: tuple[str, ...]
+
+
+SECTIONS = {
+    "efficiency": Section("Efficiency", ("tests/benchmarks/bench_efficiency.py",)),
+    "scheduling": Section("Waiting for company on a shared device", ("tests/benchmarks/bench_scheduling.py",)),
+    "conformal": Section("Decisions", ("tests/benchmarks/bench_conformal.py",)),
+    "llama-cpp": Section("The llama.cpp backend against llama.cpp", ("tests/benchmarks/bench_llama_cpp.py",)),
+    "transformers": Section("The transformers backend", ("tests/benchmarks/bench_transformers.py",)),
+}
+
+
+def printed(section: Section) -> str:
+    """Title, command and what it printed; tables stay tables."""
+    print(f"python {' '.join(section.command)}", flush=True)
+    run = [sys.executable, *section.command]
+    done = subprocess.run(run, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    text = done.stdout.strip()
+    shown = text if "|---" in text else "\n".join(f"    {line}" for line in text.splitlines())
+    return f"## {section.title}\n\n    python {' '.join(section.command)}\n\n{shown}"
+
+
+def accuracy(questions: int) -> str:
+    """The report of `a1 bench` on the embedded pair, its headings one level lower, its plots kept beside the page."""
+    (ROOT / PLOTS).mkdir(parents=True, exist_ok=True)
+    flags = ["--limit", str(questions), "--seed", "7", "--more-chains", "2,4,16", "--scored", "0.25,0.5,0.75"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        subprocess.run([sys.executable, "-m", "a1agent", "bench", *flags, "--out", str(out)], cwd=ROOT, check=True)
+        for plot in (*out.glob("*.png"), *out.glob("*.svg")):
+            shutil.copy(plot, ROOT / PLOTS)
+        report = (out / "report.md").read_text(encoding="utf-8").replace(str(out), "bench")
+    lowered = [f"#{line}" if line.startswith("#") else line for line in report.splitlines()]
+    return "\n".join(lowered).replace("](", f"]({PLOTS.as_posix()}/")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=200, help="of the embedded pair's accuracy")
+    parser.add_argument("--only", nargs="*", choices=["accuracy", *SECTIONS], help="these benchmarks only")
+    options = parser.parse_args()
+    chosen = options.only or ["accuracy", *SECTIONS]
+    facts = "; ".join(f"{name} {value}" for name, value in describe().items())
+    made = f"Made by `make bench` on {datetime.now(UTC):%Y-%m-%d}; {facts}. Nothing here is typed by hand."
+    parts = [f"# Benchmarks\n\n{made}"]
+    parts += [accuracy(options.questions) if name == "accuracy" else printed(SECTIONS[name]) for name in chosen]
+    (ROOT / "BENCHMARKS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

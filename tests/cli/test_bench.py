@@ -1,0 +1,119 @@
+"""`a1 bench` and `a1 calibrate` as people call them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHORT = ["--limit", "3", "--rates", "0.3", "--chains", "3", "--modes", "target,a1"]
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Path:
+    path = tmp_path / "sums.jsonl"
+    lines = [json.dumps({"question": f"{i} + 2 + 3 + 4", "answer": i + 9}) for i in range(1, 9)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_run_writes_report_results_and_plots(a1: Any, sums: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = a1("bench", "--data", str(sums), *SHORT, "--out", str(out))
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-1] == str(out / "report.md")
+    assert (out / "report.md").read_text(encoding="utf-8").startswith("# scripted:sums and scripted:sums on sums.jsonl")
+    assert len((out / "results.jsonl").read_text(encoding="utf-8").splitlines()) == 6
+    pytest.importorskip("matplotlib")
+    assert {p.suffix for p in out.glob("accuracy.*")} == {".png", ".svg"}
+
+
+def test_a_run_resumes_and_refuses_what_is_not_its_own(a1: Any, sums: Path, tmp_path: Path) -> None:
+    flags = ["bench", "--data", str(sums), *SHORT, "--out", str(tmp_path / "run")]
+    a1(*flags)
+    before = (tmp_path / "run" / "results.jsonl").read_bytes()
+    refused = a1(*flags)
+    assert refused.exit_code == 2 and "--resume" in refused.stderr
+    other = a1(*flags, "--resume", "--temperature", "0.5")
+    assert other.exit_code == 2 and "temperature" in other.stderr
+    assert a1(*flags, "--resume").exit_code == 0
+    assert (tmp_path / "run" / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--rates", "0.3,1.5"], "1.5 in --rates"),
+        (["--rates", "0.3,many"], "'many'"),
+        (["--rates", ","], "--rates is empty"),
+        (["--modes", "a1,a1-random,taget"], "'target'"),
+        (["--more-chains", "0"], "--more-chains"),
+        (["--dataset", "math50"], "'math500'"),
+        (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--resume"], "--out"),
+        (["--limit", "0"], "--limit"),
+    ],
+)
+def test_bad_flags_are_named_before_anything_is_written(
+    a1: Any, flags: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = a1("bench", *flags)
+    assert done.exit_code == 2 and said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_broken_lines_stop_a_run_unless_they_may_be_left_out(a1: Any, sums: Path, tmp_path: Path) -> None:
+    with sums.open("a", encoding="utf-8") as file:
+        file.write("oops\n")
+    flags = ["bench", "--data", str(sums), *SHORT, "--out", str(tmp_path / "run")]
+    stopped = a1(*flags)
+    assert stopped.exit_code == 2 and "line 9 (no JSON)" in stopped.stderr
+    assert a1(*flags, "--skip-bad").exit_code == 0
+
+
+def test_calibration_is_kept_for_calls_to_come(a1: Any, sums: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "store.sqlite3")
+    static = ["--calibrator", "static", "--calibration", store, "--seed", "1"]
+    done = a1("calibrate", "--data", str(sums), "--calibration", store, "--json")
+    report = json.loads(done.stdout)
+    assert report["questions"] == 8 and report["scores"] > 100 and report["failed"] == 0
+    answered = json.loads(a1("ask", "1 + 2 + 3", "--json", *static).stdout)
+    assert answered["stats"]["calibration_size"] == report["scores"]
+
+
+def test_calibrating_needs_somewhere_to_keep_it(a1: Any, sums: Path) -> None:
+    done = a1("calibrate", "--data", str(sums), "--calibration", "none")
+    assert done.exit_code == 2 and "--calibration" in done.stderr
+
+
+def test_a_run_leaves_the_users_calibration_alone(a1: Any, sums: Path, tmp_path: Path, user_folders: Path) -> None:
+    flags = ["bench", "--data", str(sums), *SHORT, "--out", str(tmp_path / "run")]
+    assert a1(*flags, env={"A1_CALIBRATION": "default"}).exit_code == 0
+    assert not list(user_folders.rglob("calibration.sqlite3"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_killed_run_goes_on_without_asking_anything_twice(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ["bench", "--limit", "8", "--rates", "0.3", "--chains", "3", "--modes", "target,a1", "--out", str(out)]
+    command = [sys.executable, "-m", "a1agent", *flags]
+    environment = {**os.environ, "A1_CALIBRATION": "none"}
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
+    assert running.stderr is not None
+    for line in running.stderr:
+        if line.startswith("answers: "):
+            break
+    running.send_signal(signal.SIGKILL)
+    running.communicate(timeout=60)
+    kept = [line for line in (out / "results.jsonl").read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    assert 0 < len(kept) < 16
+    done = subprocess.run([*command, "--resume"], env=environment, timeout=200, capture_output=True, check=True)
+    lines = (out / "results.jsonl").read_bytes().splitlines(keepends=True)
+    assert lines[: len(kept)] == kept and len(lines) == 16
+    pairs = {(json.loads(line)["problem"], json.loads(line)["way"]) for line in lines}
+    assert len(pairs) == 16 and done.stdout.decode().strip().endswith("report.md")
