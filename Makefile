@@ -28,9 +28,9 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	@touch $@
 
 # Where pip is told of a CPU build of torch it is taken; elsewhere the next line gets the index's.
-$(VENV)/.dev: pyproject.toml $(VENV)/.runtime
+$(VENV)/.dev: pyproject.toml integrations/mcp/pyproject.toml $(VENV)/.runtime
 	-$(PIP) install --quiet --no-index --no-deps 'torch>=2.6' 2>/dev/null || true
-	$(PIP) install --quiet -e '.[llama-cpp,transformers,math]' --group dev
+	$(PIP) install --quiet -e '.[llama-cpp,transformers,math,server]' --group dev -e integrations/mcp
 	@touch $@
 
 demo: $(VENV)/.runtime
@@ -38,6 +38,7 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+	cd integrations/mcp && $(abspath $(BIN))/python -m pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
@@ -52,6 +53,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/bench_conformal.py
 	$(BIN)/python tests/benchmarks/bench_llama_cpp.py
 	$(BIN)/python tests/benchmarks/bench_transformers.py
+	$(BIN)/python tests/benchmarks/bench_server.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

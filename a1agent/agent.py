@@ -83,11 +83,15 @@ class A1:
         """As `solve`, in an event loop. Cancelling it frees all it holds before it returns."""
         return await self._answer(Question.of(question), self.options.replace(**options), _ignore)
 
-    async def astream(self, question: Askable, **options: Any) -> AsyncGenerator[Event, None]:
-        """The call's events as they happen; the last is `VoteClosed` with the result. Closing it cancels the call."""
+    async def astream(self, question: Askable, *, tenant: str = "", **options: Any) -> AsyncGenerator[Event, None]:
+        """The call's events as they happen; the last is `VoteClosed` with the result. Closing it cancels the call.
+
+        `tenant`: on whose behalf, for agents that serve several: each has its own calibration, so that none shifts
+        another's rate.
+        """
         asked, chosen = Question.of(question), self.options.replace(**options)
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        task = asyncio.create_task(self._answer(asked, chosen, queue.put_nowait))
+        task = asyncio.create_task(self._answer(asked, chosen, queue.put_nowait, tenant))
         task.add_done_callback(lambda _: queue.put_nowait(None))
         try:
             while (event := await queue.get()) is not None:
@@ -109,7 +113,7 @@ class A1:
         """Loads both models now instead of with the first question. Raises `ModelError`, `MissingExtra`."""
         await self.pair.load()
 
-    async def _answer(self, question: Question, options: Options, emit: Emit) -> Result:
+    async def _answer(self, question: Question, options: Options, emit: Emit, tenant: str = "") -> Result:
         asked = await asyncio.to_thread(prepare, question, options)  # before any model is loaded
         loaded = await self.pair.load()
         options = loaded.settle(options)
@@ -121,16 +125,18 @@ class A1:
             emit(event)
 
         with self._keys.key(question, options.seed) as (key, seed):
-            call = await self._call(asked, options, loaded, key, seed, record)
+            call = await self._call(asked, options, loaded, tenant, key, seed, record)
             outcome = await self._reason(call, asked.question, loaded)
         stats = fold.stats(time.perf_counter() - started)
         remarks = await self._notices.of_call(loaded, self.pair.embedded, question, stats)
         return result_of(asked, outcome, stats, fold.usage(), remarks)
 
-    async def _call(self, asked: Asked, options: Options, loaded: Loaded, key: str, seed: int, emit: Emit) -> Call:
-        stored = key_of(options, asked.question, loaded.draft.info, loaded.target.info)
+    async def _call(
+        self, asked: Asked, options: Options, loaded: Loaded, tenant: str, key: str, seed: int, emit: Emit
+    ) -> Call:
+        stored = key_of(options, asked.question, loaded.draft.info, loaded.target.info, tenant=tenant)
         calibrator = await asyncio.to_thread(self._calibrations.calibrator, stored, options)
-        screen = await self._screen(asked.question, options, loaded) if options.verify_rate < 1 else None
+        screen = await self._screen(asked.question, options, loaded, tenant) if options.verify_rate < 1 else None
         loop_time = asyncio.get_running_loop().time()
         return Call(
             key=key,
@@ -148,9 +154,9 @@ class A1:
             looks_ahead=loaded.looks_ahead(options) and options.baseline != "ranking",
         )
 
-    async def _screen(self, question: Question, options: Options, loaded: Loaded) -> Calibrator:
+    async def _screen(self, question: Question, options: Options, loaded: Loaded, tenant: str) -> Calibrator:
         """Keeps the share of steps that are scored."""
-        stored = key_of(options, question, loaded.draft.info, loaded.target.info, screen=True)
+        stored = key_of(options, question, loaded.draft.info, loaded.target.info, tenant=tenant, screen=True)
         adaptive = options.replace(rejection_rate=options.verify_rate, calibrator="adaptive", coverage="marginal")
         return await asyncio.to_thread(self._calibrations.calibrator, stored, adaptive)
 

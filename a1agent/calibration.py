@@ -1,7 +1,11 @@
-"""Which calibration a call uses: one calibrator per model pair, score, step length and prompt, kept across runs."""
+"""Which calibration a call uses: one calibrator per tenant, model pair, score, step length and prompt.
+
+It is kept across runs. What was measured for no tenant (by the operator of a server) is where each tenant starts.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 from collections import OrderedDict
@@ -19,15 +23,18 @@ from a1agent.types import Question
 __all__ = ["Calibrations", "key_of"]
 
 _MOST_CALIBRATORS = 64
-"""Calibrators kept in memory; the least recently used goes first, its scores are in the store."""
+"""Calibrators kept in memory for each tenant; its least recently used goes first, whose scores are in the store."""
+
+_Identity = tuple[CalibrationKey, str, str, int]
 
 
 def key_of(
-    options: Options, question: Question, draft: ModelInfo, target: ModelInfo, *, screen: bool = False
+    options: Options, question: Question, draft: ModelInfo, target: ModelInfo, *, tenant: str = "", screen: bool = False
 ) -> CalibrationKey:
     """What scores must share to be comparable: both models, the score, the step length and the kind of prompt.
 
-    With `screen`: of the scores that the draft gives its own steps.
+    `tenant` keeps the calibration of one client of a server apart from that of others. With `screen`: of the scores
+    that the draft gives its own steps.
     """
     frame = [m.content for m in question.messages if m.role == "system"]
     tools = [str(tool) for tool in question.tools]
@@ -39,6 +46,7 @@ def key_of(
         step_tokens=options.step_tokens,
         min_step_tokens=options.min_step_tokens or 0,
         prompt=digest.hexdigest(),
+        tenant=tenant,
     )
 
 
@@ -56,7 +64,7 @@ class Calibrations:
     def __init__(self, where: Path | str | Literal["default"] | None = "default") -> None:
         self.where = where
         self._store: CalibrationStore | None = None
-        self._calibrators: OrderedDict[tuple[CalibrationKey, str, str, int], Calibrator] = OrderedDict()
+        self._calibrators: dict[str, OrderedDict[_Identity, Calibrator]] = {}
         self._lock = threading.Lock()
 
     def calibrator(self, key: CalibrationKey, options: Options) -> Calibrator:
@@ -66,19 +74,21 @@ class Calibrations:
         """
         identity = (key, options.calibrator, options.coverage, options.seed or 0)
         with self._lock:
-            known = self._calibrators.get(identity)
+            own = self._calibrators.setdefault(key.tenant, OrderedDict())
+            known = own.get(identity)
             if known is not None:
-                self._calibrators.move_to_end(identity)
+                own.move_to_end(identity)
                 return known
             made = self._make(key, options)
-            self._calibrators[identity] = made
-            while len(self._calibrators) > _MOST_CALIBRATORS:
-                self._calibrators.popitem(last=False)
+            own[identity] = made
+            while len(own) > _MOST_CALIBRATORS:
+                own.popitem(last=False)
             return made
 
     def _make(self, key: CalibrationKey, options: Options) -> Calibrator:
         store = self._open()
-        stored = store.load(key) if store else []
+        everybodys = dataclasses.replace(key, tenant="")
+        stored = [pair for each in dict.fromkeys((everybodys, key)) for pair in store.load(each)] if store else []
         initial = shipped.calibration(key)
         if options.calibrator == "static" and store and not (stored or initial):
             self._check_static(store)

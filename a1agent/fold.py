@@ -1,4 +1,4 @@
-"""Folds the events of a call into its statistics and usage; nothing else feeds them."""
+"""Folds the events of a call, or of several, into their statistics and usage; nothing else feeds them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Chain:
 
 @dataclass(slots=True)
 class StatsFold:
-    """Accumulates events into `RejectionStats` and `Usage`."""
+    """Accumulates events into `RejectionStats` and `Usage`. Chains of several calls need numbers of their own."""
 
     asked_rate: float
     calibrator: str
@@ -81,9 +81,9 @@ class StatsFold:
                 pass
 
     def _opened(self, event: events.QuestionOpened) -> None:
-        self.draft_prompt = (event.draft_prompt_tokens, event.draft_work.cached_tokens)
-        self.queued_s = event.queued_s
-        self.target_prompt = (event.target_prompt_tokens, event.target_work.cached_tokens)
+        self.draft_prompt = _plus(self.draft_prompt, event.draft_prompt_tokens, event.draft_work.cached_tokens)
+        self.target_prompt = _plus(self.target_prompt, event.target_prompt_tokens, event.target_work.cached_tokens)
+        self.queued_s += event.queued_s
         for work in (event.draft_work, event.target_work):
             self.waiting_s += work.waiting_s
 
@@ -197,6 +197,10 @@ class StatsFold:
             target_tokens_per_s=_rate(self.target_output_tokens, self.takeover_s),
             asynchronous_intensity=compute_s / self.waiting_s if self.waiting_s > 0 else None,
         )
+
+
+def _plus(pair: tuple[int, int], first: int, second: int) -> tuple[int, int]:
+    return pair[0] + first, pair[1] + second
 
 
 def _rate(count: int, seconds: float) -> float | None:

@@ -83,6 +83,11 @@ class Pair:
         draft, target = (str(m) if isinstance(m, Address) else m.info.name for m in self._given.values())
         return draft, target
 
+    @property
+    def loaded(self) -> Loaded | None:
+        """Both models, once they are loaded and until they are closed."""
+        return self._loaded
+
     async def load(self) -> Loaded:
         """Both models; loads them in a thread the first time. Raises `ModelError`, `MissingExtra`, `BackendClosed`."""
         if self._loaded is not None and not self._closed:

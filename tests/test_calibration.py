@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from a1agent import A1, CalibrationError
+from a1agent import A1, CalibrationError, VoteClosed
 from a1agent.conformal.store import CalibrationStore
 from tests.doubles import SUM, sums_pair
 
@@ -49,3 +49,21 @@ def test_a_static_calibration_of_another_pair_is_refused(tmp_path: Path) -> None
         a1.solve(SUM)
     with A1(*sums_pair(0.5), calibration=path, calibrator="static", min_step_tokens=0) as a1:
         assert a1.solve(SUM).stats.calibration_size > 0
+
+
+@pytest.mark.anyio
+async def test_each_tenant_starts_where_the_operator_is_and_shifts_nobody_else(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.sqlite3"
+
+    async def size(tenant: str) -> int:
+        async with A1(*sums_pair(), calibration=path, min_step_tokens=0, early_stop="off", turns=4) as a1:
+            events = [event async for event in a1.astream(SUM, tenant=tenant)]
+        closed = events[-1]
+        assert isinstance(closed, VoteClosed)
+        return closed.result.stats.calibration_size
+
+    operators = await size("")
+    first = await size("ann")
+    assert first > operators
+    assert await size("ann") > first
+    assert await size("bob") <= first + 2

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from a1agent.cli import ask, chat, config, models, problems, replay, stats
+from a1agent.cli import ask, chat, config, models, problems, replay, serve, stats
 from a1agent.cli.console import fail, silence_broken_pipe, warn
 from a1agent.conformal.store import CalibrationWarning
 from a1agent.errors import UsageError, nearest
@@ -61,6 +61,7 @@ _COMMANDS = {
     "models": models.models,
     "problems": problems.problems,
     "replay": replay.replay,
+    "serve": serve.command(),
     "stats": stats.stats,
     "config": config.config,
 }

@@ -13,13 +13,13 @@ from a1agent.agent import A1
 from a1agent.cli.calls import Call, Loop, make_agent
 from a1agent.cli.console import console, fail, one_line, warn
 from a1agent.cli.flags import Command, with_settings
-from a1agent.cli.jsonlines import event_json, result_json
 from a1agent.cli.live import LiveView
 from a1agent.cli.progress import ending
 from a1agent.cli.report import print_result, print_stats, stats_line
 from a1agent.cli.settings import Settings
 from a1agent.errors import InvalidQuestion, SolveError, UsageError
 from a1agent.events import ChainFinished, Event
+from a1agent.jsonlines import event_json, result_json
 from a1agent.prompts import ask_for_box
 from a1agent.stats import RejectionStats
 from a1agent.types import Message, Question, Result

@@ -83,7 +83,7 @@ class _Run:
         if error is not None:
             chain.end = "failed"
             self.causes.append(error)
-        await self._settle(chain, str(error) if error is not None else None)
+        await finish(self._settle(chain, str(error) if error is not None else None))
 
     async def _settle(self, chain: Chain, error: str | None = None) -> None:
         if self.call.ranking is not None:

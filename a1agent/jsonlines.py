@@ -10,22 +10,23 @@ from typing import Any, cast
 from a1agent.events import Event, VoteClosed
 from a1agent.types import Result
 
-__all__ = ["event_json", "result_json"]
+__all__ = ["event_fields", "event_json", "result_json"]
 
 
 def result_json(result: Result) -> str:
     """One object on one line."""
-    return _dump(result.as_dict())
+    return json.dumps(_finite(result.as_dict()), ensure_ascii=False, allow_nan=False)
 
 
 def event_json(event: Event) -> str:
     """One object on one line; `event` names its kind."""
+    return json.dumps(event_fields(event), ensure_ascii=False, allow_nan=False)
+
+
+def event_fields(event: Event) -> dict[str, Any]:
+    """The object as values that JSON has."""
     fields = {"result": event.result.as_dict()} if isinstance(event, VoteClosed) else dataclasses.asdict(event)
-    return _dump({"event": type(event).__name__, **fields})
-
-
-def _dump(value: dict[str, Any]) -> str:
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    return _finite({"event": type(event).__name__, **fields})
 
 
 def _finite(value: Any) -> Any:

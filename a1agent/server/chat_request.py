@@ -1,0 +1,149 @@
+"""`POST /v1/chat/completions`: what a request may say, and what it asks of the agent."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from a1agent.config import Options
+from a1agent.effort import Effort
+from a1agent.errors import InvalidQuestion
+from a1agent.server.asking import Extension, Wishes, make_asked, text_of
+from a1agent.server.errors import ApiError
+from a1agent.server.fields import Fields, check_whole
+from a1agent.server.formats import FunctionTool, ResponseFormat, ToolChoice, choice_of
+from a1agent.server.jobs import Asked
+from a1agent.server.settings import ServerSettings
+from a1agent.types import Message, Question
+
+__all__ = ["KNOWN", "ChatMessage", "ChatRequest", "StreamOptions", "asked_of"]
+
+_MOST_STOPS = 4
+
+
+class CalledFunction(Fields):
+    """A tool's name, and the arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class Call(Fields):
+    """A tool call of an earlier answer."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ChatMessage(Fields):
+    """One message of the conversation; content is text, or parts that are all text."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[str, BeforeValidator(text_of)] = ""
+    name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+
+    def message(self) -> Message:
+        """The message as chat templates read it. Raises `InvalidQuestion` for calls that are none."""
+        extra = self.model_dump(include={"name", "reasoning_content", "tool_calls", "tool_call_id"})
+        role = "system" if self.role == "developer" else self.role
+        return Message(role=role, content=self.content, extra={k: v for k, v in extra.items() if v is not None})
+
+
+class StreamOptions(Fields):
+    """What a stream holds beside the answer."""
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class ChatRequest(Fields):
+    """A chat completion as OpenAI's clients ask for it; every field is served, all others are refused by name."""
+
+    model: str
+    messages: list[ChatMessage] = Field(min_length=1)
+    n: int = Field(1, ge=1)
+    stop: str | list[str] = Field(default_factory=list)
+    max_completion_tokens: int | None = Field(None, ge=1, description="of a chain, reasoning included")
+    max_tokens: int | None = Field(None, ge=1, description="the old name of max_completion_tokens")
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    tools: list[FunctionTool] = Field(default_factory=list[FunctionTool])
+    tool_choice: ToolChoice | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Effort | None = Field(None, description="scales the chains and turns the operator set")
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, max_length=512, description="goes into the server's log")
+    safety_identifier: str | None = Field(None, max_length=512, description="the new name of user")
+    a1: Extension | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_whole(cls, given: Any) -> Any:
+        return check_whole(given)
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk of usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def events(self) -> bool:
+        """Whether a stream carries every event of the chains."""
+        return self.a1 is not None and self.a1.events
+
+
+KNOWN = {
+    "": tuple(ChatRequest.model_fields),
+    "messages[]": tuple(ChatMessage.model_fields),
+    "stream_options": tuple(StreamOptions.model_fields),
+    "a1": tuple(Extension.model_fields),
+}
+"""Fields by object, for the hints of errors."""
+
+
+def asked_of(request: ChatRequest, options: Options, settings: ServerSettings, tenant: str) -> Asked:
+    """What the request asks of the agent. Raises `ApiError` for what is impossible or above the operator's caps."""
+    if request.stream_options is not None and not request.stream:
+        raise ApiError(400, "stream_options goes with stream: true", code="invalid_value", param="stream_options")
+    if request.max_tokens is not None and request.max_completion_tokens is not None:
+        raise ApiError(
+            400,
+            "max_tokens is the old name of max_completion_tokens: give one",
+            code="invalid_value",
+            param="max_tokens",
+        )
+    wishes = Wishes(
+        n=request.n,
+        stop=_stops(request.stop),
+        max_tokens=request.max_completion_tokens or request.max_tokens,
+        max_tokens_name="max_tokens" if request.max_tokens else "max_completion_tokens",
+        temperature=request.temperature,
+        top_p=request.top_p,
+        seed=request.seed,
+        effort=request.reasoning_effort,
+        extension=request.a1,
+    )
+    try:
+        question = Question(
+            messages=tuple(message.message() for message in request.messages),
+            tools=tuple(tool.model_dump(exclude_none=True) for tool in request.tools),
+            tool_choice=choice_of(request.tool_choice),
+            response_format=request.response_format and request.response_format.model_dump(by_alias=True),
+        )
+    except InvalidQuestion as error:
+        raise ApiError(400, str(error), code="invalid_value", param="messages") from None
+    return make_asked(question, wishes, options, settings, tenant)
+
+
+def _stops(given: str | list[str]) -> tuple[str, ...]:
+    stops = (given,) if isinstance(given, str) else tuple(given)
+    if len(stops) > _MOST_STOPS or not all(stops):
+        raise ApiError(400, f"stop: up to {_MOST_STOPS} texts, none empty", code="invalid_value", param="stop")
+    return stops

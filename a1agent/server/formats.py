@@ -1,0 +1,146 @@
+"""Tools and formats of answers: what a request may ask for, checked before it is admitted, and what comes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
+
+from pydantic import Field
+
+from a1agent import structured, tools
+from a1agent.errors import InvalidQuestion
+from a1agent.server.errors import ApiError
+from a1agent.server.fields import Fields
+from a1agent.types import Question, Result
+
+__all__ = [
+    "Function",
+    "FunctionTool",
+    "NamedFunction",
+    "ResponseFormat",
+    "ToolChoice",
+    "check",
+    "choice_of",
+    "content_of",
+    "tool_calls_of",
+]
+
+
+class Function(Fields):
+    """A tool's name, what it does, and the JSON schema of its arguments."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool = False
+
+
+class FunctionTool(Fields):
+    """A tool that the client runs."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Fields):
+    """A tool by its name."""
+
+    name: str
+
+
+class NamedTool(Fields):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
+class Schema(Fields):
+    """A JSON schema that the answer must match."""
+
+    name: str
+    schema_: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool = False
+
+
+class ResponseFormat(Fields):
+    """The format of the answer. A schema is always kept to, strict or not."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Schema | None = None
+
+
+def choice_of(choice: ToolChoice | None) -> str:
+    """The choice as a question takes it."""
+    if choice is None:
+        return "auto"
+    return choice.function.name if isinstance(choice, NamedTool) else choice
+
+
+def check(question: Question) -> None:
+    """Raises `ApiError` that names `tools` or `response_format` for what is none. Takes time: not for an event loop."""
+    try:
+        tools.offer(question)
+    except InvalidQuestion as error:
+        raise ApiError(400, str(error), code="invalid_value", param="tools") from None
+    try:
+        structured.format_of(question)
+    except InvalidQuestion as error:
+        raise ApiError(400, str(error), code="invalid_value", param="response_format") from None
+    if any(_patterns(question.response_format or {})):
+        raise _pattern("response_format")
+    if any(any(_patterns(_parameters(tool))) for tool in question.tools if _strict(tool)):
+        raise _pattern("tools")
+
+
+def tool_calls_of(result: Result, question: Question) -> list[tuple[str, str, str]]:
+    """(id, name, arguments as JSON text) of each call. Raises `ApiError` for one that breaks a strict tool's schema."""
+    strict = {tool["function"]["name"]: _parameters(tool) for tool in question.tools if _strict(tool)}
+    for call in result.tool_calls:
+        schema = strict.get(call.name)
+        if schema is not None and not structured.check_schema(schema, call.name).is_valid(dict(call.arguments)):
+            raise ApiError(500, f"no chain called {call.name!r} with arguments its schema takes", code="invalid_answer")
+    return [(tools.call_id(), call.name, json.dumps(dict(call.arguments))) for call in result.tool_calls]
+
+
+def content_of(result: Result, question: Question) -> tuple[str, str | None]:
+    """(the message, the reasoning beside it): where a format was asked for the message is the JSON alone."""
+    asked = (question.response_format or {}).get("type", "text")
+    if asked != "text" and result.answer is not None and not result.tool_calls:
+        return result.answer, result.reasoning
+    return result.text, None if result.reasoning == result.text else result.reasoning
+
+
+def _strict(tool: Mapping[str, Any]) -> bool:
+    return bool(tool["function"].get("strict"))
+
+
+def _parameters(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    return tool["function"].get("parameters") or {}
+
+
+def _pattern(param: str) -> ApiError:
+    return ApiError(
+        400,
+        f"{param}: patterns in schemas are not supported, since one can take for ever to match; use enum, or say it",
+        code="unsupported_parameter",
+        param=param,
+    )
+
+
+def _patterns(schema: object, names: bool = False) -> Iterator[str]:
+    """Keywords of a schema that hold a regular expression. `names`: the keys here are names of properties."""
+    if isinstance(schema, Mapping):
+        for key, value in cast("Mapping[str, Any]", schema).items():
+            if not names and key in ("pattern", "patternProperties"):
+                yield key
+            elif names or key not in ("const", "enum", "default", "examples"):
+                yield from _patterns(value, not names and key in ("properties", "$defs", "definitions"))
+    elif isinstance(schema, Sequence) and not isinstance(schema, str):
+        for value in cast("Sequence[Any]", schema):
+            yield from _patterns(value)

@@ -1,0 +1,122 @@
+"""Runs the server: the address is bound before the models load, and an end is orderly."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import uvicorn
+
+from a1agent.agent import A1
+from a1agent.errors import UsageError
+from a1agent.server import logs
+from a1agent.server.app import create_app
+from a1agent.server.service import Service
+from a1agent.server.settings import ServerSettings
+
+__all__ = ["OrderlyServer", "Server", "announced", "bind", "serve"]
+
+_MOST_CONNECTIONS = 1000
+_AFTER_GRACE_S = 2
+
+
+def bind(host: str, port: int, settings: ServerSettings) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises `UsageError` for an address outside this machine without a key, and for one that cannot be bound.
+    """
+    if not _is_loopback(host) and not settings.keys:
+        raise UsageError(
+            f"{host} can be reached from outside this machine, and there is no API key",
+            "give --api-keys FILE or A1_API_KEYS (name=key), or keep to 127.0.0.1",
+        )
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(f"cannot use the address {host}: {error.strerror or error}", "for example 127.0.0.1") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "linux":  # else what was sent to a reader that never reads keeps its connection for ever
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.slow_reader_s * 1000))
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}", "choose another --port (0: a free one)"
+        ) from None
+    return listener
+
+
+async def serve(
+    agent: A1, settings: ServerSettings, listener: socket.socket, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Serves until a signal ends it; calls `ready` once the models are there. The agent stays the caller's.
+
+    Raises what loading the models raises.
+    """
+    await agent.load()
+    ready()
+    logs.configure()
+    app = create_app(agent, settings)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_graceful_shutdown=int(settings.grace_s) + _AFTER_GRACE_S,
+        ws="none",
+    )
+    await Server(config, app.state.service).serve(sockets=[listener])
+
+
+class OrderlyServer(uvicorn.Server):
+    """Ends with a signal, and only itself: what the process holds is still to be closed after it."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Signals end the server while this lasts; other threads get none."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Server(OrderlyServer):
+    """Tells the service when the end begins, so that who waits is sent away at once."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stops listening, lets requests finish within the grace period, cancels the rest."""
+        self._service.drain()
+        await super().shutdown(sockets)
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def announced(listener: socket.socket) -> str:
+    """The address of a listening socket, as clients write it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,89 @@
+"""`a1 mcp`: the MCP server over stdio, or over streamable HTTP behind the same guard as `a1 serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from a1agent import A1
+from a1agent.cli.calls import make_agent
+from a1agent.cli.flags import with_settings
+from a1agent.cli.settings import Settings
+from a1agent.errors import InvalidOption
+from a1agent.server import ServerSettings, read_keys
+from a1agent.server.guard import Guard
+from a1agent.server.run import OrderlyServer, announced, bind
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.types import ASGIApp
+
+from a1agent_mcp.server import Limits, create_server
+
+__all__ = ["http_app", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to `a1`."""
+    app.command("mcp")(with_settings(mcp))
+
+
+def mcp(
+    settings: Settings,
+    http: Annotated[bool, typer.Option("--http", help="serve streamable HTTP at /mcp instead of stdio")] = False,
+    host: Annotated[
+        str, typer.Option("--host", help="address to listen on; another than this machine's needs a key")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="port to listen on; 0: a free one")] = 8001,
+    api_keys: Annotated[
+        Path | None, typer.Option("--api-keys", help="file of name=key lines (also: A1_API_KEYS, commas between)")
+    ] = None,
+    allow_host: Annotated[list[str] | None, typer.Option("--allow-host", help="another name of this server")] = None,
+    calls: Annotated[int, typer.Option("--calls", min=1, help="calls that run at a time")] = 4,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", help="most seconds of a call")] = 300.0,
+) -> int:
+    """Serve the tool `reason` to MCP clients."""
+    if max_seconds <= 0:
+        raise InvalidOption(f"--max-seconds is {max_seconds}", "use a number above 0")
+    limits, agent = Limits(calls=calls, seconds=max_seconds), make_agent(settings)
+    if not http:
+        asyncio.run(_stdio(agent, limits))
+        return 0
+    chosen = ServerSettings(keys=read_keys(api_keys), allowed_hosts=(*(allow_host or ()), host))
+    asyncio.run(_http(agent, limits, chosen, host, port))
+    return 0
+
+
+def http_app(agent: A1, limits: Limits, settings: ServerSettings) -> ASGIApp:
+    """The streamable HTTP application behind the guard, which checks Host, Origin, key, kind and size of the body."""
+    checked_before = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    app = create_server(agent, limits).streamable_http_app(transport_security=checked_before)
+    app.add_middleware(Guard, settings=settings, count=_ignore)
+    return app
+
+
+async def _stdio(agent: A1, limits: Limits) -> None:
+    async with agent:
+        await create_server(agent, limits).run_stdio_async()
+
+
+async def _http(agent: A1, limits: Limits, settings: ServerSettings, host: str, port: int) -> None:
+    with bind(host, port, settings) as listener:
+        async with agent:
+            await agent.load()
+            config = uvicorn.Config(
+                http_app(agent, limits, settings),
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=int(settings.grace_s),
+                ws="none",
+            )
+            print(f"serving MCP on {announced(listener)}/mcp", file=sys.stderr, flush=True)
+            await OrderlyServer(config).serve(sockets=[listener])
+
+
+def _ignore(*_: Any) -> None:
+    pass

@@ -1,0 +1,172 @@
+"""The tool and the resource, through the SDK's own client: in process, over stdio, over streamable HTTP."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from a1agent import A1, RejectionStats
+from a1agent.backends.scripted import ScriptedBackend, Sums
+from a1agent.server import Keys, ServerSettings
+from a1agent.server.run import OrderlyServer, announced, bind
+from mcp import Client, StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import TextContent
+
+from a1agent_mcp import Limits, create_server
+from a1agent_mcp.command import http_app
+
+pytestmark = pytest.mark.anyio
+
+ASKED: dict[str, Any] = {"question": "1 + 2 + 3"}
+KEY = "a-key-that-nobody-guesses"
+OTHER = "another-key-of-somebody"
+
+
+def pair(jitter: int = 0) -> tuple[ScriptedBackend, ScriptedBackend]:
+    draft = ScriptedBackend(Sums(0.6), name="draft", jitter=jitter)
+    return draft, ScriptedBackend(Sums(), name="target", jitter=jitter)
+
+
+@asynccontextmanager
+async def agent(jitter: int = 0) -> AsyncIterator[A1]:
+    async with A1(*pair(jitter), calibration=None, min_step_tokens=0) as a1:
+        yield a1
+
+
+@asynccontextmanager
+async def served(**settings: Any) -> AsyncIterator[str]:
+    """The HTTP transport on a free port."""
+    chosen = ServerSettings(**settings)
+    with bind("127.0.0.1", 0, chosen) as listener:
+        async with agent() as a1:
+            config = uvicorn.Config(http_app(a1, Limits(), chosen), log_config=None, access_log=False, ws="none")
+            server = OrderlyServer(config)
+            task = asyncio.create_task(server.serve(sockets=[listener]))
+            yield f"{announced(listener)}/mcp"
+            server.should_exit = True
+            await task
+
+
+@asynccontextmanager
+async def http_client(url: str, key: str) -> AsyncIterator[Client]:
+    headers = {"authorization": f"Bearer {key}"}
+    async with (
+        httpx2.AsyncClient(headers=headers) as http,
+        Client(streamable_http_client(url, http_client=http)) as mcp,
+    ):
+        yield mcp
+
+
+async def test_a_question_is_answered_as_text_and_as_structured_content() -> None:
+    async with agent() as a1, Client(create_server(a1)) as client:
+        answer = await client.call_tool("reason", ASKED)
+    assert answer.structured_content is not None and not answer.is_error
+    assert answer.structured_content["answer"] == "6"
+    stats = RejectionStats.model_validate(answer.structured_content["stats"])
+    assert stats.chains_started == 8
+    (text,) = answer.content
+    assert isinstance(text, TextContent) and "Answer: 6" in text.text
+
+
+async def test_each_turn_is_told_while_the_chains_think() -> None:
+    told: list[tuple[float, str | None]] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, message))
+
+    async with agent() as a1, Client(create_server(a1)) as client:
+        answer = await client.call_tool("reason", ASKED, progress_callback=note)
+    assert answer.structured_content is not None
+    assert [progress for progress, _ in told] == list(range(1, len(told) + 1))
+    taken = sum("taken over" in (message or "") for _, message in told)
+    assert 0 < taken <= answer.structured_content["stats"]["rejections"]
+
+
+@pytest.mark.parametrize(("effort", "chains"), [("low", 4), ("medium", 8), ("high", 16)])
+async def test_effort_and_rate_reach_the_call(effort: str, chains: int) -> None:
+    async with agent() as a1, Client(create_server(a1)) as client:
+        answer = await client.call_tool("reason", {**ASKED, "effort": effort, "rate": 1.0})
+    assert answer.structured_content is not None
+    stats = answer.structured_content["stats"]
+    assert (stats["chains_started"], stats["asked_rate"], stats["observed_rate"]) == (chains, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"question": ""}, {}, {**ASKED, "effort": "much"}, {**ASKED, "rate": 2}, {"question": "1 + " * 40000}],
+    ids=["empty", "missing", "effort", "rate", "too-long"],
+)
+async def test_what_cannot_be_asked_is_an_error_of_the_tool(asked: dict[str, Any]) -> None:
+    async with agent() as a1, Client(create_server(a1)) as client:
+        answer = await client.call_tool("reason", asked)
+    assert answer.is_error
+
+
+async def test_past_calls_are_listed_without_their_questions_and_the_oldest_go() -> None:
+    async with agent() as a1, Client(create_server(a1, Limits(kept=2)), cache=None) as client:
+        for _ in range(3):
+            await client.call_tool("reason", ASKED)
+        (found,) = (await client.read_resource("a1://calls")).contents
+    calls = json.loads(found.text)  # type: ignore[union-attr]
+    assert len(calls) == 2 and set(calls[0]) == {"at", "confidence", "stats"}
+    assert "1 + 2" not in found.text  # type: ignore[union-attr]
+
+
+async def test_a_call_that_is_cancelled_leaves_nothing_behind() -> None:
+    draft, target = pair(jitter=10**6)
+    async with A1(draft, target, calibration=None, min_step_tokens=0) as a1, Client(create_server(a1)) as client:
+        call = asyncio.create_task(client.call_tool("reason", ASKED))
+        async with asyncio.timeout(30):
+            while not draft.counters.sequences_alive:  # noqa: ASYNC110  counters have no event to wait for
+                await asyncio.sleep(0)
+            call.cancel()
+            while draft.counters.sequences_alive or target.counters.sequences_alive:  # noqa: ASYNC110  as above
+                await asyncio.sleep(0)
+
+
+async def test_over_stdio() -> None:
+    words = ["-m", "a1agent", "mcp", "--draft", "scripted:sums", "--target", "scripted:sums", "--calibration", "none"]
+    environment = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}  # the SDK passes on little else
+    program = StdioServerParameters(command=sys.executable, args=words, env=environment)
+    async with Client(stdio_client(program)) as client:
+        assert [tool.name for tool in (await client.list_tools()).tools] == ["reason"]
+        answer = await client.call_tool("reason", ASKED)
+    assert answer.structured_content is not None and answer.structured_content["answer"] == "6"
+
+
+async def test_over_http_each_key_has_past_calls_and_a_calibration_of_its_own() -> None:
+    async with served(keys=Keys({"ann": KEY, "bob": OTHER})) as url:
+        async with http_client(url, KEY) as ann:
+            first = await ann.call_tool("reason", ASKED)
+            second = await ann.call_tool("reason", ASKED)
+            mine = json.loads((await ann.read_resource("a1://calls")).contents[0].text)  # type: ignore[union-attr]
+        async with http_client(url, OTHER) as bob:
+            theirs = json.loads((await bob.read_resource("a1://calls")).contents[0].text)  # type: ignore[union-attr]
+    assert (len(mine), theirs) == (2, [])
+    sizes = [call.structured_content["stats"]["calibration_size"] for call in (first, second)]  # type: ignore[index]
+    assert sizes[1] > sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"authorization": "Bearer wrong"}, 401),
+        ({"authorization": f"Bearer {KEY}", "host": "evil.example"}, 403),
+        ({"authorization": f"Bearer {KEY}", "origin": "http://evil.example"}, 403),
+        ({"authorization": f"Bearer {KEY}", "content-type": "text/plain"}, 415),
+    ],
+    ids=["no-key", "wrong-key", "host", "origin", "kind"],
+)
+async def test_over_http_nobody_else_comes_in(headers: dict[str, str], status: int) -> None:
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+    async with served(keys=Keys({"ann": KEY})) as url, httpx2.AsyncClient() as http:
+        answer = await http.post(url, content=body, headers={"content-type": "application/json"} | headers)
+    assert answer.status_code == status

@@ -1,0 +1,32 @@
+"""The examples for clients of other makers run against a live server, where those are installed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.server.test_process import importable, served
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SUMS = ("--calibration", "none")
+OBEDIENT = (*SUMS, "--draft", "scripted:obedient", "--target", "scripted:obedient")
+
+__all__ = ["importable"]
+
+
+@pytest.mark.parametrize(
+    ("script", "package", "models", "printed"),
+    [
+        ("40_openai_client.py", "openai", SUMS, "--- the message ---"),
+        ("41_pydantic_ai.py", "pydantic_ai", OBEDIENT, "42"),
+        ("42_smolagents.py", "smolagents", OBEDIENT, "add("),
+    ],
+)
+def test_an_example_runs(script: str, package: str, models: tuple[str, ...], printed: str) -> None:
+    pytest.importorskip(package)
+    with served(*models) as (url, _):
+        command = [sys.executable, str(EXAMPLES / script), f"{url}/v1"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert printed in done.stdout

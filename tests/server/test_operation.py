@@ -1,0 +1,338 @@
+"""A server under load, while it ends, and with clients that leave: nothing is lost, nothing leaks."""
+
+import asyncio
+import gc
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from a1agent import A1
+from a1agent.server import Keys
+from a1agent.server.admission import Admission
+from a1agent.server.errors import ApiError
+from tests.doubles import sums_pair
+from tests.server.serving import KEY, SUM, Gate, Running, held_agent, raw, serving, until
+
+pytestmark = pytest.mark.anyio
+
+ASKED: Any = {"model": "a1", "messages": [{"role": "user", "content": SUM}]}
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+def body(**fields: Any) -> bytes:
+    content = json.dumps(ASKED | fields).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(content)}",
+    )
+    return "\r\n".join((*head, "", "")).encode() + content
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def nothing_left(running: Running) -> None:
+    """Waits until every request has let go of all it held."""
+    await until(lambda: running.service.admission.running == 0 and running.alive == 0)
+    await until(lambda: not [t for t in asyncio.all_tasks() if t.get_name().startswith("a1 ")])
+
+
+async def test_requests_beyond_the_queue_are_told_when_to_come_again() -> None:
+    gate = Gate()
+    async with (
+        held_agent(gate, chains=1) as agent,
+        serving(agent, running=1, waiting=1) as running,
+        running.client() as client,
+    ):
+        first = asyncio.create_task(client.chat.completions.create(**ASKED))
+        await until(lambda: running.service.admission.running == 1)
+        second = asyncio.create_task(client.chat.completions.create(**ASKED))
+        await until(lambda: running.service.admission.waiting == 1)
+        with pytest.raises(openai.RateLimitError) as caught:
+            await client.chat.completions.create(**ASKED)
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+        gate.open.set()
+        answers = await asyncio.gather(first, second)
+    assert all(answer.choices[0].finish_reason == "stop" for answer in answers)
+
+
+async def test_a_request_that_waited_too_long_is_sent_away() -> None:
+    gate = Gate()
+    async with held_agent(gate, chains=1) as agent, serving(agent, running=1) as running, running.client() as client:
+        first = asyncio.create_task(client.chat.completions.create(**ASKED))
+        await until(lambda: running.service.admission.running == 1)
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(**ASKED, extra_body={"a1": {"timeout_s": 0.01}})
+        assert (caught.value.status_code, caught.value.code) == (503, "overloaded")
+        assert running.service.admission.waiting == 0
+        gate.open.set()
+        await first
+
+
+async def test_a_deadline_returns_the_best_answer_so_far() -> None:
+    gate = Gate()
+    async with held_agent(gate, chains=1) as agent, serving(agent) as running, running.client() as client:
+        answer = await client.chat.completions.create(**ASKED, extra_body={"a1": {"timeout_s": 0.01}})
+        await nothing_left(running)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.choices[0].model_extra["a1"]["complete"] is False
+
+
+async def test_the_queue_is_served_in_order_and_gives_back_every_place() -> None:
+    queue, gone, order = Admission(2, 10), asyncio.create_task(never()), []
+
+    async def one(number: int) -> None:
+        await queue.enter(60, gone)
+        order.append(number)
+        queue.leave(0.1)
+
+    await queue.enter(60, gone)
+    await queue.enter(60, gone)
+    tasks = [asyncio.create_task(one(number)) for number in range(6)]
+    await until(lambda: queue.waiting == 6)
+    tasks[2].cancel()
+    await until(lambda: queue.waiting == 5)
+    queue.leave(0.1)
+    queue.leave(0.1)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == [0, 1, 3, 4, 5]
+    assert (queue.running, queue.waiting) == (0, 0)
+    for _ in range(2):
+        await queue.enter(0.001, gone)
+    with pytest.raises(ApiError):
+        await queue.enter(0.001, gone)
+    gone.cancel()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_takes_its_chains_with_it(stream: bool) -> None:
+    gate = Gate()
+    async with held_agent(gate, chains=4) as agent, serving(agent) as running:
+        connection = raw(running.address)
+        connection.sendall(body(stream=stream))
+        await until(lambda: gate.waiting == 4)
+        connection.close()
+        await nothing_left(running)
+        assert gate.waiting == 0
+
+
+async def test_a_client_that_leaves_the_queue_frees_its_place() -> None:
+    gate = Gate()
+    async with held_agent(gate, chains=1) as agent, serving(agent, running=1) as running, running.client() as client:
+        first = asyncio.create_task(client.chat.completions.create(**ASKED))
+        await until(lambda: running.service.admission.running == 1)
+        connection = raw(running.address)
+        connection.sendall(body())
+        await until(lambda: running.service.admission.waiting == 1)
+        connection.close()
+        await until(lambda: running.service.admission.waiting == 0)
+        gate.open.set()
+        await first
+
+
+async def test_closing_a_stream_of_the_official_client_cancels_the_chains() -> None:
+    gate = Gate()
+    async with held_agent(gate) as agent, serving(agent) as running, running.client() as client:
+        stream = await client.chat.completions.create(**ASKED, stream=True)
+        await until(lambda: gate.waiting > 0)
+        await stream.close()
+        await nothing_left(running)
+
+
+async def test_a_stream_is_kept_alive_while_nothing_happens() -> None:
+    gate = Gate()
+    async with (
+        held_agent(gate, chains=1) as agent,
+        serving(agent, keep_alive_s=0.01) as running,
+        running.http() as client,
+        client.stream("POST", "/v1/chat/completions", json=ASKED | {"stream": True}) as answer,
+    ):
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = answer.aiter_lines()
+        async for line in lines:
+            if line.startswith(": keep-alive"):
+                gate.open.set()
+                break
+        rest = [line async for line in lines]
+    assert rest[-2] == "data: [DONE]" or rest[-1] == "data: [DONE]"
+
+
+async def test_a_reader_that_never_reads_is_cut_off() -> None:
+    options: Any = {"early_stop": "off", "chains": 4, "turns": 64}
+    async with (
+        A1(*sums_pair(), calibration=None, min_step_tokens=0) as agent,
+        serving(agent, slow_reader_s=0.1, send_buffer=4096) as running,
+    ):
+        connection = raw(running.address, receive_buffer=4096)
+        question = " + ".join(["1"] * 80)
+        asked: Any = {"messages": [{"role": "user", "content": question}], "a1": options | {"events": True}}
+        connection.sendall(body(**asked, stream=True))
+        await until(lambda: running.service.admission.running == 1)
+        await nothing_left(running)
+        await until(lambda: not running.server.server_state.connections)
+        connection.close()
+
+
+async def test_a_half_closed_socket_leaves_nothing_behind() -> None:
+    async with serving() as running:
+        connection = raw(running.address)
+        connection.sendall(body(stream=True))
+        connection.shutdown(1)
+        await nothing_left(running)
+        connection.close()
+
+
+async def test_a_body_that_never_arrives_is_not_waited_for() -> None:
+    async with serving(body_timeout_s=0.05) as running:
+        reader, writer = await asyncio.open_connection(*running.address)
+        writer.write(body()[:-5])
+        status = await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+    assert b"408" in status
+
+
+async def test_two_hundred_streams_at_once_are_all_answered_and_leave_nothing() -> None:
+    async with serving(running=16, waiting=300) as running, running.client() as client:
+        await client.chat.completions.create(**ASKED)
+
+        async def one(number: int) -> bool:
+            stream = await client.chat.completions.create(**ASKED, stream=True, extra_body={"a1": {"chains": 2}})
+            if number % 5 == 0:  # some leave early
+                await stream.close()
+                return True
+            return [chunk async for chunk in stream][-1].choices[0].finish_reason == "stop"
+
+        assert all(await asyncio.gather(*(one(number) for number in range(200))))
+        await nothing_left(running)
+        assert running.service.admission.waiting == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
+async def test_tasks_and_files_are_as_before_after_requests_of_every_kind() -> None:
+    async with serving() as running:
+
+        async def mixed() -> None:
+            async with running.client() as client:
+                await client.chat.completions.create(**ASKED)
+                stream = await client.chat.completions.create(**ASKED, stream=True)
+                await anext(aiter(stream))
+                await stream.close()
+                with pytest.raises(openai.BadRequestError):
+                    await client.chat.completions.create(**ASKED, temperature=9)
+                cut = raw(running.address)
+                cut.sendall(body()[:40])
+                cut.close()
+            await nothing_left(running)
+            await until(lambda: not running.server.server_state.connections)
+
+        await mixed()
+        gc.collect()
+        before = len(asyncio.all_tasks()), open_files()
+        for _ in range(5):
+            await mixed()
+        gc.collect()
+        await until(lambda: len(asyncio.all_tasks()) <= before[0])
+        assert open_files() <= before[1]
+
+
+async def test_shutdown_lets_running_requests_finish_and_sends_waiting_ones_away() -> None:
+    gate = Gate()
+    async with held_agent(gate, chains=1) as agent, serving(agent, running=1) as running, running.client() as client:
+        first = asyncio.create_task(client.chat.completions.create(**ASKED))
+        await until(lambda: gate.waiting == 1)
+        second = asyncio.create_task(client.chat.completions.create(**ASKED))
+        await until(lambda: running.service.admission.waiting == 1)
+        running.server.should_exit = True
+        with pytest.raises(openai.InternalServerError) as caught:
+            await second
+        assert caught.value.code == "shutting_down"
+        assert running.service.problem == "shutting down"
+        gate.open.set()
+        assert (await first).choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_shutdown_cancels_what_does_not_finish_in_time(stream: bool) -> None:
+    gate = Gate()
+    async with held_agent(gate, chains=1) as agent, serving(agent, grace_s=0) as running, running.client() as client:
+
+        async def ask() -> None:
+            answer: Any = await client.chat.completions.create(**ASKED, stream=stream)
+            if stream:
+                async for _ in answer:
+                    pass
+
+        first = asyncio.create_task(ask())
+        await until(lambda: gate.waiting == 1)
+        running.server.should_exit = True
+        with pytest.raises(openai.APIError) as caught:
+            await first
+        assert caught.value.code == "shutting_down"
+        await nothing_left(running)
+
+
+async def test_ready_means_that_the_models_are_loaded() -> None:
+    async with serving() as running, running.http() as client:
+        assert (await client.get("/readyz")).json() == {"status": "ready"}
+        assert (await client.get("/healthz")).status_code == 200
+        running.service.drain()
+        assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_models_that_do_not_load_are_told_by_readyz_and_by_every_answer() -> None:
+    import httpx2
+
+    from a1agent.server import create_app
+
+    agent = A1("llama-cpp:/nowhere.gguf", "scripted:sums", calibration=None)
+    app = create_app(agent)
+    await app.state.service.load()
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://localhost") as client:
+        assert (await client.get("/readyz")).json() == {"status": "the models do not load"}
+        answer = await client.post("/v1/chat/completions", json=ASKED)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
+    await agent.aclose()
+
+
+async def test_metrics_count_requests_tokens_and_rates() -> None:
+    async with serving(keys=Keys({"ann": KEY})) as running, running.client() as client:
+        answer = await client.chat.completions.create(**ASKED, extra_body={"a1": {"rejection_rate": 0.5}})
+        stream = await client.chat.completions.create(**ASKED, stream=True)
+        chunks = [chunk async for chunk in stream]
+        async with running.http(headers={"authorization": f"Bearer {KEY}"}) as http:
+            lines = (await http.get("/metrics")).text.splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    stats = [answer.model_extra["a1"], chunks[-1].model_extra["a1"]]
+    assert values['a1_requests_total{key="ann",route="/v1/chat/completions",status="200"}'] == "2.0"
+    assert float(values["a1_verifications_total"]) == sum(s["verifications"] for s in stats)
+    assert float(values["a1_rejections_total"]) == sum(s["rejections"] for s in stats)
+    assert float(values["a1_asked_rejections_total"]) == pytest.approx(
+        sum(s["asked_rate"] * s["verifications"] for s in stats)
+    )
+    assert float(values["a1_p_value_count"]) == sum(s["verifications"] for s in stats)
+    assert float(values['a1_tokens_total{kind="output",model="draft"}']) == sum(s["drafted_tokens"] for s in stats)
+    assert values["a1_first_byte_seconds_count"] == "1.0"
+    assert values["a1_requests_running"] == "0.0" and values['a1_sequences_alive{model="draft"}'] == "0.0"
+
+
+async def test_each_key_has_a_calibration_of_its_own() -> None:
+    other = "another-key-of-somebody"
+    async with serving(keys=Keys({"ann": KEY, "bob": other})) as running:
+        sizes: dict[str, list[int]] = {}
+        for key in (KEY, KEY, other):
+            async with running.client(key) as client:
+                answer = await client.chat.completions.create(**ASKED, extra_body={"a1": {"early_stop": "off"}})
+                sizes.setdefault(key, []).append(answer.model_extra["a1"]["calibration_size"])
+    assert sizes[KEY][1] > sizes[KEY][0]  # goes on where it was
+    assert sizes[other][0] == pytest.approx(sizes[KEY][0], abs=4)  # begins at the beginning

@@ -1,0 +1,77 @@
+"""`a1 serve` as a real process: it says where it is, ends in order, and keeps what it learned."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from typer.testing import CliRunner
+
+from a1agent.cli.app import build
+from a1agent.conformal.store import CalibrationStore
+
+ROOT = Path(__file__).parents[2]
+SERVE = [sys.executable, "-m", "a1agent", "serve", "--draft", "scripted:sums?accuracy=0.6", "--target", "scripted:sums"]
+ASKED = {"model": "a1", "messages": [{"role": "user", "content": "1 + 2 + 3"}]}
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@contextmanager
+def served(*words: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    with subprocess.Popen(
+        [*SERVE, "--port", "0", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().split()[2], process
+        finally:
+            process.kill()
+
+
+def failed(*words: str, **environment: str) -> tuple[int, str]:
+    """What is refused before anything runs, in process."""
+    done = CliRunner().invoke(build(), [*SERVE[3:], *words], env=environment)
+    return done.exit_code, done.stderr
+
+
+@POSIX
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order_and_the_calibration_is_kept(number: int, tmp_path: Path) -> None:
+    store = tmp_path / "calibration.sqlite3"
+    with served("--calibration", str(store)) as (url, process):
+        assert httpx2.post(f"{url}/v1/chat/completions", json=ASKED).status_code == 200
+        process.send_signal(number)
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        log = [json.loads(line) for line in process.stderr.read().splitlines() if line.startswith("{")]
+    assert [line["event"] for line in log if line["event"] in ("request", "draining")] == ["request", "draining"]
+    with CalibrationStore(store) as kept:
+        assert len(kept.summary()) == 1
+
+
+def test_a_port_in_use_is_one_error_and_a_hint() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, error = failed("--port", str(taken.getsockname()[1]))
+    assert code == 2
+    assert error.startswith("error: cannot listen on 127.0.0.1:") and "hint: choose another --port" in error
+
+
+def test_an_address_that_others_reach_needs_a_key() -> None:
+    code, error = failed("--host", "0.0.0.0", "--port", "0")
+    assert code == 2 and "API key" in error and "A1_API_KEYS" in error
+
+
+def test_a_weak_key_is_refused_before_anything_is_loaded() -> None:
+    code, error = failed("--port", "0", A1_API_KEYS="ann=short")
+    assert code == 2 and "fewer than 16" in error and "loading" not in error
