@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test soak lint format bench clean
 
 help:
 	@echo "make demo    set up what is needed and let A1 answer questions with the models that ship with it"
 	@echo "make test    set up what is needed and run every test"
+	@echo "make soak    the tests that take minutes: 200 questions through servers that keep failing"
 	@echo "make lint    ruff and pyright"
 	@echo "make format  ruff format"
 	@echo "make bench   the benchmarks, into BENCHMARKS.md (an hour; run nothing else beside them)"
@@ -41,6 +42,9 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 	cd integrations/langchain && $(abspath $(BIN))/python -m pytest
 	cd integrations/mcp && $(abspath $(BIN))/python -m pytest
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .

@@ -50,7 +50,7 @@ class TestScriptedThatCannotRewind(Contract):
 
 
 class TestObedient(Contract):
-    capabilities = Capabilities(counts=False, chance=False, small_context=160)
+    capabilities = Capabilities(counts=False, guards=False, chance=False, small_context=160)
 
     @pytest.fixture
     def backend_factory(self) -> BackendFactory:
