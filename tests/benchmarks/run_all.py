@@ -31,6 +31,11 @@ class Section:
 SECTIONS = {
     "efficiency": Section("Efficiency", ("tests/benchmarks/bench_efficiency.py",)),
     "scheduling": Section("Waiting for company on a shared device", ("tests/benchmarks/bench_scheduling.py",)),
+    "simulated": Section(
+        "Looking ahead, no barrier, screening: simulated servers", ("tests/benchmarks/bench_simulated.py",)
+    ),
+    "server": Section("The server", ("tests/benchmarks/bench_server.py",)),
+    "langchain": Section("Batches in LangChain", ("integrations/langchain/tests/benchmarks/bench_batch.py",)),
     "conformal": Section("Decisions", ("tests/benchmarks/bench_conformal.py",)),
     "llama-cpp": Section("The llama.cpp backend against llama.cpp", ("tests/benchmarks/bench_llama_cpp.py",)),
     "transformers": Section("The transformers backend", ("tests/benchmarks/bench_transformers.py",)),
