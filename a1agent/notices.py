@@ -40,6 +40,11 @@ class Once:
         if embedded:
             from a1agent.embedded.unlike import prompt_p_value
 
+            if question.tools or question.response_format:
+                remarks.append(
+                    "the embedded models know neither tools nor formats, and a request for them leads them astray: do "
+                    "not trust the answer; give real models with --draft and --target (draft= and target= in Python)"
+                )
             p_value = await prompt_p_value(pair.target, question.text)
             if p_value <= UNLIKE_LEVEL:
                 remarks.append(

@@ -1,12 +1,13 @@
 """A1 end to end on the two language models that ship, in llama.cpp."""
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from a1agent import A1, ModelLoadError, ModelNotFound, Question, embedded
+from a1agent import A1, InvalidAnswer, ModelLoadError, ModelNotFound, Question, embedded
 from a1agent.embedded.problems import problems
 from a1agent.prompts import ask_for_box
 
@@ -47,6 +48,18 @@ def test_most_held_out_problems_are_solved_at_the_asked_rate(pair: A1) -> None:
 def test_a_question_unlike_the_training_data_gets_a_notice(pair: A1) -> None:
     result = pair.solve(boxed("Qui a peint la Joconde, et dans quelle ville est-elle conservée ?"))
     assert "unlike anything the embedded models were trained on" in result.notices[0]
+
+
+@pytest.mark.parametrize("ask", [boxed, Question.of], ids=["boxed", "plain"])
+def test_a_sum_smaller_than_any_it_was_trained_on_gets_it_too(pair: A1, ask: Callable[[str], Question]) -> None:
+    assert "unlike anything" in pair.solve(ask("What is 1 + 2?")).notices[0]
+    assert not any("unlike" in notice for notice in pair.solve(ask("What is 47 * 28 + 783?")).notices)
+
+
+def test_asked_for_a_format_the_embedded_models_are_not_to_be_trusted(pair: A1) -> None:
+    question = Question(messages=boxed("What is 47 * 28?").messages, response_format={"type": "json_object"})
+    with contextlib.suppress(InvalidAnswer):
+        assert "neither tools nor formats" in pair.solve(question).notices[0]
 
 
 @pytest.mark.anyio

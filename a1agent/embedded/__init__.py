@@ -23,14 +23,14 @@ def path(name: Literal["draft", "target"]) -> Path:
 
 
 @cache
-def prompt_nlls(*, boxed: bool = True) -> tuple[float, ...]:
+def prompt_nlls() -> tuple[float, ...]:
     """Mean NLL (nats per token, under the target) of a sample of training prompts, ascending.
 
-    Of every token of the user message's content, after `<|im_start|>user\\n` and before `<|im_end|>`, which do not
-    count. With `boxed` the content ends with the instruction to box the answer, otherwise it is the bare question:
-    compare like with like. Empty while no sample ships. Made by `examples/embedded_pair/prompts.py`.
+    Of every token of the bare question, after `<|im_start|>user\\n`, which does not count; without an instruction to
+    box the answer, which every prompt has and which would hide what is strange. Empty while no sample ships. Made by
+    `examples/embedded_pair/prompts.py`.
     """
     file = _FOLDER / "prompt_nlls.json"
     if not file.is_file():
         return ()
-    return tuple(json.loads(file.read_text(encoding="utf-8"))["boxed" if boxed else "plain"])
+    return tuple(json.loads(file.read_text(encoding="utf-8"))["plain"])

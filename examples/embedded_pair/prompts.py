@@ -11,7 +11,6 @@ from pathlib import Path
 
 import llama_cpp
 import numpy as np
-from data import BOXED_INSTRUCTION
 
 from a1agent.embedded.problems import problems
 
@@ -48,7 +47,6 @@ def main(arguments: list[str] | None = None) -> None:
     stored = {
         "unit": "nats per token of the user message's content",
         "plain": sorted(round(content_nll(model, question), 5) for question in questions),
-        "boxed": sorted(round(content_nll(model, question + BOXED_INSTRUCTION), 5) for question in questions),
     }
     options.to.write_text(json.dumps(stored) + "\n", encoding="utf-8")
 

@@ -35,11 +35,10 @@ def test_importing_the_generator_loads_no_model_library() -> None:
 
 
 def test_prompt_likelihoods_are_sorted_and_plausible() -> None:
-    for boxed in (True, False):
-        known = embedded.prompt_nlls(boxed=boxed)
-        assert len(known) == 500
-        assert list(known) == sorted(known)
-        assert 0 < known[0] < known[-1] < 6
+    known = embedded.prompt_nlls()
+    assert len(known) == 500
+    assert list(known) == sorted(known)
+    assert 0 < known[0] < known[-1] < 6
 
 
 def test_the_file_says_what_it_is() -> None:
@@ -82,6 +81,6 @@ def test_the_target_answers_the_readme_question(target: Any) -> None:
 def test_a_strange_question_is_less_likely_than_every_training_prompt(target: Any, example: Any) -> None:
     prompts = example("prompts")
     strange = "Who wrote the novel about the white whale, and in which year was it printed?"
-    assert prompts.content_nll(target, strange) > embedded.prompt_nlls(boxed=False)[-1]
+    assert prompts.content_nll(target, strange) > embedded.prompt_nlls()[-1]
     known = next(problems(1, 3)).question
-    assert prompts.content_nll(target, known) < embedded.prompt_nlls(boxed=False)[-1] + 0.5
+    assert prompts.content_nll(target, known) < embedded.prompt_nlls()[-1] + 0.5
