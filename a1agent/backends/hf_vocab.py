@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from tokenizers import Tokenizer
 
-from a1agent.backends.vocabulary import TextVocabulary
+from a1agent.backends.vocabulary import TextVocabulary, byte_letters
 from a1agent.errors import ModelLoadError
 
 __all__ = ["HfVocabulary", "tokenizer_fingerprint"]
@@ -93,7 +93,7 @@ def _letters(stored: dict[str, Any]) -> dict[str, int] | None:
     """The byte for each letter of a byte-level vocabulary; None for one that marks spaces. Raises `ModelLoadError`."""
     kinds = set(_kinds(stored.get("decoder")))
     if "ByteLevel" in kinds:
-        return _byte_letters()
+        return byte_letters()
     if kinds & {"Metaspace", "Replace", "ByteFallback"}:
         return None
     what = f"the tokenizer decodes by {', '.join(sorted(kinds)) or 'no rule'}, which is not known here"
@@ -106,10 +106,3 @@ def _kinds(decoder: Any) -> Iterable[str]:
         yield str(found.get("type"))
         for inner in found.get("decoders") or ():
             yield from _kinds(inner)
-
-
-def _byte_letters() -> dict[str, int]:
-    """The letters that stand for bytes in byte-level vocabularies: printable bytes as they are, others from U+0100."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from a1agent.backends.chat_template import Piece
 from a1agent.backends.sentinel import find_sentinel
+from a1agent.backends.vocabulary import byte_letters
 from a1agent.errors import MissingExtra, ModelLoadError
 
 __all__ = ["JsonVocabulary"]
@@ -84,7 +85,8 @@ class JsonVocabulary:
             return b"" if content in self.control else content.encode()
         text: str = self._tokenizer.id_to_token(token) or ""
         if self._byte_level:
-            return bytes(_letter_bytes()[letter] for letter in text if letter in _letter_bytes())
+            letters = byte_letters()
+            return bytes(letters[letter] for letter in text if letter in letters)
         byte = _BYTE.fullmatch(text)
         return bytes([int(byte[1], 16)]) if byte else text.replace("▁", " ").encode()
 
@@ -121,16 +123,3 @@ def _json_beside(file: Path, name: str) -> dict[str, Any]:
         return json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelLoadError(f"{beside} is damaged: {error}", "download it again") from error
-
-
-_letters: dict[str, int] = {}
-
-
-def _letter_bytes() -> dict[str, int]:
-    """The byte behind each printable letter of byte-level BPE (GPT-2's table)."""
-    if not _letters:
-        plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-        others = [byte for byte in range(256) if byte not in plain]
-        _letters.update({chr(256 + i): byte for i, byte in enumerate(others)})
-        _letters.update({chr(byte): byte for byte in plain})
-    return _letters

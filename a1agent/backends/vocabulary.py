@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cache
 
 from a1agent.backends.chat_template import Piece
 from a1agent.backends.sentinel import find_sentinel
 
-__all__ = ["TextVocabulary"]
+__all__ = ["TextVocabulary", "byte_letters"]
 
 
 class TextVocabulary(ABC):
@@ -82,3 +83,11 @@ class TextVocabulary(ABC):
     def _spells(self, text: str) -> str:
         pieces = b"".join(self._read_piece(token) for token in self._encode(text))
         return pieces.decode(errors="replace")
+
+
+@cache
+def byte_letters() -> dict[str, int]:
+    """The letters that stand for bytes in byte-level vocabularies: printable bytes as they are, others from U+0100."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -149,7 +149,7 @@ class Chain:
         """Whether the chain would end if a drafted step stays."""
         if _ends_message(drafted):
             return True
-        return call.statement.early and call.statement.read(final_message(self.text + drafted.step.text)) is not None
+        return call.statement.early and self._read(call, drafted.step.text) is not None
 
     def states_answer(self, call: Call) -> bool:
         """Whether the message already states an answer that ends the chain."""
@@ -170,8 +170,8 @@ class Chain:
         if answer is not None:
             self.history.append((turn, answer))
 
-    def _read(self, call: Call) -> Answer | None:
-        return call.statement.read(final_message(self.text))
+    def _read(self, call: Call, further: str = "") -> Answer | None:
+        return call.statement.read(final_message(self.text + further))
 
     async def close_sequences(self) -> None:
         """Frees what it holds in both models, even if it is cancelled meanwhile."""
