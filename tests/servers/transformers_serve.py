@@ -4,10 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 
 from tests.backends import tiny
 from tests.servers.llama_server import RealServer
+from tests.servers.process import free_port, running
 
 NAME = "tiny/random"
 _COMMIT = "0" * 40
@@ -57,27 +55,9 @@ def transformers_serve(cache: Path) -> Iterator[RealServer]:
     for package in ("uvicorn", "fastapi", "torch"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"transformers serve needs {package}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     code = "from transformers.cli.transformers import main; main()"
     command = [sys.executable, "-c", code, "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen([*command, "--log-level", "info"], **pipes, text=True, env=environment) as process:
-        assert process.stderr is not None
-        try:
-            lines: list[str] = []
-            for line in process.stderr:
-                lines.append(line)
-                if "running on" in line:
-                    break
-            else:
-                pytest.fail("".join(lines[-5:]))
-            rest = threading.Thread(target=process.stderr.read)  # a full pipe would stop it
-            rest.start()
-            yield RealServer(f"http://127.0.0.1:{port}", NAME)
-        finally:
-            process.terminate()
-            process.wait(30)
-        rest.join()
+    with running([*command, "--log-level", "info"], environment):
+        yield RealServer(f"http://127.0.0.1:{port}", NAME)

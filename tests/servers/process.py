@@ -1,0 +1,41 @@
+"""Servers of other makers, each in a process of its own."""
+
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+__all__ = ["free_port", "running"]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def running(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[None]:
+    """A server from the moment that it says it runs; fails the test with its last words where it never does."""
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, env=environment) as process:
+        assert process.stderr is not None
+        try:
+            lines: list[str] = []
+            for line in process.stderr:
+                lines.append(line)
+                if "running on" in line:
+                    break
+            else:
+                pytest.fail("".join(lines[-5:]))
+            rest = threading.Thread(target=process.stderr.read)  # a full pipe would stop it
+            rest.start()
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
+        rest.join()
