@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from a1agent.config import Options, help_of
 from a1agent.effort import Effort, with_effort
 from a1agent.errors import InvalidOption
 from a1agent.server.errors import ApiError
+from a1agent.server.fields import Fields, check_whole
 from a1agent.server.jobs import Asked
 from a1agent.server.settings import ServerSettings
 from a1agent.types import Question
 
-__all__ = ["Extension", "Wishes", "make_asked", "text_of"]
+__all__ = ["AskingFields", "Extension", "Wishes", "make_asked", "text_of"]
 
 _OURS = (
     "chains",
@@ -57,6 +58,25 @@ if TYPE_CHECKING:
     Extension = _Extension
 else:
     Extension = _extension()
+
+
+class AskingFields(Fields):
+    """What requests of either API may say in the same words."""
+
+    model: str
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    stream: bool = False
+    user: str | None = Field(None, max_length=512, description="goes into the server's log")
+    safety_identifier: str | None = Field(None, max_length=512, description="the new name of user")
+    a1: Extension | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_whole(cls, given: Any) -> Any:
+        return check_whole(given)
+
+
 _TEXT_PARTS = ("text", "input_text", "output_text", "reasoning_text")
 _COUNTS = ("step_tokens", "takeover_tokens", "answer_tokens")
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from a1agent.config import Options
 from a1agent.effort import Effort
 from a1agent.errors import InvalidQuestion
-from a1agent.server.asking import Extension, Wishes, make_asked, text_of
+from a1agent.server.asking import AskingFields, Extension, Wishes, make_asked, text_of
 from a1agent.server.errors import ApiError
-from a1agent.server.fields import Fields, check_whole
+from a1agent.server.fields import Fields
 from a1agent.server.formats import FunctionTool, ResponseFormat, ToolChoice, choice_of
 from a1agent.server.jobs import Asked
 from a1agent.server.settings import ServerSettings
@@ -61,32 +61,20 @@ class StreamOptions(Fields):
     include_obfuscation: Literal[False] = False
 
 
-class ChatRequest(Fields):
+class ChatRequest(AskingFields):
     """A chat completion as OpenAI's clients ask for it; every field is served, all others are refused by name."""
 
-    model: str
     messages: list[ChatMessage] = Field(min_length=1)
     n: int = Field(1, ge=1)
     stop: str | list[str] = Field(default_factory=list)
     max_completion_tokens: int | None = Field(None, ge=1, description="of a chain, reasoning included")
     max_tokens: int | None = Field(None, ge=1, description="the old name of max_completion_tokens")
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     tools: list[FunctionTool] = Field(default_factory=list[FunctionTool])
     tool_choice: ToolChoice | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = Field(None, description="scales the chains and turns the operator set")
-    stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = Field(None, max_length=512, description="goes into the server's log")
-    safety_identifier: str | None = Field(None, max_length=512, description="the new name of user")
-    a1: Extension | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_whole(cls, given: Any) -> Any:
-        return check_whole(given)
 
     @property
     def include_usage(self) -> bool:

@@ -9,9 +9,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from a1agent.config import Options
 from a1agent.effort import Effort
 from a1agent.errors import InvalidQuestion
-from a1agent.server.asking import Extension, Wishes, make_asked, text_of
+from a1agent.server.asking import AskingFields, Extension, Wishes, make_asked, text_of
 from a1agent.server.errors import ApiError
-from a1agent.server.fields import Fields, check_whole
+from a1agent.server.fields import Fields
 from a1agent.server.formats import Function, NamedFunction
 from a1agent.server.jobs import Asked
 from a1agent.server.settings import ServerSettings
@@ -92,29 +92,17 @@ class StreamOptions(Fields):
     include_obfuscation: Literal[False] = False
 
 
-class ResponsesRequest(Fields):
+class ResponsesRequest(AskingFields):
     """A response as OpenAI's clients ask for it; every field is served, all others are refused by name."""
 
-    model: str
     input: str | list[InputItem]
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1, description="of a chain, reasoning included")
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
     reasoning: Reasoning | None = None
     text: TextSettings | None = None
     tools: list[FunctionTool] = Field(default_factory=list[FunctionTool])
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = Field(None, max_length=512, description="goes into the server's log")
-    safety_identifier: str | None = Field(None, max_length=512, description="the new name of user")
-    a1: Extension | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_whole(cls, given: Any) -> Any:
-        return check_whole(given)
 
 
 KNOWN = {
