@@ -1,6 +1,8 @@
 """Scripts that misbehave in the ways models and servers do, for tests of the engine."""
 
+import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from a1agent.backends.scripted import ScriptedBackend, Sums
@@ -63,3 +65,10 @@ def sums_pair(
     draft = ScriptedBackend(Sums(accuracy), name="draft", jitter=jitter, arrival_seed=arrival_seed)
     target = ScriptedBackend(Sums(1.0), name="target", jitter=jitter, arrival_seed=arrival_seed + 1)
     return draft, target
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let the event loop turn until this holds, however slow the machine; fail after half a minute."""
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110  models' counters have no event to wait for
+            await asyncio.sleep(0)

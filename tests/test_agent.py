@@ -30,7 +30,7 @@ from a1agent import (
 )
 from a1agent.backends.scripted import Replies, ScriptedBackend, Sums
 from a1agent.prompts import ask_for_box
-from tests.doubles import SUM, Failing, Fixed, Rambling, sums_pair
+from tests.doubles import SUM, Failing, Fixed, Rambling, sums_pair, until
 
 BOXED = ask_for_box(Question.of(SUM))
 
@@ -113,12 +113,10 @@ async def test_closing_the_stream_midway_frees_every_sequence() -> None:
 
 @pytest.mark.anyio
 async def test_cancelling_a_call_frees_every_sequence() -> None:
-    draft, target = sums_pair(jitter=5)
+    draft, target = sums_pair(jitter=200)
     async with A1(draft, target, calibration=None, min_step_tokens=0) as a1:
         calls = [asyncio.create_task(a1.asolve(f"{SUM} + {n}")) for n in range(5)]
-        for _ in range(1000):  # turns of the event loop, until chains are well under way
-            if draft.counters.forwards < 20:
-                await asyncio.sleep(0)
+        await until(lambda: draft.counters.forwards >= 20)
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
@@ -133,9 +131,7 @@ async def test_a_call_may_be_cancelled_at_any_moment(turns: int) -> None:
     async with A1(draft, target, calibration=None, min_step_tokens=0, chains=4, seed=2) as a1:
         await a1.load()
         call = asyncio.create_task(a1.asolve("1 + 2 + 3"))
-        for _ in range(10_000):  # turns of the event loop, until the prompt is opened
-            if draft.counters.sequences_alive == 0:
-                await asyncio.sleep(0)
+        await until(lambda: draft.counters.sequences_alive > 0)
         for _ in range(turns):
             await asyncio.sleep(0)
         call.cancel()

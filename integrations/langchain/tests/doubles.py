@@ -1,6 +1,8 @@
 """Scripted models for tests of the chat model."""
 
+import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,3 +47,10 @@ def forwards(chat: ChatA1) -> int:
     """Calls that its models have run."""
     models = (chat.draft, chat.target)
     return sum(model.counters.forwards for model in models if not isinstance(model, str))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let the event loop turn until this holds, however slow the machine; fail after half a minute."""
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110  models' counters have no event to wait for
+            await asyncio.sleep(0)
