@@ -3,7 +3,8 @@
     llama-cpp:model.gguf?n_ctx=8192        a file
     llama-cpp:ORG/REPO:FILE.gguf           a file of the model hub, through its client's cache
 
-`n_ctx` bounds one sequence, `kv_tokens` all of them together. A prompt that chains share counts once.
+`n_ctx` bounds one sequence, `kv_tokens` all of them together. With `kv=shared` a prompt that chains share counts once;
+with `kv=apart` each has a copy, and reads through no cells but its own.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from a1agent.backends.batching.worker import Engine
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.gguf_info import GGUFInfo, read_gguf
 from a1agent.backends.llama_options import (
+    AT_ONCE,
     OPTIONS,
     LlamaOptions,
-    cells_of,
     context_of,
     memory_of,
     outputs_of,
     physical_cores,
+    room_of,
 )
 from a1agent.backends.prompted import PromptedBackend
 from a1agent.errors import MissingExtra, ModelLoadError, ModelNotFound
@@ -35,8 +37,6 @@ from a1agent.errors import MissingExtra, ModelLoadError, ModelNotFound
 __all__ = ["OPTIONS", "LlamaCppBackend", "estimate_memory", "load"]
 
 _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+):(.+\.gguf)")
-_AT_ONCE = 16
-"""Chains on a CPU: with more, reading through each other's cells costs what larger batches gain."""
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
@@ -81,7 +81,7 @@ def _load_model(api: Any, header: GGUFInfo, options: LlamaOptions) -> Any:
 
 
 def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> LlamaCppBackend:
-    from a1agent.backends.llama_runner import LlamaRunner
+    from a1agent.backends.llama_runner import LlamaRunner, can_rewind
     from a1agent.backends.llama_vocab import LlamaVocabulary
 
     vocabulary = LlamaVocabulary(api, model, header.tokenizer_fingerprint())
@@ -90,9 +90,8 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
     plain, tool_use = (source.decode() if source else None for source in sources)
     template = ChatTemplate(plain, vocabulary.control, vocabulary.template_variables, name, tool_use)
     threaded = _with_threads(options)
-    runner = LlamaRunner(
-        api, model, vocabulary, threaded, cells_of(header, options), outputs_of(vocabulary.size, options)
-    )
+    room = room_of(header, options, can_rewind(api, model))
+    runner = LlamaRunner(api, model, vocabulary, threaded, room, outputs_of(vocabulary.size, options))
     context = min(context_of(header, options), runner.cells)
     info = ModelInfo(
         name=name,
@@ -101,7 +100,7 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
         context_length=context,
         can_rewind=runner.can_rewind,
         processor=runner.device,
-        at_once=min(runner.lanes, options.at_once or (_AT_ONCE if runner.device == "cpu" else runner.lanes)),
+        at_once=min(runner.lanes, options.at_once or (AT_ONCE if runner.device == "cpu" else runner.lanes)),
         parameters=int(api.llama_model_n_params(model)),
         scores_as_it_writes=True,
         can_constrain=True,

@@ -16,7 +16,18 @@ from a1agent.backends.memory import available_memory
 from a1agent.backends.options import check_names, check_values
 from a1agent.errors import InvalidOption
 
-__all__ = ["KV_TYPES", "OPTIONS", "LlamaOptions", "cells_of", "context_of", "memory_of", "outputs_of", "physical_cores"]
+__all__ = [
+    "KV_TYPES",
+    "OPTIONS",
+    "LlamaOptions",
+    "Room",
+    "context_of",
+    "memory_of",
+    "outputs_of",
+    "physical_cores",
+    "room_of",
+    "uses_flash",
+]
 
 KV_TYPES: dict[str, tuple[int, float]] = {  # number in ggml, bytes per value
     "f32": (0, 4.0),
@@ -31,6 +42,7 @@ KV_TYPES: dict[str, tuple[int, float]] = {  # number in ggml, bytes per value
 
 OPTIONS: dict[str, tuple[type, str]] = {
     "n_ctx": (int, "most tokens of one sequence; 0: 8192 or what the model was trained with, if less"),
+    "kv": (str, "the KV cache: shared (one pool of cells), or apart (n_ctx cells for each sequence; for long chains)"),
     "kv_tokens": (int, "tokens of all sequences together in the KV cache; 0: four full sequences, at least 16384"),
     "keep_tokens": (int, "tokens of older prompts that stay cached beside the last one; 0: none at all stays"),
     "n_threads": (int, "threads; 0: one a physical core"),
@@ -39,13 +51,22 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "flash_attn": (str, "flash attention: auto, on or off"),
     "type_k": (str, f"type of cached keys: {', '.join(KV_TYPES)}"),
     "type_v": (str, f"type of cached values: {', '.join(KV_TYPES)}; other than f16 and f32 need flash attention"),
-    "max_sequences": (int, "most sequences in the cache at once; more wait in line"),
+    "max_sequences": (
+        int,
+        "most sequences in the cache at once, more wait; 0: 256, or twice at_once where kv is apart",
+    ),
     "at_once": (int, "chains that run at a time, further questions wait in line; 0: 16 on a CPU, else all that fit"),
     "verbose": (bool, "show llama.cpp's log"),
 }
 
+AT_ONCE = 16
+"""Chains on a CPU: more at a time gain little, or lose where they read through each other's cells."""
+
 _DEFAULT_CONTEXT = 8192
+_MOST_LANES = 256
 _LEAST_CELLS = 16384
+_PAGE = 256  # llama.cpp rounds the cells of a sequence to it
+_MOST_STATES = 64  # of models that keep one state a sequence, and no cells
 _LOGIT_BYTES = 64 << 20
 _LIBRARY_BYTES = 32 << 20
 _LIMITS = {
@@ -55,10 +76,16 @@ _LIMITS = {
     "n_threads": (0, 512),
     "n_batch": (1, 8192),
     "n_gpu_layers": (-1, 2**15),
-    "max_sequences": (1, 256),
+    "max_sequences": (0, _MOST_LANES),
     "at_once": (0, 256),
 }
-_CHOICES = {"type_k": tuple(KV_TYPES), "type_v": tuple(KV_TYPES), "flash_attn": ("auto", "on", "off")}
+_PLAIN_VALUES = ("f16", "f32", "bf16")
+_CHOICES = {
+    "kv": ("shared", "apart"),
+    "type_k": tuple(KV_TYPES),
+    "type_v": tuple(KV_TYPES),
+    "flash_attn": ("auto", "on", "off"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +93,7 @@ class LlamaOptions:
     """How to load a GGUF file; `OPTIONS` says what each means."""
 
     n_ctx: int = 0
+    kv: str = "shared"
     kv_tokens: int = 0
     keep_tokens: int = 512
     n_threads: int = 0
@@ -74,7 +102,7 @@ class LlamaOptions:
     flash_attn: str = "auto"
     type_k: str = "f16"
     type_v: str = "f16"
-    max_sequences: int = 256
+    max_sequences: int = 0
     at_once: int = 0
     verbose: bool = False
 
@@ -95,8 +123,40 @@ def context_of(info: GGUFInfo, options: LlamaOptions) -> int:
     return min(options.n_ctx or _DEFAULT_CONTEXT, trained)
 
 
-def cells_of(info: GGUFInfo, options: LlamaOptions) -> int:
-    """Tokens that the KV cache holds: as asked, else room for four full sequences and for 64 short ones.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A KV cache of `cells` tokens for at most `lanes` sequences.
+
+    `apart`: each sequence has an equal part of the cells for itself. A token is compared with cells of its own sequence
+    only, and what sequences have in common is copied. Otherwise cells lie in one pool: common ones are shared, none is
+    set aside, and every token is compared with the cells of all sequences, most of them masked.
+    """
+
+    lanes: int
+    cells: int
+    apart: bool
+
+
+def room_of(info: GGUFInfo, options: LlamaOptions, can_rewind: bool = True) -> Room:
+    """The KV cache of a model. Recurrent ones, which cannot rewind, keep a state for each sequence and no cells.
+
+    Raises `InvalidOption` where cells are to be apart and `kv_tokens` holds no full sequence.
+    """
+    most = options.max_sequences or _MOST_LANES
+    if options.kv == "shared" or not can_rewind:
+        return Room(most if can_rewind else min(most, _MOST_STATES), _shared_cells(info, options), apart=False)
+    context = -(-context_of(info, options) // _PAGE) * _PAGE
+    lanes = options.max_sequences or min(_MOST_LANES, 2 * (options.at_once or AT_ONCE))
+    if options.kv_tokens:
+        lanes = min(lanes, options.kv_tokens // context)
+    if not lanes:
+        what = f"kv=apart with kv_tokens={options.kv_tokens} has no room for one sequence of {context} tokens"
+        raise InvalidOption(what, "raise kv_tokens, lower n_ctx, or use kv=shared")
+    return Room(lanes, lanes * context, apart=True)
+
+
+def _shared_cells(info: GGUFInfo, options: LlamaOptions) -> int:
+    """As asked, else room for four full sequences and for 64 short ones.
 
     The default takes at most a quarter of the free memory, but always holds one full sequence.
     """
@@ -105,7 +165,7 @@ def cells_of(info: GGUFInfo, options: LlamaOptions) -> int:
     free = available_memory()
     if not options.kv_tokens and free is not None:
         wanted = min(wanted, int(free / 4 / max(1.0, _cell_bytes(info, options))))
-    return -(-max(wanted, context) // 256) * 256
+    return -(-max(wanted, context) // _PAGE) * _PAGE
 
 
 def outputs_of(vocabulary: int, options: LlamaOptions) -> int:
@@ -115,15 +175,23 @@ def outputs_of(vocabulary: int, options: LlamaOptions) -> int:
 
 def memory_of(info: GGUFInfo, options: LlamaOptions) -> int:
     """Bytes that a model takes once loaded: weights, KV cache, and the buffers of a forward; from the header alone."""
-    cells = cells_of(info, options)
+    room = room_of(info, options)
     vocabulary = len(info.metadata.get("tokenizer.ggml.tokens") or ())
     width = int(info.get("embedding_length", 0))
     inner = _largest(info.get("feed_forward_length", 0))
     heads = _largest(info.get("attention.head_count", 0))
     logits = 2 * outputs_of(vocabulary, options) * vocabulary * 4
     rows = options.n_batch * (6 * width + 3 * inner) * 4
-    mask = options.n_batch * cells * (6 if options.flash_attn != "off" else 4 * (1 + heads))
-    return int(_LIBRARY_BYTES + info.size + cells * _cell_bytes(info, options) + logits + rows + mask)
+    seen = room.cells // room.lanes if room.apart else room.cells
+    mask = options.n_batch * seen * (6 if uses_flash(options, room) else 4 * (1 + heads))
+    return int(_LIBRARY_BYTES + info.size + room.cells * _cell_bytes(info, options) + logits + rows + mask)
+
+
+def uses_flash(options: LlamaOptions, room: Room) -> bool:
+    """Whether flash attention may be used. It pays where masked cells are skipped, and quantized values need it."""
+    if options.flash_attn == "auto" and room.apart and options.type_v in _PLAIN_VALUES:
+        return False
+    return options.flash_attn != "off"
 
 
 def _cell_bytes(info: GGUFInfo, options: LlamaOptions) -> float:

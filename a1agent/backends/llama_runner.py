@@ -13,38 +13,42 @@ from a1agent.backends.base import Sampling
 from a1agent.backends.batching.runner import END, NoCells, Rows
 from a1agent.backends.batching.sampling import Draw, can_draw
 from a1agent.backends.llama_grammar import Constrained, grammar_of
-from a1agent.backends.llama_options import KV_TYPES, LlamaOptions
+from a1agent.backends.llama_options import KV_TYPES, LlamaOptions, Room, uses_flash
 from a1agent.backends.llama_vocab import LlamaVocabulary
 from a1agent.errors import BackendError, ModelLoadError
 
-__all__ = ["LlamaRunner"]
+__all__ = ["LlamaRunner", "can_rewind"]
 
 _BLOCK = 1 << 18  # logits that are worked on at once: what stays in the processor's cache
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 
 
-class LlamaRunner:
-    """A model and its context. `cells`: tokens of the KV cache, shared by `lanes` sequences."""
+def can_rewind(api: Any, model: Any) -> bool:
+    """Whether the model forgets tokens one by one; recurrent and hybrid ones keep a state they cannot take back."""
+    return not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
 
-    copies = False
+
+class LlamaRunner:
+    """A model and its context. `copies`: each lane has cells of its own (`Room.apart`)."""
 
     def __init__(
-        self, api: Any, model: Any, vocabulary: LlamaVocabulary, options: LlamaOptions, cells: int, outputs: int
+        self, api: Any, model: Any, vocabulary: LlamaVocabulary, options: LlamaOptions, room: Room, outputs: int
     ) -> None:
         self._api = api
         self._model = model
         self._vocabulary = vocabulary
         self._vocab_size = vocabulary.size
         self._end_ids = np.fromiter(sorted(vocabulary.end_ids), np.intp)
-        self.can_rewind = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
-        self.lanes = options.max_sequences if self.can_rewind else min(options.max_sequences, 64)
+        self.can_rewind = can_rewind(api, model)
+        self.lanes, self.copies = room.lanes, room.apart
         self.device = "gpu" if options.n_gpu_layers < 0 and api.llama_supports_gpu_offload() else "cpu"
-        self.batch = min(options.n_batch, cells)
+        self.batch = min(options.n_batch, room.cells)
         self.outputs = min(outputs, self.batch)
-        self._context = self._make_context(options, cells)
+        self._context = self._make_context(options, room)
         self.cells = int(api.llama_n_ctx(self._context))
         self._memory = api.llama_get_memory(self._context)
         self._window = int(api.llama_model_n_swa(model))
+        self._moved: Any = (ctypes.c_uint8 * 0)()
         self._fill_batch_struct()
         self._logits: npt.NDArray[np.float32] = np.empty((0, self._vocab_size), np.float32)
         self._output_rows: list[int] = []
@@ -68,7 +72,10 @@ class LlamaRunner:
             self._view_logits(len(self._output_rows))
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Makes lane `target` share the first `length` cells of lane `source`."""
+        """Gives lane `target` the first `length` cells of lane `source`: the same ones, or copies."""
+        if self.copies:
+            self._copy_cells(source, target, length)
+            return
         stop = length if self.can_rewind else -1
         self._api.llama_memory_seq_cp(self._memory, source, target, 0, stop)
 
@@ -117,6 +124,16 @@ class LlamaRunner:
         self._api.llama_free(self._context)
         self._api.llama_model_free(self._model)
 
+    def _copy_cells(self, source: int, target: int, length: int) -> None:
+        """Through a buffer, which moves the cells in use; llama.cpp's own copy moves all that a lane may ever hold."""
+        size = int(self._api.llama_state_seq_get_size(self._context, source))
+        if size > len(self._moved):
+            self._moved = (ctypes.c_uint8 * size)()
+        self._api.llama_state_seq_get_data(self._context, self._moved, size, source)
+        if self._api.llama_state_seq_set_data(self._context, self._moved, size, target) != size:
+            raise BackendError("llama.cpp refused the copy of a sequence", "use kv=shared")
+        self.remove(target, length)
+
     def _pick(self, output: int, sampler: Any) -> int:
         if sampler is None:
             return int(self._logits[output].argmax())
@@ -127,16 +144,17 @@ class LlamaRunner:
     def _end_logit(self, row: npt.NDArray[np.float32]) -> float:
         return float(np.logaddexp.reduce(row[self._end_ids])) if len(self._end_ids) else -np.inf
 
-    def _make_context(self, options: LlamaOptions, cells: int) -> Any:
+    def _make_context(self, options: LlamaOptions, room: Room) -> Any:
         params = self._api.llama_context_default_params()
-        params.n_ctx = cells
+        params.n_ctx = room.cells
         params.n_batch = params.n_ubatch = self.batch
         params.n_seq_max = self.lanes  # llama.cpp refuses sequence ids beyond it, and reserves a row of logits for each
         params.n_outputs_max = max(self.outputs, params.n_seq_max)
         params.n_threads = params.n_threads_batch = options.n_threads
-        params.flash_attn_type = _FLASH[options.flash_attn]
+        params.flash_attn_type = _FLASH[options.flash_attn] if uses_flash(options, room) else _FLASH["off"]
         params.type_k, params.type_v = KV_TYPES[options.type_k][0], KV_TYPES[options.type_v][0]
-        params.kv_unified = params.swa_full = params.no_perf = True
+        params.kv_unified = not room.apart
+        params.swa_full = params.no_perf = True
         context = self._api.llama_init_from_model(self._model, params)
         if not context:
             hint = "lower n_ctx or kv_tokens, or leave type_k, type_v and flash_attn at their defaults"

@@ -76,6 +76,27 @@ class TestFewCells(Contract):
         return factory(models / "bpe.gguf", n_ctx=256, kv_tokens=256, max_sequences=5, n_batch=24, **EXACT)
 
 
+class TestCellsApart(Contract):
+    """Each sequence has cells of its own; what sequences have in common is copied."""
+
+    capabilities = Capabilities(control="<|im_end|>", constrain=True, shares=False)
+
+    @pytest.fixture
+    def backend_factory(self, models: Path) -> BackendFactory:
+        return factory(models / "bpe.gguf", kv="apart", **EXACT)
+
+
+class TestFewLanesApart(Contract):
+    """Sequences wait for one of four lanes; flash attention, and layers that look through a window."""
+
+    capabilities = Capabilities(control="</s>", counts=False)
+
+    @pytest.fixture
+    def backend_factory(self, models: Path) -> BackendFactory:
+        options = EXACT | {"flash_attn": "on"}
+        return factory(models / "window.gguf", n_ctx=512, kv="apart", max_sequences=4, **options)
+
+
 class TestSlidingWindow(Contract):
     """Layers that forget what left their window."""
 
@@ -465,6 +486,27 @@ async def test_quantized_caches_and_flash_attention_load_and_score_alike(models:
         async with loaded(factory(models / "bpe.gguf", **options)) as backend:
             scores = await (await backend.open(QUESTION)).score(STEP)
             assert np.allclose(scores.logprobs, expected.logprobs, atol=0.02)
+
+
+async def test_cells_apart_change_no_score(models: Path) -> None:
+    scores: list[tuple[float, ...]] = []
+    for kv in ("shared", "apart"):
+        async with loaded(factory(models / "bpe.gguf", kv=kv, **EXACT)) as backend:
+            forks = [(await backend.open(QUESTION)).fork() for _ in range(3)]
+            forks += [fork.fork() for fork in forks]
+            await asyncio.gather(*(fork.generate(10 + 7 * i, Sampling(seed=i), FREELY) for i, fork in enumerate(forks)))
+            read = await asyncio.gather(*(fork.score(STEP) for fork in forks))
+            scores.append(tuple(value for each in read for value in each.logprobs))
+    assert close_to(*scores)
+
+
+def test_cells_apart_need_room_for_one_sequence(models: Path) -> None:
+    with pytest.raises(InvalidOption, match="no room for one sequence of 512 tokens"):
+        llama_cpp.load(str(models / "bpe.gguf"), kv="apart", n_ctx=500, kv_tokens=256)
+    few, many = (
+        llama_cpp.estimate_memory(str(models / "bpe.gguf"), kv="apart", n_ctx=1024, max_sequences=n) for n in (4, 64)
+    )
+    assert few < many
 
 
 def test_the_memory_of_a_model_is_told_before_loading(models: Path) -> None:

@@ -15,9 +15,10 @@ _WORTH = 16  # tokens in common for which a prompt waits until another has decod
 
 @dataclass(slots=True)
 class Share:
-    """The rows of one task in a forward: positions `start:stop`, logits wanted from `wanted` on."""
+    """The rows of one task in a forward: positions `start:stop` of a lane, logits wanted from `wanted` on."""
 
     task: Task
+    lane: Lane
     start: int
     stop: int
     wanted: int
@@ -25,12 +26,31 @@ class Share:
 
 @dataclass(slots=True)
 class Plan:
-    """One forward. `complete`: tasks that found all they wanted in the cache."""
+    """One forward of `size` rows. `complete`: tasks that found all they wanted in the cache."""
 
-    rows: Rows = field(default_factory=Rows)
     shares: list[Share] = field(default_factory=list[Share])
     complete: list[Task] = field(default_factory=list[Task])
+    size: int = 0
     outputs: int = 0
+
+    def add(self, share: Share) -> None:
+        """Lets some rows of a task ride along."""
+        self.shares.append(share)
+        self.size += share.stop - share.start
+        self.outputs += share.stop - share.wanted
+
+    def rows(self) -> Rows:
+        """The rows of all shares, which are put in the order of their lanes: models batch neighbours together."""
+        self.shares.sort(key=lambda share: share.lane.index)
+        rows = Rows()
+        for share in self.shares:
+            count = share.stop - share.start
+            rows.tokens.extend(share.task.ids[share.start : share.stop])
+            rows.positions.extend(range(share.start, share.stop))
+            rows.lanes.extend([share.lane.index] * count)
+            rows.wanted.extend([0] * (share.wanted - share.start))
+            rows.wanted.extend([1] * (share.stop - share.wanted))
+        return rows
 
 
 class Scheduler:
@@ -108,7 +128,7 @@ class Scheduler:
             self._admit(task, plan)
         if not plan.shares and not plan.complete:
             self._force(plan)
-        if plan.outputs >= self._runner.outputs or len(plan.rows) >= self._runner.batch:
+        if plan.outputs >= self._runner.outputs or plan.size >= self._runner.batch:
             self._rotate(plan)
         return plan
 
@@ -127,36 +147,24 @@ class Scheduler:
         if lane is None:
             return
         start = len(lane)
-        stop = min(task.goal, start + self._runner.batch - len(plan.rows))
+        stop = min(task.goal, start + self._runner.batch - plan.size)
         stop = min(stop, max(task.wanted, start) + self._runner.outputs - plan.outputs)
         stop = start + self._room(task, plan, stop - start)
         if stop > start:
-            self._add(plan, Share(task, start, stop, max(start, min(task.wanted, stop))))
-
-    def _add(self, plan: Plan, share: Share) -> None:
-        lane = share.task.holder.lane
-        assert lane is not None
-        rows, count = plan.rows, share.stop - share.start
-        rows.tokens.extend(share.task.ids[share.start : share.stop])
-        rows.positions.extend(range(share.start, share.stop))
-        rows.lanes.extend([lane.index] * count)
-        rows.wanted.extend([0] * (share.wanted - share.start))
-        rows.wanted.extend([1] * (share.stop - share.wanted))
-        plan.shares.append(share)
-        plan.outputs += share.stop - share.wanted
+            plan.add(Share(task, lane, start, stop, max(start, min(task.wanted, stop))))
 
     def _attach(self, task: Task, plan: Plan) -> Lane | None:
-        if len(plan.rows) >= self._runner.batch:
+        if plan.size >= self._runner.batch:
             return None
         holder = task.holder
         if self._coming(task):
             return None
-        if self._runner.copies and plan.shares and self._cache.obtainable < len(plan.rows) + task.goal:
+        if self._runner.copies and plan.shares and self._cache.obtainable < plan.size + task.goal:
             return None  # no use in a copy that would not fit beside those that run
         lane = self._cache.attach(task.ids, task.wanted, holder.prompt)
         if lane is None:
             return None
-        needed = len(plan.rows) + task.goal - len(lane)
+        needed = plan.size + task.goal - len(lane)
         self._cache.reclaim(needed)
         if plan.shares and self._cache.free < needed:
             self._cache.retire(lane)  # it would not fit beside those that run: it waits
@@ -183,13 +191,13 @@ class Scheduler:
 
     def _room(self, task: Task, plan: Plan, rows: int) -> int:
         """How many of `rows` fit, after younger sequences that are not in the plan made way."""
-        needed = len(plan.rows) + rows
+        needed = plan.size + rows
         if self._cache.free >= needed:
             return rows
         self._cache.reclaim(needed)
         planned = {share.task.holder for share in plan.shares}
         self._evict_until(needed, [h for h in self._holders if h.age > task.holder.age and h not in planned])
-        return max(0, min(rows, self._cache.free - len(plan.rows)))
+        return max(0, min(rows, self._cache.free - plan.size))
 
     def _evict_until(self, needed: int, victims: list[Holder]) -> None:
         """Evicts the youngest first, idle ones before running ones."""

@@ -225,19 +225,19 @@ class Engine:
             self._fail(plan, error)
 
     def _run(self, plan: Plan) -> float:
+        rows = plan.rows()
         began = time.perf_counter()
-        self._runner.forward(plan.rows)
+        self._runner.forward(rows)
         took = time.perf_counter() - began
         self.forward_s += (took - self.forward_s) * (_RECENT if self._forwards else 1)
         self._forwards += 1
-        self._decoded += len(plan.rows)
+        self._decoded += plan.size
         for share in plan.shares:
-            lane, count = share.task.holder.lane, share.stop - share.start
-            assert lane is not None
-            self._cache.extend(lane, share.task.ids[share.start : share.stop])
+            count = share.stop - share.start
+            self._cache.extend(share.lane, share.task.ids[share.start : share.stop])
             share.task.decoded += count
             share.task.forward_s += took
-            share.task.compute_s += took * count / len(plan.rows)
+            share.task.compute_s += took * count / plan.size
         return took
 
     def _publish(self, plan: Plan, _took: float) -> None:
