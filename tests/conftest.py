@@ -1,5 +1,6 @@
 """What every test stands on: one event loop kind, a user folder of its own, and a detector of blocked loops."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
 
-# How fast a machine makes examples says nothing about the code: only what they show may fail a test.
-settings.register_profile("a1agent", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("a1agent")
+# How fast a machine makes examples says nothing about the code: only what they show may fail a test. They are the same
+# in every run, so that a change is judged by what it changed; HYPOTHESIS_EXPLORE=1 looks for new ones.
+for profile, same in (("a1agent", True), ("explore", False)):
+    settings.register_profile(profile, deadline=None, derandomize=same, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("explore" if os.environ.get("HYPOTHESIS_EXPLORE") else "a1agent")
 
 
 @pytest.fixture
