@@ -1,9 +1,13 @@
-"""Who may run now, who waits, and who is sent away: a bounded queue in the order of arrival."""
+"""Who may run now, who waits, and who is sent away: a bounded queue, shared fairly between API keys.
+
+Each key has a line of its own, in the order of arrival; a place that is given back goes to the keys that wait, in turn.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 
 from a1agent.server.errors import ApiError, client_gone
 
@@ -12,61 +16,74 @@ __all__ = ["Admission"]
 _SMOOTHING = 0.2
 _FIRST_GUESS_S = 2.0
 
+Place = asyncio.Future[None]
+
 
 class Admission:
-    """At most `running` requests run and at most `waiting` wait. `enter`, and `leave` after each that was let in."""
+    """At most `running` requests run and at most `waiting` wait. `enter`, and `leave` after each that was let in.
 
-    def __init__(self, running: int, waiting: int) -> None:
+    Of `keys` API keys each may always have its share of `waiting` (rounded up) in the queue, however many requests of
+    other keys wait: what others sent beyond their own share never keeps it out.
+    """
+
+    def __init__(self, running: int, waiting: int, keys: int = 1) -> None:
         self.most_running = running
         self.most_waiting = waiting
+        self.share = math.ceil(waiting / max(1, keys))
         self.running = 0
-        self.waiting = 0
         self._mean_s = _FIRST_GUESS_S
         self.open()
 
     def open(self) -> None:
         """Begins to let requests in, in the event loop that runs then."""
-        self._places = asyncio.Semaphore(self.most_running)
+        self._lines: dict[
+            str, deque[Place]
+        ] = {}  # of keys that have requests waiting, the one whose turn is next first
         self._closed = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return sum(map(len, self._lines.values()))
 
     @property
     def closed(self) -> bool:
         """Whether the server is shutting down."""
         return self._closed.is_set()
 
-    async def enter(self, most_s: float, gone: asyncio.Task[None]) -> None:
-        """Returns when the request may run; `gone` ends when the client leaves.
+    async def enter(self, key: str, most_s: float, gone: asyncio.Task[None]) -> None:
+        """Returns when the request of the API key named `key` may run; `gone` ends when the client leaves.
 
         Raises `ApiError`: 429 when the queue is full; 503 when `most_s` seconds pass, or the server shuts down.
         """
         if self.closed:
             raise _shutting_down()
-        if self._places.locked():
-            if self.waiting >= self.most_waiting:
-                raise ApiError(
-                    429,
-                    f"{self.running} requests run and {self.waiting} wait, which is all this server takes",
-                    code="queue_full",
-                    retry_after_s=self._until_free_s(),
-                )
-            await self._wait(most_s, gone)
-        else:
-            await self._places.acquire()  # free: does not wait
-        self.running += 1
+        if self.running < self.most_running:  # then nobody waits
+            self.running += 1
+            return
+        own = len(self._lines.get(key, ()))
+        if self.waiting >= self.most_waiting and own >= self.share:
+            raise ApiError(
+                429,
+                f"{self.running} requests run and {self.waiting} wait, {own} of them with your key: "
+                "this server takes no more",
+                code="queue_full",
+                retry_after_s=self._until_free_s(),
+            )
+        await self._wait(key, most_s, gone)
 
     def leave(self, took_s: float) -> None:
         """Gives the place to the next in line; `took_s` seconds it was held."""
-        self.running -= 1
         self._mean_s += _SMOOTHING * (took_s - self._mean_s)
-        self._places.release()
+        self._hand_on()
 
     def close(self) -> None:
         """Sends away all that wait, and all that come."""
         self._closed.set()
 
-    async def _wait(self, most_s: float, gone: asyncio.Task[None]) -> None:
-        self.waiting += 1
-        place = asyncio.create_task(self._places.acquire())
+    async def _wait(self, key: str, most_s: float, gone: asyncio.Task[None]) -> None:
+        place: Place = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(key, deque()).append(place)
         end = asyncio.create_task(self._closed.wait())
         try:
             await asyncio.wait({place, end, gone}, timeout=most_s, return_when=asyncio.FIRST_COMPLETED)
@@ -82,16 +99,29 @@ class Admission:
                     retry_after_s=self._until_free_s(),
                 )
         except BaseException:
-            self._give_up(place)
+            self._give_up(key, place)
             raise
         finally:
-            self.waiting -= 1
             end.cancel()
 
-    def _give_up(self, place: asyncio.Task[bool]) -> None:
-        if place.done() and not place.cancelled():
-            self._places.release()
-        place.cancel()
+    def _give_up(self, key: str, place: Place) -> None:
+        if place.done():
+            self._hand_on()
+            return
+        self._lines[key].remove(place)
+        if not self._lines[key]:
+            del self._lines[key]
+
+    def _hand_on(self) -> None:
+        """The first of the next key's line gets the place, and the key's next turn comes after those of all others."""
+        if not self._lines:
+            self.running -= 1
+            return
+        key = next(iter(self._lines))
+        line = self._lines.pop(key)
+        line.popleft().set_result(None)
+        if line:
+            self._lines[key] = line
 
     def _until_free_s(self) -> int:
         return max(1, math.ceil(self._mean_s * (self.waiting + 1) / self.most_running))

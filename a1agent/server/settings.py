@@ -18,6 +18,8 @@ class ServerSettings:
 
     `max_*` cap what one request may ask for: `max_chains` its chains over all `n` answers, `max_tokens` those of a
     chain, `max_seconds` its whole time, waiting included. `grace_s`: how long requests may still run at shutdown.
+    `running` requests run at a time and `waiting` may wait. API keys that have requests waiting take turns, and each
+    may always have its share of `waiting` in the queue.
     """
 
     name: str = "a1"
