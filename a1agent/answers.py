@@ -50,7 +50,7 @@ def result_of(asked: Asked, outcome: Outcome, stats: RejectionStats, usage: Usag
     thinking, message = split_thinking(winner.text) if winner else (None, "")
     if asked.statement.required and outcome.vote.answer is None:
         raise _invalid(asked, message, stats)
-    found = tools.parse_calls(message, tools.names_of(asked.question))
+    found = tools.calls_in(message, asked.question)
     return Result(
         answer=outcome.vote.answer,
         text=found.content,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from a1agent.backends.base import Backend
@@ -47,13 +49,15 @@ class Loaded:
 
         Raises `CannotRewind` when steps are to be taken back and a model cannot do that.
         """
-        if options.takeover != "continue":
-            for backend in (self.draft, self.target):
-                if not backend.info.can_rewind:
-                    raise CannotRewind(
-                        f"{backend.info.name} cannot take a step back (a recurrent or hybrid model)",
-                        'use takeover="continue", or another model',
-                    )
+        takes_back = [self.draft, self.target] if options.takeover != "continue" else []
+        if options.lookahead == "on":
+            takes_back.append(self.draft)
+        for backend in takes_back:
+            if not backend.info.can_rewind:
+                raise CannotRewind(
+                    f"{backend.info.name} cannot take a step back (a recurrent or hybrid model)",
+                    'use takeover="continue" without lookahead="on", or another model',
+                )
         if options.min_step_tokens is not None:
             return options
         return options.replace(min_step_tokens=0 if self.short_steps else min(_STEP_FLOOR, options.step_tokens))
@@ -67,6 +71,7 @@ class Pair:
         self._given = {"draft": own, "target": own if target == SAME else _address(target)}
         self._held: list[Address] = []
         self._loaded: Loaded | None = None
+        self._loading: Future[Loaded] | None = None
         self._closed = False
         self._lock = threading.Lock()
         _check_target(self._given["target"])
@@ -86,21 +91,37 @@ class Pair:
     @property
     def loaded(self) -> Loaded | None:
         """Both models, once they are loaded and until they are closed."""
-        return self._loaded
+        return None if self._closed else self._loaded
 
     async def load(self) -> Loaded:
-        """Both models; loads them in a thread the first time. Raises `ModelError`, `MissingExtra`, `BackendClosed`."""
-        if self._loaded is not None and not self._closed:
-            return self._loaded
-        return await asyncio.to_thread(self._load)
+        """Both models; loads them the first time. Raises `ModelError`, `MissingExtra`, `BackendClosed`."""
+        return self.loaded or await asyncio.wrap_future(self._load())
 
-    def _load(self) -> Loaded:
+    def _load(self) -> Future[Loaded]:
+        """The load that all who need the models wait for; after one that failed, the next.
+
+        It has a thread of its own: those of the event loop are few, and are for what ends soon.
+        """
         with self._lock:
             if self._closed:
                 raise BackendClosed("this A1 was closed", "make a new one")
-            if self._loaded is None:
-                self._loaded = self._acquire()
-            return self._loaded
+            if self._loading is None:
+                self._loading = Future()
+                self._loading.set_running_or_notify_cancel()
+                threading.Thread(target=self._fill, args=(self._loading,), name="a1agent-load").start()
+            return self._loading
+
+    def _fill(self, loading: Future[Loaded]) -> None:
+        try:
+            loaded = self._acquire()
+        except BaseException as error:
+            with self._lock:
+                self._loading = None
+            loading.set_exception(error)
+        else:
+            with self._lock:
+                self._loaded = loaded
+            loading.set_result(loaded)
 
     def _acquire(self) -> Loaded:
         new = {m for m in self._given.values() if isinstance(m, Address) and not _POOL.loaded(m)}
@@ -125,14 +146,17 @@ class Pair:
         return unused
 
     async def aclose(self) -> None:
-        """Gives both models back; the last user of one frees it."""
-        for backend in await asyncio.to_thread(self._close):  # in a thread: it waits for a load under way
-            await backend.aclose()
-
-    def _close(self) -> list[Backend]:
+        """Gives both models back, once a load under way has ended; the last user of one frees it."""
         with self._lock:
-            self._closed, self._loaded = True, None
-            return self._release()
+            self._closed, loading = True, self._loading
+        if loading is not None:
+            with contextlib.suppress(Exception):  # told to those who wait for the models
+                await asyncio.wrap_future(loading)
+        with self._lock:
+            self._loaded = None
+            unused = self._release()
+        for backend in unused:
+            await backend.aclose()
 
 
 def _address(model: Model) -> Address | Backend:

@@ -26,7 +26,7 @@ from a1agent.errors import InvalidQuestion, nearest
 from a1agent.structured import check_schema
 from a1agent.types import InvalidToolCall, Question, ToolCall
 
-__all__ = ["Calls", "call_id", "canonical_calls", "names_of", "offer", "parse_calls", "tool_statement"]
+__all__ = ["Calls", "call_id", "calls_in", "canonical_calls", "offer", "parse_calls", "tool_statement"]
 
 _TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _MARK = "[TOOL_CALLS]"
@@ -78,11 +78,10 @@ def tool_statement(question: Question, otherwise: Statement) -> Statement:
     A chain votes for the calls it asks for, or for answering in words: words that state no answer are all one vote. One
     that writes a malformed call does not vote.
     """
-    names = names_of(question)
     must = question.tool_choice == "required"
 
     def read(message: str) -> Answer | None:
-        found = parse_calls(message, names)
+        found = calls_in(message, question)
         if found.calls and not found.invalid:
             text = canonical_calls(found.calls)
             return Answer(text, "json", f"calls {text}")
@@ -102,9 +101,10 @@ def tool_statement(question: Question, otherwise: Statement) -> Statement:
     )
 
 
-def names_of(question: Question) -> frozenset[str]:
-    """Names of the tools that a question offers."""
-    return frozenset(_name(tool) for tool in question.tools)
+def calls_in(message: str, question: Question) -> Calls:
+    """The calls in a model's answer to a question that `offer` gave."""
+    found = parse_calls(message, frozenset(_name(tool) for tool in question.tools))
+    return found if question.parallel_tool_calls else replace(found, calls=found.calls[:1])
 
 
 def canonical_calls(calls: Collection[ToolCall]) -> str:

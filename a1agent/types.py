@@ -84,12 +84,14 @@ class Question:
 
     `tools`: function tools in OpenAI's shape. `tool_choice`: `"auto"`, `"none"`, `"required"`, or the name of the tool
     that must be called. `response_format`: `{"type": "json_schema", "json_schema": {"schema": ...}}`, or `json_object`.
+    Without `parallel_tool_calls` a message that calls several tools is taken to call the first.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     response_format: Mapping[str, Any] | None = None
     tool_choice: str = "auto"
+    parallel_tool_calls: bool = field(default=True, repr=False)
 
     def __post_init__(self) -> None:
         if not self.messages:

@@ -2,12 +2,15 @@
 
 import asyncio
 import math
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from a1agent import (
     A1,
+    A1Error,
     BackendClosed,
     CannotRewind,
     CannotScore,
@@ -402,6 +405,32 @@ def test_a_question_longer_than_the_context_is_refused() -> None:
         pytest.raises(ContextOverflow),
     ):
         a1.solve("1 + " * 100 + "1")
+
+
+def test_writing_ahead_needs_a_draft_that_can_rewind() -> None:
+    with A1("scripted:sums?can_rewind=false", "scripted:sums", calibration=None, takeover="continue") as a1:
+        with pytest.raises(CannotRewind):
+            a1.solve(BOXED, lookahead="on")
+        assert a1.solve(BOXED, lookahead="off").answer == "21"
+
+
+@pytest.mark.anyio
+async def test_a_model_server_that_never_answers_keeps_nobody_from_other_models() -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))  # waiting for a server takes none of the loop's few threads
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        stuck = A1(f"vllm:http://127.0.0.1:{silent.getsockname()[1]}?retries=0", "scripted:sums", calibration=None)
+        loads = [asyncio.create_task(stuck.load()) for _ in range(3)]
+        connection, _ = await loop.sock_accept(silent)
+        async with asyncio.timeout(30), A1("scripted:sums", "scripted:sums?accuracy=1", calibration=None) as other:
+            assert (await other.asolve(BOXED)).answer == "21"
+        assert not any(load.done() for load in loads)
+        connection.close()
+    for load in loads:
+        with pytest.raises(A1Error):
+            await load
+    await stuck.aclose()
 
 
 def test_a_closed_agent_says_so() -> None:

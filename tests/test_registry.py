@@ -1,8 +1,12 @@
 """Model addresses: parsed, refused with the nearest known one, shared."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from a1agent import InvalidOption, ModelNotFound, NotEnoughMemory
+from a1agent import InvalidOption, ModelLoadError, ModelNotFound, NotEnoughMemory
+from a1agent.backends.base import Backend
 from a1agent.backends.registry import Address, Pool, check_memory, parse_address
 
 
@@ -42,6 +46,45 @@ def test_a_model_is_loaded_once_and_freed_by_its_last_user() -> None:
     assert pool.release(address) is None
     assert pool.release(address) is first
     assert not pool.loaded(address)
+
+
+def test_a_model_that_takes_long_to_load_keeps_nobody_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go, loads = threading.Event(), threading.Event(), list[str]()
+    load = Address.load
+
+    def slow(address: Address) -> Backend:
+        loads.append(address.path)
+        if address.options:
+            begun.set()
+            assert go.wait(30)
+        return load(address)
+
+    monkeypatch.setattr(Address, "load", slow)
+    pool, hanging, quick = Pool(), parse_address("scripted:sums?accuracy=0.5"), parse_address("scripted:sums")
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(pool.acquire, hanging)
+        assert begun.wait(30)
+        second = threads.submit(pool.acquire, hanging)
+        assert pool.acquire(quick) is pool.acquire(quick)
+        assert (pool.loaded(quick), pool.loaded(hanging), first.done(), second.done()) == (True, False, False, False)
+        go.set()
+        assert first.result(30) is second.result(30)
+    assert loads == ["sums", "sums"]
+
+
+def refuse(address: Address) -> Backend:
+    raise ModelLoadError(f"{address} does not load", "it never does")
+
+
+def test_a_model_that_does_not_load_is_tried_again_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, address = Pool(), parse_address("scripted:sums")
+    with monkeypatch.context() as broken:
+        broken.setattr(Address, "load", refuse)
+        with pytest.raises(ModelLoadError):
+            pool.acquire(address)
+    assert not pool.loaded(address)
+    backend = pool.acquire(address)
+    assert pool.release(address) is backend
 
 
 def test_a_pair_that_does_not_fit_is_refused_with_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:

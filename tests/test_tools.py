@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -146,6 +146,16 @@ def test_ids_are_nine_letters_or_digits_and_differ() -> None:
     ids = {call_id() for _ in range(100)}
     assert len(ids) == 100
     assert all(len(i) == 9 and i.isalnum() for i in ids)
+
+
+def test_where_calls_are_not_to_be_parallel_a_message_calls_the_first_of_them() -> None:
+    first = {"name": "add", "arguments": {"a": 2, "b": 3}}
+    both, one = tagged(first, {"name": "look_up", "arguments": {"what": "x"}}), tagged(first)
+    with agent(both, both, one, chains=6) as a1:
+        result = a1.solve(replace(ask(), parallel_tool_calls=False))
+        every = a1.solve(ask())
+    assert (result.tool_calls, result.confidence) == ((CALL,), 1.0)  # chains that call the same first tool agree
+    assert len(every.tool_calls) == 2
 
 
 def test_chains_vote_on_calls_and_the_winner_is_returned_whole() -> None:

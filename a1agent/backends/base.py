@@ -159,12 +159,16 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """What a backend has done since it was made; tests pin these instead of seconds."""
+    """What a backend has done since it was made; tests pin these instead of seconds.
+
+    `cells`: tokens that its KV cache holds at most, all sequences together; 0 where that is not this process's to know.
+    """
 
     decoded_tokens: int = 0
     forwards: int = 0
     sequences_alive: int = 0
     cells_used: int = 0
+    cells: int = 0
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl
@@ -190,14 +190,20 @@ def check_memory(addresses: list[Address], available: int | None) -> None:
     )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
-    backend: Backend
-    users: int
+    """A model and how many use it or wait for it; `turn` is held by the one that loads it."""
+
+    backend: Backend | None = None
+    users: int = 0
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Pool:
-    """Loaded models by address, so that users of the same model share it. Safe to use from several threads."""
+    """Loaded models by address, so that users of the same model share it. Safe to use from several threads.
+
+    A model that takes long to load, or whose server does not answer, keeps nobody from loading and using others.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[Address, _Entry] = {}
@@ -206,11 +212,16 @@ class Pool:
     def acquire(self, address: Address) -> Backend:
         """The model of an address, loaded once. Raises what loading raises, and keeps nothing then."""
         with self._lock:
-            entry = self._entries.get(address)
-            if entry is None:
-                entry = self._entries[address] = _Entry(address.load(), 0)
+            entry = self._entries.setdefault(address, _Entry())
             entry.users += 1
-            return entry.backend
+        try:
+            with entry.turn:
+                if entry.backend is None:
+                    entry.backend = address.load()
+                return entry.backend
+        except BaseException:
+            self.release(address)
+            raise
 
     def release(self, address: Address) -> Backend | None:
         """Gives a model back; returns it when nobody uses it any more, for the caller to close."""
@@ -225,4 +236,5 @@ class Pool:
     def loaded(self, address: Address) -> bool:
         """Whether the model of an address is loaded already."""
         with self._lock:
-            return address in self._entries
+            entry = self._entries.get(address)
+            return entry is not None and entry.backend is not None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import threading
 from typing import TYPE_CHECKING, Any
 
 from a1agent.backends.base import ModelInfo
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["OPTIONS", "TransformersBackend", "estimate_memory", "load"]
 
 _NEEDED = ("torch", "transformers", "tokenizers", "safetensors")
+_turn = threading.Lock()  # transformers sets torch's global defaults while it reads a model
 _GPU_SHARE = 0.85  # of what is free once the weights are there; the rest is for the buffers of forwards
 
 
@@ -56,7 +58,7 @@ def load(path: str, **options: Any) -> TransformersBackend:
     context = context_of(files.shape, checked)
     import torch
 
-    with torch.inference_mode():
+    with _turn, torch.inference_mode():
         return _assemble(files, checked, context)
 
 

@@ -22,7 +22,9 @@ _OURS = (
     "chains",
     "turns",
     "rejection_rate",
+    "verify_rate",
     "coverage",
+    "lookahead",
     "takeover",
     "attempts",
     "vote",
@@ -67,6 +69,7 @@ class AskingFields(Fields):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     stream: bool = False
+    parallel_tool_calls: bool = Field(True, description="false: an answer calls one tool at most")
     user: str | None = Field(None, max_length=512, description="goes into the server's log")
     safety_identifier: str | None = Field(None, max_length=512, description="the new name of user")
     a1: Extension | None = None

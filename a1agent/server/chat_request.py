@@ -123,6 +123,7 @@ def asked_of(request: ChatRequest, options: Options, settings: ServerSettings, t
             messages=tuple(message.message() for message in request.messages),
             tools=tuple(tool.model_dump(exclude_none=True) for tool in request.tools),
             tool_choice=choice_of(request.tool_choice),
+            parallel_tool_calls=request.parallel_tool_calls,
             response_format=request.response_format and request.response_format.model_dump(by_alias=True),
         )
     except InvalidQuestion as error:

@@ -1,4 +1,9 @@
-"""Prometheus metrics of one server, in a registry of its own."""
+"""Prometheus metrics of one server, in a registry of its own.
+
+Shares are for the reader to divide: that of the KV cache in use is `a1_kv_cells_used / a1_kv_cells`, by model; the
+observed rejection rate is `rate(a1_rejections_total[5m]) / rate(a1_verifications_total[5m])`, the asked one the same
+with `a1_asked_rejections_total`.
+"""
 
 from __future__ import annotations
 
@@ -87,10 +92,13 @@ class _Now(Collector):
         yield GaugeMetricFamily("a1_requests_waiting", "Requests in the queue.", value=self._admission.waiting)
         loaded = self._agent.pair.loaded
         alive = GaugeMetricFamily("a1_sequences_alive", "Sequences held by each model.", labels=["model"])
-        cells = GaugeMetricFamily("a1_kv_cells_used", "Tokens in each model's KV cache.", labels=["model"])
+        used = GaugeMetricFamily("a1_kv_cells_used", "Tokens that each model's KV cache holds.", labels=["model"])
+        cells = GaugeMetricFamily("a1_kv_cells", "Tokens that it can hold; none of a server's.", labels=["model"])
         if loaded is not None:
             for name, backend in (("draft", loaded.draft), ("target", loaded.target)):
-                alive.add_metric([name], backend.counters.sequences_alive)
-                cells.add_metric([name], backend.counters.cells_used)
-        yield alive
-        yield cells
+                counters = backend.counters
+                alive.add_metric([name], counters.sequences_alive)
+                if counters.cells:
+                    used.add_metric([name], counters.cells_used)
+                    cells.add_metric([name], counters.cells)
+        yield from (alive, used, cells)

@@ -66,7 +66,7 @@ def _head(service: Service, body: ResponsesRequest) -> Json:
         "text": body.text.model_dump(by_alias=True, exclude_none=True) if body.text else {"format": {"type": "text"}},
         "tools": [tool.model_dump() for tool in body.tools],
         "tool_choice": body.model_dump()["tool_choice"] or "auto",
-        "parallel_tool_calls": True,
+        "parallel_tool_calls": body.parallel_tool_calls,
         "previous_response_id": None,
         "store": False,
         "truncation": "disabled",

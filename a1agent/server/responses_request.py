@@ -135,6 +135,7 @@ def asked_of(request: ResponsesRequest, options: Options, settings: ServerSettin
             messages=tuple(_messages(request)),
             tools=tuple(_tool(tool) for tool in request.tools),
             tool_choice=_choice(request.tool_choice),
+            parallel_tool_calls=request.parallel_tool_calls,
             response_format=_format(request.text.format) if request.text and request.text.format else None,
         )
     except InvalidQuestion as error:

@@ -23,6 +23,7 @@ from a1agent.server.settings import ServerSettings
 
 __all__ = ["Service", "unless_gone"]
 
+_AGAIN_S = 5
 T = TypeVar("T")
 
 
@@ -33,7 +34,7 @@ class Service:
         self.agent = agent
         self.settings = settings
         self.created = int(time.time())
-        self.admission = Admission(settings.running, settings.waiting)
+        self.admission = Admission(settings.running, settings.waiting, len(settings.keys))
         self.metrics = Metrics(agent, self.admission)
         self._jobs: set[Job] = set()
         self._failure: A1Error | None = None
@@ -83,15 +84,32 @@ class Service:
         most_s = asked.options.timeout_s or self.settings.max_seconds
         gone = asyncio.create_task(_disconnect(request))
         try:
-            await self.admission.enter(most_s, gone)
+            await self.admission.enter(asked.tenant, most_s, gone)
         finally:
             gone.cancel()
+        admitted = time.perf_counter()
+        try:
+            await self._models(request, max(0.001, most_s - (admitted - came)))
+        except BaseException:
+            self.admission.leave(time.perf_counter() - admitted)
+            raise
         left = max(0.001, most_s - (time.perf_counter() - came))
         timed = dataclasses.replace(asked, options=asked.options.replace(timeout_s=left))
         job = Job(self.agent, timed, self.metrics.event, self._ended)
         self._jobs.add(job)
         request.state.job = job
         return job
+
+    async def _models(self, request: Request, most_s: float) -> None:
+        """Waits for the models, which may still be loading: a call's own clock starts once they are there."""
+        if self.agent.pair.loaded is not None:
+            return
+        try:
+            async with asyncio.timeout(most_s):
+                await unless_gone(request, self.agent.load())
+        except TimeoutError:
+            message = f"the models are still loading after {most_s:.1f} s"
+            raise ApiError(503, message, code="model_loading", retry_after_s=_AGAIN_S) from None
 
     def drain(self) -> None:
         """Takes no more requests, and cancels those that still run when the grace period ends."""

@@ -76,6 +76,24 @@ async def test_options_reach_the_call() -> None:
     assert short.choices[0].finish_reason == "length"
 
 
+async def test_a_request_may_have_fewer_steps_verified_and_drafts_written_ahead() -> None:
+    told: dict[str, list[str]] = {}
+    async with (
+        A1(*sums_pair(jitter=3), calibration=None, min_step_tokens=0) as agent,
+        serving(agent) as running,
+        running.client() as client,
+    ):
+        for name, value in (("lookahead", "off"), ("lookahead", "on"), ("verify_rate", 0.0)):
+            extra: Any = {"a1": {name: value, "early_stop": "off", "events": True, "rejection_rate": 0.5}}
+            stream = await client.chat.completions.create(**ASKED, stream=True, seed=1, extra_body=extra)
+            told[f"{name}={value}"] = [chunk.model_extra.get("a1", {}).get("event") async for chunk in stream]
+    assert [("StepDropped" in events, "StepVerified" in events) for events in told.values()] == [
+        (False, True),
+        (True, True),
+        (False, False),
+    ]
+
+
 @pytest.mark.parametrize(("effort", "chains"), [("none", 1), ("low", 4), ("medium", 8), ("high", 16), ("xhigh", 32)])
 async def test_effort_scales_the_operators_chains(effort: Any, chains: int) -> None:
     async with serving() as running, running.client() as client:
@@ -130,7 +148,7 @@ async def test_values_that_change_nothing_are_let_through() -> None:
         ({"tools": [tool("f", {}), tool("f", {})]}, "tools", "invalid_value"),
         ({"tools": [tool("f", {})], "tool_choice": "fly"}, "tool_choice", "invalid_value"),
         ({"tools": [tool("f", {"properties": {"x": {"pattern": "(a+)+$"}}}, strict=True)]}, "tools", UNSUPPORTED),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls", UNSUPPORTED),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "invalid_value"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "invalid_value"),
         ({"response_format": json_schema({"$ref": "http://192.0.2.1/x"})}, "response_format", "invalid_value"),
@@ -310,6 +328,20 @@ async def test_tools_are_called_and_what_they_say_is_read() -> None:
         second = await client.chat.completions.create(model="a1", messages=messages, tools=[ADD])
     assert second.choices[0].finish_reason == "stop"
     assert "42" in (second.choices[0].message.content or "")
+
+
+async def test_an_answer_calls_one_tool_at_most_where_the_client_wants_it_so() -> None:
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+    model = ScriptedBackend(Fixed(f"{call}\n{call}"), template=load("obedient").template)
+    messages: Any = [{"role": "user", "content": "Add 1 and 2, twice"}]
+    async with A1(model, model, calibration=None) as agent, serving(agent) as running, running.client() as client:
+        counts = []
+        for parallel in (True, False):
+            answer = await client.chat.completions.create(
+                model="a1", messages=messages, tools=[ADD], parallel_tool_calls=parallel
+            )
+            counts.append(len(answer.choices[0].message.tool_calls or []))
+    assert counts == [2, 1]
 
 
 async def test_a_stream_ends_with_its_tool_calls() -> None:

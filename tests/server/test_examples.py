@@ -21,6 +21,7 @@ __all__ = ["importable"]
         ("40_openai_client.py", "openai", SUMS, "--- the message ---"),
         ("41_pydantic_ai.py", "pydantic_ai", OBEDIENT, "42"),
         ("42_smolagents.py", "smolagents", OBEDIENT, "add("),
+        ("43_llama_index.py", "llama_index.llms.openai_like", OBEDIENT, "add("),
     ],
 )
 def test_an_example_runs(script: str, package: str, models: tuple[str, ...], printed: str) -> None:

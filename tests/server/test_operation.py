@@ -4,14 +4,16 @@ import asyncio
 import gc
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
 from a1agent import A1
-from a1agent.server import Keys
+from a1agent.server import Keys, create_app
 from a1agent.server.admission import Admission
 from a1agent.server.errors import ApiError
 from tests.doubles import sums_pair
@@ -19,6 +21,7 @@ from tests.server.serving import KEY, SUM, Gate, Running, held_agent, raw, servi
 
 pytestmark = pytest.mark.anyio
 
+OTHER = "another-key-of-somebody"
 ASKED: Any = {"model": "a1", "messages": [{"role": "user", "content": SUM}]}
 
 
@@ -92,12 +95,12 @@ async def test_the_queue_is_served_in_order_and_gives_back_every_place() -> None
     queue, gone, order = Admission(2, 10), asyncio.create_task(never()), []
 
     async def one(number: int) -> None:
-        await queue.enter(60, gone)
+        await queue.enter("", 60, gone)
         order.append(number)
         queue.leave(0.1)
 
-    await queue.enter(60, gone)
-    await queue.enter(60, gone)
+    await queue.enter("", 60, gone)
+    await queue.enter("", 60, gone)
     tasks = [asyncio.create_task(one(number)) for number in range(6)]
     await until(lambda: queue.waiting == 6)
     tasks[2].cancel()
@@ -108,10 +111,93 @@ async def test_the_queue_is_served_in_order_and_gives_back_every_place() -> None
     assert order == [0, 1, 3, 4, 5]
     assert (queue.running, queue.waiting) == (0, 0)
     for _ in range(2):
-        await queue.enter(0.001, gone)
+        await queue.enter("", 0.001, gone)
     with pytest.raises(ApiError):
-        await queue.enter(0.001, gone)
+        await queue.enter("", 0.001, gone)
     gone.cancel()
+
+
+async def in_line(queue: Admission, *keys: str) -> tuple[list[asyncio.Task[None]], list[str]]:
+    """A request of each key in the queue, one after the other; each that is let in writes its key down and leaves."""
+    gone, order = asyncio.create_task(never()), list[str]()
+
+    async def one(key: str) -> None:
+        await queue.enter(key, 60, gone)
+        order.append(key)
+        queue.leave(0.1)
+
+    tasks: list[asyncio.Task[None]] = []
+    for key in keys:
+        before = queue.waiting
+        tasks.append(asyncio.create_task(one(key)))
+        await until(lambda before=before, task=tasks[-1]: queue.waiting > before or task.done())
+    return tasks, order
+
+
+async def test_keys_that_wait_take_turns() -> None:
+    queue, gone = Admission(1, 10, keys=3), asyncio.create_task(never())
+    await queue.enter("ann", 60, gone)
+    tasks, order = await in_line(queue, "ann", "ann", "ann", "bob", "bob", "cid")
+    queue.leave(0.1)
+    await asyncio.gather(*tasks)
+    assert order == ["ann", "bob", "cid", "ann", "bob", "ann"]
+    assert (queue.running, queue.waiting) == (0, 0)
+    gone.cancel()
+
+
+async def test_a_key_that_fills_the_queue_leaves_others_their_share() -> None:
+    queue, gone = Admission(1, 4, keys=2), asyncio.create_task(never())
+    await queue.enter("ann", 60, gone)
+    tasks, order = await in_line(queue, *["ann"] * 5, *["bob"] * 3)
+    told = [isinstance(task.exception(), ApiError) if task.done() else False for task in tasks]
+    assert told == [False] * 4 + [True] + [False] * 2 + [True]
+    tasks[5].cancel()
+    await until(lambda: queue.waiting == 5)
+    queue.leave(0.1)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == ["ann", "bob", "ann", "ann", "ann"]
+    assert (queue.running, queue.waiting) == (0, 0)
+    gone.cancel()
+
+
+async def test_a_place_given_to_a_request_that_is_cancelled_goes_to_the_next() -> None:
+    queue, gone = Admission(1, 4), asyncio.create_task(never())
+    await queue.enter("", 60, gone)
+    tasks, order = await in_line(queue, "", "")
+    queue.leave(0.1)
+    tasks[0].cancel()  # the place is its own by now, and it does not know yet
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (order, tasks[0].cancelled()) == ([""], True)
+    assert (queue.running, queue.waiting) == (0, 0)
+    gone.cancel()
+
+
+async def test_one_key_cannot_keep_another_waiting_for_all_of_its_requests() -> None:
+    gate, keys = Gate(), {"ann": KEY, "bob": OTHER}
+    async with (
+        held_agent(gate, chains=1) as agent,
+        serving(agent, running=1, waiting=2, keys=Keys(keys)) as running,
+        running.client(KEY) as ann,
+        running.client(OTHER) as bob,
+    ):
+        ended: list[str] = []
+
+        async def ask(name: str, client: openai.AsyncOpenAI, waiting: int) -> asyncio.Task[None]:
+            async def one() -> None:
+                await client.chat.completions.create(**ASKED)
+                ended.append(name)
+
+            task = asyncio.create_task(one())
+            await until(lambda: (running.service.admission.running, running.service.admission.waiting) == (1, waiting))
+            return task
+
+        tasks = [await ask("ann", ann, waiting) for waiting in range(3)]
+        with pytest.raises(openai.RateLimitError):
+            await ann.chat.completions.create(**ASKED)
+        tasks.append(await ask("bob", bob, 3))
+        gate.open.set()
+        await asyncio.gather(*tasks)
+    assert ended.index("bob") < 3
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -184,11 +270,14 @@ async def test_a_reader_that_never_reads_is_cut_off() -> None:
 
 
 async def test_a_half_closed_socket_leaves_nothing_behind() -> None:
-    async with serving() as running:
+    gate = Gate()
+    async with held_agent(gate, chains=2) as agent, serving(agent) as running:
         connection = raw(running.address)
         connection.sendall(body(stream=True))
-        connection.shutdown(1)
+        await until(lambda: gate.waiting == 2)
+        connection.shutdown(socket.SHUT_WR)
         await nothing_left(running)
+        await until(lambda: not running.server.server_state.connections)
         connection.close()
 
 
@@ -291,10 +380,6 @@ async def test_ready_means_that_the_models_are_loaded() -> None:
 
 
 async def test_models_that_do_not_load_are_told_by_readyz_and_by_every_answer() -> None:
-    import httpx2
-
-    from a1agent.server import create_app
-
     agent = A1("llama-cpp:/nowhere.gguf", "scripted:sums", calibration=None)
     app = create_app(agent)
     await app.state.service.load()
@@ -303,6 +388,18 @@ async def test_models_that_do_not_load_are_told_by_readyz_and_by_every_answer() 
         answer = await client.post("/v1/chat/completions", json=ASKED)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
     await agent.aclose()
+
+
+async def test_a_request_does_not_wait_for_models_beyond_its_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        agent = A1(f"vllm:http://127.0.0.1:{silent.getsockname()[1]}?retries=0", "scripted:sums", calibration=None)
+        app = create_app(agent)
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://localhost") as client:
+            answer = await client.post("/v1/chat/completions", json=ASKED | {"a1": {"timeout_s": 0.05}})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_loading")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert app.state.service.admission.running == 0
+    await agent.aclose()  # the silent server is gone: the load ends
 
 
 async def test_metrics_count_requests_tokens_and_rates() -> None:
@@ -326,13 +423,27 @@ async def test_metrics_count_requests_tokens_and_rates() -> None:
     assert values["a1_requests_running"] == "0.0" and values['a1_sequences_alive{model="draft"}'] == "0.0"
 
 
+async def test_metrics_tell_how_full_the_caches_of_models_in_process_are() -> None:
+    pytest.importorskip("llama_cpp")
+    async with (
+        A1("embedded:draft?n_ctx=1024", "scripted:sums", calibration=None) as agent,
+        serving(agent) as running,
+        running.client() as client,
+        running.http() as http,
+    ):
+        await client.chat.completions.create(**ASKED, extra_body={"a1": {"chains": 2, "turns": 2}})
+        lines = (await http.get("/metrics")).text.splitlines()
+    values = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+    assert 0 < values['a1_kv_cells_used{model="draft"}'] < values['a1_kv_cells{model="draft"}']
+    assert 'a1_kv_cells{model="target"}' not in values  # a model without a cache here has no share of one
+
+
 async def test_each_key_has_a_calibration_of_its_own() -> None:
-    other = "another-key-of-somebody"
-    async with serving(keys=Keys({"ann": KEY, "bob": other})) as running:
+    async with serving(keys=Keys({"ann": KEY, "bob": OTHER})) as running:
         sizes: dict[str, list[int]] = {}
-        for key in (KEY, KEY, other):
+        for key in (KEY, KEY, OTHER):
             async with running.client(key) as client:
                 answer = await client.chat.completions.create(**ASKED, extra_body={"a1": {"early_stop": "off"}})
                 sizes.setdefault(key, []).append(answer.model_extra["a1"]["calibration_size"])
     assert sizes[KEY][1] > sizes[KEY][0]  # goes on where it was
-    assert sizes[other][0] == pytest.approx(sizes[KEY][0], abs=4)  # begins at the beginning
+    assert sizes[OTHER][0] == pytest.approx(sizes[KEY][0], abs=4)  # begins at the beginning

@@ -161,6 +161,7 @@ class Engine:
             forwards=self._forwards,
             sequences_alive=self._alive,
             cells_used=0 if self.closed else self._cache.used,
+            cells=self._runner.cells,
         )
 
     def opened(self) -> None:
