@@ -422,11 +422,10 @@ async def test_a_model_server_that_never_answers_keeps_nobody_from_other_models(
         silent.setblocking(False)
         stuck = A1(f"vllm:http://127.0.0.1:{silent.getsockname()[1]}?retries=0", "scripted:sums", calibration=None)
         loads = [asyncio.create_task(stuck.load()) for _ in range(3)]
-        connection, _ = await loop.sock_accept(silent)
-        async with asyncio.timeout(30), A1("scripted:sums", "scripted:sums?accuracy=1", calibration=None) as other:
-            assert (await other.asolve(BOXED)).answer == "21"
-        assert not any(load.done() for load in loads)
-        connection.close()
+        with (await loop.sock_accept(silent))[0]:
+            async with asyncio.timeout(30), A1("scripted:sums", "scripted:sums?accuracy=1", calibration=None) as other:
+                assert (await other.asolve(BOXED)).answer == "21"
+            assert not any(load.done() for load in loads)
     for load in loads:
         with pytest.raises(A1Error):
             await load

@@ -51,8 +51,8 @@ class Admission:
         """Whether the server is shutting down."""
         return self._closed.is_set()
 
-    async def enter(self, key: str, most_s: float, gone: asyncio.Task[None]) -> None:
-        """Returns when the request of the API key named `key` may run; `gone` ends when the client leaves.
+    async def enter(self, key: str, most_s: float, gone: asyncio.Task[None] | None = None) -> None:
+        """Returns when the request of the API key named `key` may run; `gone` is a task that ends if the client leaves.
 
         Raises `ApiError`: 429 when the queue is full; 503 when `most_s` seconds pass, or the server shuts down.
         """
@@ -81,15 +81,16 @@ class Admission:
         """Sends away all that wait, and all that come."""
         self._closed.set()
 
-    async def _wait(self, key: str, most_s: float, gone: asyncio.Task[None]) -> None:
+    async def _wait(self, key: str, most_s: float, gone: asyncio.Task[None] | None) -> None:
         place: Place = asyncio.get_running_loop().create_future()
         self._lines.setdefault(key, deque()).append(place)
         end = asyncio.create_task(self._closed.wait())
         try:
-            await asyncio.wait({place, end, gone}, timeout=most_s, return_when=asyncio.FIRST_COMPLETED)
+            first = {place, end} if gone is None else {place, end, gone}
+            await asyncio.wait(first, timeout=most_s, return_when=asyncio.FIRST_COMPLETED)
             if self.closed:
                 raise _shutting_down()
-            if gone.done():
+            if gone is not None and gone.done():
                 raise client_gone()
             if not place.done():
                 raise ApiError(

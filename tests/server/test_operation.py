@@ -1,6 +1,7 @@
 """A server under load, while it ends, and with clients that leave: nothing is lost, nothing leaks."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -23,10 +24,6 @@ pytestmark = pytest.mark.anyio
 
 OTHER = "another-key-of-somebody"
 ASKED: Any = {"model": "a1", "messages": [{"role": "user", "content": SUM}]}
-
-
-async def never() -> None:
-    await asyncio.Event().wait()
 
 
 def body(**fields: Any) -> bytes:
@@ -92,15 +89,15 @@ async def test_a_deadline_returns_the_best_answer_so_far() -> None:
 
 
 async def test_the_queue_is_served_in_order_and_gives_back_every_place() -> None:
-    queue, gone, order = Admission(2, 10), asyncio.create_task(never()), []
+    queue, order = Admission(2, 10), list[int]()
 
     async def one(number: int) -> None:
-        await queue.enter("", 60, gone)
+        await queue.enter("", 60)
         order.append(number)
         queue.leave(0.1)
 
-    await queue.enter("", 60, gone)
-    await queue.enter("", 60, gone)
+    await queue.enter("", 60)
+    await queue.enter("", 60)
     tasks = [asyncio.create_task(one(number)) for number in range(6)]
     await until(lambda: queue.waiting == 6)
     tasks[2].cancel()
@@ -111,18 +108,17 @@ async def test_the_queue_is_served_in_order_and_gives_back_every_place() -> None
     assert order == [0, 1, 3, 4, 5]
     assert (queue.running, queue.waiting) == (0, 0)
     for _ in range(2):
-        await queue.enter("", 0.001, gone)
+        await queue.enter("", 0.001)
     with pytest.raises(ApiError):
-        await queue.enter("", 0.001, gone)
-    gone.cancel()
+        await queue.enter("", 0.001)
 
 
 async def in_line(queue: Admission, *keys: str) -> tuple[list[asyncio.Task[None]], list[str]]:
     """A request of each key in the queue, one after the other; each that is let in writes its key down and leaves."""
-    gone, order = asyncio.create_task(never()), list[str]()
+    order = list[str]()
 
     async def one(key: str) -> None:
-        await queue.enter(key, 60, gone)
+        await queue.enter(key, 60)
         order.append(key)
         queue.leave(0.1)
 
@@ -135,19 +131,18 @@ async def in_line(queue: Admission, *keys: str) -> tuple[list[asyncio.Task[None]
 
 
 async def test_keys_that_wait_take_turns() -> None:
-    queue, gone = Admission(1, 10, keys=3), asyncio.create_task(never())
-    await queue.enter("ann", 60, gone)
+    queue = Admission(1, 10, keys=3)
+    await queue.enter("ann", 60)
     tasks, order = await in_line(queue, "ann", "ann", "ann", "bob", "bob", "cid")
     queue.leave(0.1)
     await asyncio.gather(*tasks)
     assert order == ["ann", "bob", "cid", "ann", "bob", "ann"]
     assert (queue.running, queue.waiting) == (0, 0)
-    gone.cancel()
 
 
 async def test_a_key_that_fills_the_queue_leaves_others_their_share() -> None:
-    queue, gone = Admission(1, 4, keys=2), asyncio.create_task(never())
-    await queue.enter("ann", 60, gone)
+    queue = Admission(1, 4, keys=2)
+    await queue.enter("ann", 60)
     tasks, order = await in_line(queue, *["ann"] * 5, *["bob"] * 3)
     told = [isinstance(task.exception(), ApiError) if task.done() else False for task in tasks]
     assert told == [False] * 4 + [True] + [False] * 2 + [True]
@@ -157,19 +152,17 @@ async def test_a_key_that_fills_the_queue_leaves_others_their_share() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == ["ann", "bob", "ann", "ann", "ann"]
     assert (queue.running, queue.waiting) == (0, 0)
-    gone.cancel()
 
 
 async def test_a_place_given_to_a_request_that_is_cancelled_goes_to_the_next() -> None:
-    queue, gone = Admission(1, 4), asyncio.create_task(never())
-    await queue.enter("", 60, gone)
+    queue = Admission(1, 4)
+    await queue.enter("", 60)
     tasks, order = await in_line(queue, "", "")
     queue.leave(0.1)
     tasks[0].cancel()  # the place is its own by now, and it does not know yet
     await asyncio.gather(*tasks, return_exceptions=True)
     assert (order, tasks[0].cancelled()) == ([""], True)
     assert (queue.running, queue.waiting) == (0, 0)
-    gone.cancel()
 
 
 async def test_one_key_cannot_keep_another_waiting_for_all_of_its_requests() -> None:
@@ -281,6 +274,35 @@ async def test_a_half_closed_socket_leaves_nothing_behind() -> None:
         connection.close()
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_ten_megabytes_are_refused_as_soon_as_that_is_known(chunked: bool) -> None:
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    size = 10_000_000
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
+    async with serving(body_timeout_s=60) as running:
+        reader, writer = await asyncio.open_connection(*running.address)
+        writer.write(f"{head}{length}\r\n\r\n".encode())
+        if chunked:  # as much as it reads, and a byte; the rest is never sent
+            writer.write(f"{size:x}\r\n".encode() + b"x" * (2**20 + 1))
+        answer = await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: not running.server.server_state.connections)
+    assert b"413" in answer
+
+
+async def test_ten_megabytes_that_are_allowed_are_too_long_for_the_model_and_block_nobody() -> None:
+    async with serving(max_body_bytes=2**24) as running, running.client() as client, running.http() as http:
+        long = asyncio.create_task(
+            client.chat.completions.create(model="a1", messages=[{"role": "user", "content": "1 + " * 2_500_000}])
+        )
+        assert (await http.get("/healthz")).status_code == 200
+        with pytest.raises(openai.BadRequestError) as caught:
+            await long
+        assert caught.value.code == "context_length_exceeded"
+        await nothing_left(running)
+
+
 async def test_a_body_that_never_arrives_is_not_waited_for() -> None:
     async with serving(body_timeout_s=0.05) as running:
         reader, writer = await asyncio.open_connection(*running.address)
@@ -292,19 +314,57 @@ async def test_a_body_that_never_arrives_is_not_waited_for() -> None:
 
 
 async def test_two_hundred_streams_at_once_are_all_answered_and_leave_nothing() -> None:
-    async with serving(running=16, waiting=300) as running, running.client() as client:
-        await client.chat.completions.create(**ASKED)
+    async def one(client: openai.AsyncOpenAI, number: int) -> bool:
+        stream = await client.chat.completions.create(**ASKED, stream=True, extra_body={"a1": {"chains": 2}})
+        if number % 5 == 0:  # some leave early
+            await stream.close()
+            return True
+        return [chunk async for chunk in stream][-1].choices[0].finish_reason == "stop"
 
-        async def one(number: int) -> bool:
-            stream = await client.chat.completions.create(**ASKED, stream=True, extra_body={"a1": {"chains": 2}})
-            if number % 5 == 0:  # some leave early
-                await stream.close()
-                return True
-            return [chunk async for chunk in stream][-1].choices[0].finish_reason == "stop"
+    async with serving(running=16, waiting=300) as running:
 
-        assert all(await asyncio.gather(*(one(number) for number in range(200))))
-        await nothing_left(running)
+        async def at_once(streams: int) -> None:
+            async with running.client() as client:
+                assert all(await asyncio.gather(*(one(client, number) for number in range(streams))))
+            await nothing_left(running)
+            await until(lambda: not running.server.server_state.connections)
+            gc.collect()
+
+        await at_once(1)
+        before = len(asyncio.all_tasks()), open_files()
+        await at_once(200)
         assert running.service.admission.waiting == 0
+        await until(lambda: len(asyncio.all_tasks()) <= before[0])
+        assert open_files() <= before[1]
+
+
+async def test_requests_that_run_together_share_the_forwards_of_the_models() -> None:
+    pytest.importorskip("llama_cpp")
+    asked = ASKED | {"seed": 7}
+    extra: Any = {"a1": {"chains": 2, "early_stop": "off"}}
+    together = 4
+    async with (
+        A1("embedded:draft?n_ctx=4096", "embedded:target?n_ctx=4096", calibration=None) as agent,
+        serving(agent, running=together) as running,
+        running.client() as client,
+    ):
+        loaded, queue = await agent.pair.load(), running.service.admission
+
+        async def forwards(requests: int) -> int:
+            """Of both models, for requests that all begin at the same moment."""
+            before = loaded.draft.counters.forwards + loaded.target.counters.forwards
+            for _ in range(together):
+                await queue.enter("", 60)
+            ask = client.chat.completions.create
+            tasks = [asyncio.create_task(ask(**asked, extra_body=extra)) for _ in range(requests)]
+            await until(lambda: queue.waiting == requests)
+            for _ in range(together):
+                queue.leave(0.1)
+            await asyncio.gather(*tasks)
+            return loaded.draft.counters.forwards + loaded.target.counters.forwards - before
+
+        alone = await forwards(1)
+        assert await forwards(together) < together / 2 * alone
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
@@ -319,9 +379,11 @@ async def test_tasks_and_files_are_as_before_after_requests_of_every_kind() -> N
                 await stream.close()
                 with pytest.raises(openai.BadRequestError):
                     await client.chat.completions.create(**ASKED, temperature=9)
-                cut = raw(running.address)
-                cut.sendall(body()[:40])
-                cut.close()
+                for sent in (body()[:40], body(stream=True), body(seed="x"), body(user="x" * 3_000_000)):
+                    cut = raw(running.address)
+                    with contextlib.suppress(OSError):  # what is refused is not read to its end
+                        await asyncio.to_thread(cut.sendall, sent)
+                    cut.close()
             await nothing_left(running)
             await until(lambda: not running.server.server_state.connections)
 

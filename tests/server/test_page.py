@@ -177,6 +177,97 @@ async def test_text_of_models_is_shown_and_never_run(browser: Browser) -> None:
         assert await page.title() == "A1"
 
 
+async def test_a_call_is_asked_and_read_by_keyboard_alone(browser: Browser) -> None:
+    async with serving() as running, page_of(running, browser) as page:
+        keys = page.keyboard
+        await to(page, "#question")
+        await keys.type(SUM)
+        await to(page, "#chains")
+        await keys.press("Home")
+        await keys.press("ArrowRight")
+        await to(page, "#send")
+        await keys.press("Enter")
+        await expect(page.get_by_role("status")).to_contain_text("The answer is")
+        await expect(page.locator(".chain")).to_have_count(2)
+        await to(page, ".step")
+        await keys.press("Enter")
+        await expect(page.locator("#detail-0")).to_contain_text("1 + 2 =")
+        await expect(page.locator(":focus-visible")).to_have_css("outline-style", "solid")
+        await keys.press("Enter")
+        await expect(page.locator("#detail-0")).to_be_hidden()
+        await to(page, "#history button")
+        await to(page, "#download")
+        await to(page, "#open")
+
+
+async def to(page: Page, selector: str) -> None:
+    """Goes on with the Tab key until the element has the focus."""
+    for _ in range(200):
+        await page.keyboard.press("Tab")
+        if await page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+    raise AssertionError(f"the Tab key does not reach {selector}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_screen_reader_has_a_name_for_everything_and_text_has_contrast(browser: Browser, scheme: Any) -> None:
+    async with serving() as running, page_of(running, browser, color_scheme=scheme) as page:
+        await ask(page, SUM)
+        await expect(page.get_by_role("status")).to_have_text("The answer is 10.")
+        await page.locator(".step").first.click()
+        devtools = await page.context.new_cdp_session(page)
+        tree = (await devtools.send("Accessibility.getFullAXTree"))["nodes"]
+        named = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in tree if not node["ignored"]]
+        faint = await page.evaluate(FAINT)
+    roles = {"button", "slider", "combobox", "textbox", "link", "figure", "image", "heading", "region"}
+    assert [role for role, name in named if role in roles and not name] == []
+    assert {"button", "slider", "combobox", "textbox", "image", "region"} <= {role for role, _ in named}
+    assert faint == []
+
+
+FAINT = """() => {
+  const draw = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgb = (color) => {
+    draw.clearRect(0, 0, 1, 1);
+    draw.fillStyle = color;
+    draw.fillRect(0, 0, 1, 1);
+    return [...draw.getImageData(0, 0, 1, 1).data];
+  };
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const color = rgb(getComputedStyle(at).backgroundColor);
+      if (color[3] === 255) return color;
+    }
+    return [255, 255, 255];
+  };
+  const faint = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const says = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!says || element.closest(":disabled, .katex, noscript") || !element.checkVisibility()) continue;
+    const style = getComputedStyle(element);
+    const both = [light(rgb(element.closest("svg") ? style.fill : style.color)), light(behind(element))];
+    const ratio = (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+    if (ratio < 4.5) faint.push(`${element.tagName}.${element.className}: ${ratio.toFixed(2)}`);
+  }
+  return faint;
+}"""
+"""Texts whose contrast with what is behind them is less than WCAG 2.2 asks for (1.4.3, level AA)."""
+
+
+async def test_a_finger_can_hit_a_step(browser: Browser) -> None:
+    phone: Any = {"viewport": {"width": 360, "height": 700}, "has_touch": True, "is_mobile": True}
+    async with serving() as running, page_of(running, browser, **phone) as page:
+        await ask(page, SUM)
+        await expect(page.get_by_role("status")).to_have_text("The answer is 10.")
+        box = await page.locator("button.step").first.bounding_box()
+        assert box is not None and min(box["width"], box["height"]) >= 24  # WCAG 2.2, 2.5.8
+        await page.locator("button.step").first.tap()
+        await expect(page.locator("#detail-0")).to_be_visible()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_nothing_is_wider_than_a_phone(browser: Browser, scheme: Any) -> None:
     phone: Any = {"viewport": {"width": 360, "height": 700}, "color_scheme": scheme}

@@ -42,17 +42,20 @@ def mcp(
     ] = None,
     allow_host: Annotated[list[str] | None, typer.Option("--allow-host", help="another name of this server")] = None,
     calls: Annotated[int, typer.Option("--calls", min=1, help="calls that run at a time")] = 4,
-    max_seconds: Annotated[float, typer.Option("--max-seconds", help="most seconds of a call")] = 300.0,
+    waiting: Annotated[
+        int, typer.Option("--waiting", min=0, help="calls that may wait, shared by API keys; more are errors")
+    ] = 64,
+    max_seconds: Annotated[
+        float, typer.Option("--max-seconds", help="most seconds of a call, waiting included")
+    ] = 300.0,
 ) -> int:
     """Serve the tool `reason` to MCP clients."""
     if max_seconds <= 0:
         raise InvalidOption(f"--max-seconds is {max_seconds}", "use a number above 0")
-    limits, agent = Limits(calls=calls, seconds=max_seconds), make_agent(settings)
-    if not http:
-        asyncio.run(_stdio(agent, limits))
-        return 0
     chosen = ServerSettings(keys=read_keys(api_keys), allowed_hosts=(*(allow_host or ()), host))
-    asyncio.run(_http(agent, limits, chosen, host, port))
+    limits = Limits(calls=calls, waiting=waiting, clients=len(chosen.keys), seconds=max_seconds)
+    agent = make_agent(settings)
+    asyncio.run(_http(agent, limits, chosen, host, port) if http else _stdio(agent, limits))
     return 0
 
 

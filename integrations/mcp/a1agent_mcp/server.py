@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import time
 from collections import deque
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 from a1agent import A1, A1Error, RejectionStats, Result, __version__
 from a1agent.effort import with_effort
 from a1agent.events import Event, StepAccepted, StepTakenOver, VoteClosed
+from a1agent.server.admission import Admission
+from a1agent.server.errors import ApiError
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -38,9 +40,14 @@ _TENANT: ContextVar[str] = ContextVar("tenant", default="")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What calls may take: `calls` at a time, `seconds` each. The last `kept` are in the resource."""
+    """What calls may take: `calls` at a time, `seconds` each, waiting included. The last `kept` are in the resource.
+
+    `waiting` more may wait; of `clients` (API keys) each may always have its share of them, and they take turns.
+    """
 
     calls: int = 4
+    waiting: int = 64
+    clients: int = 1
     seconds: float = 300.0
     kept: int = 100
 
@@ -80,7 +87,7 @@ def create_server(agent: A1, limits: Limits | None = None) -> MCPServer[None]:
     Over HTTP each API key has a calibration and past calls of its own.
     """
     chosen = limits or Limits()
-    calls, places = _Calls(chosen.kept), asyncio.Semaphore(chosen.calls)
+    calls, queue = _Calls(chosen.kept), Admission(chosen.calls, chosen.waiting, chosen.clients)
     server: MCPServer[None] = MCPServer(
         "a1", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING", middleware=[_know_tenant]
     )
@@ -99,14 +106,14 @@ def create_server(agent: A1, limits: Limits | None = None) -> MCPServer[None]:
     ) -> Annotated[CallToolResult, Reasoned]:
         """Think a question through with a small and a large model, in parallel chains that vote."""
         scaled = with_effort(agent.options, effort)
-        options: dict[str, Any] = {"chains": scaled.chains, "turns": scaled.turns, "timeout_s": chosen.seconds}
+        options: dict[str, Any] = {"chains": scaled.chains, "turns": scaled.turns}
+        if rate is not None:
+            options["rejection_rate"] = rate
         tenant = _TENANT.get()
         try:
-            async with places:
-                result = await _follow(
-                    agent, question, tenant, options if rate is None else {**options, "rejection_rate": rate}, ctx
-                )
-        except A1Error as error:
+            async with _place(queue, tenant, chosen.seconds) as left_s:
+                result = await _follow(agent, question, tenant, {**options, "timeout_s": left_s}, ctx)
+        except (A1Error, ApiError) as error:
             raise ToolError(str(error)) from error
         calls.add(tenant, result)
         await ctx.notify_resource_updated(CALLS)
@@ -118,6 +125,18 @@ def create_server(agent: A1, limits: Limits | None = None) -> MCPServer[None]:
         return calls.text(_TENANT.get())
 
     return server
+
+
+@asynccontextmanager
+async def _place(queue: Admission, tenant: str, seconds: float) -> AsyncGenerator[float]:
+    """A place among the calls that run; gives the seconds that are left of the call's. Raises `ApiError`."""
+    came = time.perf_counter()
+    await queue.enter(tenant, seconds)
+    began = time.perf_counter()
+    try:
+        yield max(0.001, seconds - (began - came))
+    finally:
+        queue.leave(time.perf_counter() - began)
 
 
 async def _follow(agent: A1, question: str, tenant: str, options: Mapping[str, Any], ctx: Context[None, Any]) -> Result:

@@ -131,6 +131,24 @@ async def test_a_call_that_is_cancelled_leaves_nothing_behind() -> None:
                 await asyncio.sleep(0)
 
 
+async def test_a_call_beyond_those_that_may_wait_is_an_error_of_the_tool() -> None:
+    draft, target = pair(jitter=10**6)
+    limits = Limits(calls=1, waiting=0)
+    async with (
+        A1(draft, target, calibration=None, min_step_tokens=0) as a1,
+        Client(create_server(a1, limits)) as client,
+        asyncio.timeout(60),
+    ):
+        first = asyncio.create_task(client.call_tool("reason", ASKED))
+        while not draft.counters.sequences_alive:  # noqa: ASYNC110  counters have no event to wait for
+            await asyncio.sleep(0)
+        second = await client.call_tool("reason", ASKED)
+        assert second.is_error and "takes no more" in second.content[0].text  # type: ignore[union-attr]
+        first.cancel()
+        while draft.counters.sequences_alive:  # noqa: ASYNC110  as above
+            await asyncio.sleep(0)
+
+
 async def test_over_stdio() -> None:
     words = ["-m", "a1agent", "mcp", "--draft", "scripted:sums", "--target", "scripted:sums", "--calibration", "none"]
     environment = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}  # the SDK passes on little else
