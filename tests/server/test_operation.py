@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,48 @@ async def test_a_client_that_leaves_takes_its_chains_with_it(stream: bool) -> No
         connection.close()
         await nothing_left(running)
         assert gate.waiting == 0
+
+
+async def test_no_forward_begins_for_a_client_that_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llama_cpp")
+    from a1agent.backends.batching.sequence import BatchedSequence
+    from a1agent.backends.llama_runner import LlamaRunner
+
+    call, forward = BatchedSequence._call, LlamaRunner.forward
+    calls, forwards, chains = 0, 0, 4
+    held, go = threading.Event(), threading.Event()
+
+    async def counted(sequence: BatchedSequence, task: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        try:
+            return await call(sequence, task)
+        finally:
+            calls -= 1
+
+    def holding(runner: LlamaRunner, rows: Any) -> None:
+        nonlocal forwards
+        forwards += 1
+        if calls == chains and not held.is_set():  # in the midst of a step that every chain waits for
+            held.set()
+            assert go.wait(30)
+        forward(runner, rows)
+
+    monkeypatch.setattr(BatchedSequence, "_call", counted)
+    monkeypatch.setattr(LlamaRunner, "forward", holding)
+    async with (
+        A1("embedded:draft?n_ctx=2048", "embedded:target?n_ctx=2048", calibration=None, early_stop="off") as agent,
+        serving(agent) as running,
+    ):
+        connection = raw(running.address)
+        connection.sendall(body(stream=True, a1={"chains": chains}))
+        await until(held.is_set)
+        before = forwards
+        connection.close()
+        await until(lambda: calls == 0)
+        go.set()
+        await nothing_left(running)
+        assert forwards == before
 
 
 async def test_a_client_that_leaves_the_queue_frees_its_place() -> None:
