@@ -73,6 +73,7 @@ class Pair:
         self._loaded: Loaded | None = None
         self._loading: Future[Loaded] | None = None
         self._closed = False
+        self._abandoned = False
         self._lock = threading.Lock()
         _check_target(self._given["target"])
 
@@ -108,8 +109,14 @@ class Pair:
             if self._loading is None:
                 self._loading = Future()
                 self._loading.set_running_or_notify_cancel()
-                threading.Thread(target=self._fill, args=(self._loading,), name="a1agent-load").start()
+                name, given = "a1agent-load", (self._loading,)
+                threading.Thread(target=self._fill, args=given, name=name, daemon=self._only_asks).start()
             return self._loading
+
+    @property
+    def _only_asks(self) -> bool:
+        """Whether loading is but asking servers, which may be given up at any moment; native code may not."""
+        return all(not isinstance(m, Address) or SCHEMES[m.scheme].package is None for m in self._given.values())
 
     def _fill(self, loading: Future[Loaded]) -> None:
         try:
@@ -121,6 +128,9 @@ class Pair:
         else:
             with self._lock:
                 self._loaded = loaded
+                unused = self._release() if self._abandoned else []
+            for backend in unused:
+                asyncio.run(backend.aclose())
             loading.set_result(loaded)
 
     def _acquire(self) -> Loaded:
@@ -146,9 +156,12 @@ class Pair:
         return unused
 
     async def aclose(self) -> None:
-        """Gives both models back, once a load under way has ended; the last user of one frees it."""
+        """Gives both models back; the last user of one frees it. Waits for a load under way, but not for servers."""
         with self._lock:
             self._closed, loading = True, self._loading
+            self._abandoned = loading is not None and self._loaded is None and self._only_asks
+        if self._abandoned:
+            return
         if loading is not None:
             with contextlib.suppress(Exception):  # told to those who wait for the models
                 await asyncio.wrap_future(loading)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import signal
 import socket
@@ -59,10 +60,8 @@ async def serve(
 ) -> None:
     """Serves until a signal ends it; calls `ready` once the models are there. The agent stays the caller's.
 
-    Raises what loading the models raises.
+    While the models load, `/healthz` answers and requests wait. Raises what loading the models raises.
     """
-    await agent.load()
-    ready()
     logs.configure()
     app = create_app(agent, settings)
     config = uvicorn.Config(
@@ -74,7 +73,18 @@ async def serve(
         timeout_graceful_shutdown=int(settings.grace_s) + _AFTER_GRACE_S,
         ws="none",
     )
-    await Server(config, app.state.service).serve(sockets=[listener])
+    server = Server(config, app.state.service)
+    serving, loading = asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(agent.load())
+    try:
+        await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+            ready()
+            await asyncio.wait({serving})
+    finally:
+        loading.cancel()
+        server.should_exit = True
+        await serving
 
 
 class OrderlyServer(uvicorn.Server):

@@ -75,3 +75,25 @@ def test_an_address_that_others_reach_needs_a_key() -> None:
 def test_a_weak_key_is_refused_before_anything_is_loaded() -> None:
     code, error = failed("--port", "0", A1_API_KEYS="ann=short")
     assert code == 2 and "fewer than 16" in error and "loading" not in error
+
+
+@POSIX
+def test_while_a_model_server_does_not_answer_it_is_alive_not_ready_and_ends_when_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        words = ["--target", f"vllm:http://127.0.0.1:{silent.getsockname()[1]}", "--port", str(port)]
+        with subprocess.Popen([*SERVE, *words], stderr=subprocess.DEVNULL) as process:
+            try:
+                with silent.accept()[0]:  # it has begun to load
+                    answers = [answered(f"http://127.0.0.1:{port}{path}") for path in ("/healthz", "/readyz")]
+                    process.send_signal(signal.SIGTERM)
+                    assert process.wait(60) == 0
+            finally:
+                process.kill()
+    assert answers == [(200, "ok"), (503, "loading the models")]
+
+
+def answered(url: str) -> tuple[int, str]:
+    answer = httpx2.get(url, timeout=60)
+    return answer.status_code, answer.json()["status"]
