@@ -45,9 +45,7 @@ def serve(
     ] = 300.0,
     max_body_bytes: Annotated[int, typer.Option("--max-body-bytes", min=1, help="largest request")] = 2**20,
     running: Annotated[int, typer.Option("--running", min=1, help="requests that run at a time")] = 16,
-    waiting: Annotated[
-        int, typer.Option("--waiting", min=0, help="requests that may wait, shared by the API keys; more get a 429")
-    ] = 64,
+    waiting: Annotated[int, typer.Option("--waiting", min=0, help="requests that may wait; more get a 429")] = 64,
     grace: Annotated[float, typer.Option("--grace", help="seconds requests may still run at shutdown")] = 10.0,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="put the bodies of requests into the log")] = False,
 ) -> int:

@@ -126,7 +126,7 @@ class Guard:
                 "observed_rate": stats.observed_rate,
             }
         logs.write(
-            logging.INFO if answer.status < 500 else logging.ERROR,
+            _level(answer.status),
             "request",
             id=state["id"],
             key=state.get("key") or None,
@@ -138,6 +138,13 @@ class Guard:
             seconds=round(answer.seconds, 4),
             **fields,
         )
+
+
+def _level(status: int) -> int:
+    """503 passes by itself (loading, full, ending); probes of `/readyz` see it whenever a server starts."""
+    if status == 503:
+        return logging.WARNING
+    return logging.INFO if status < 500 else logging.ERROR
 
 
 class _Answer:
