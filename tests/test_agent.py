@@ -3,6 +3,7 @@
 import asyncio
 import math
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,6 +32,8 @@ from a1agent import (
     StepVerified,
     VoteClosed,
 )
+from a1agent.backends.base import Backend
+from a1agent.backends.registry import Address
 from a1agent.backends.scripted import Replies, ScriptedBackend, Sums
 from a1agent.prompts import ask_for_box
 from tests.doubles import SUM, Failing, Fixed, Rambling, sums_pair, until
@@ -430,6 +433,30 @@ async def test_a_model_server_that_never_answers_keeps_nobody_from_other_models(
         with pytest.raises(A1Error):
             await load
     await stuck.aclose()
+
+
+@pytest.mark.anyio
+async def test_closing_does_not_wait_for_a_server_and_what_loads_too_late_is_freed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go, load = threading.Event(), threading.Event(), Address.load
+
+    def slow(address: Address) -> Backend:
+        begun.set()
+        assert go.wait(30)
+        return load(address)
+
+    monkeypatch.setattr(Address, "load", slow)
+    a1 = A1("scripted:sums?accuracy=0.25", "scripted:sums?accuracy=0.75", calibration=None)
+    loading = asyncio.create_task(a1.pair.load())
+    await until(begun.is_set)
+    await a1.aclose()
+    assert not loading.done()
+    go.set()
+    loaded = await loading
+    for backend in (loaded.draft, loaded.target):
+        with pytest.raises(BackendClosed):
+            await backend.open(BOXED)
 
 
 def test_a_closed_agent_says_so() -> None:
