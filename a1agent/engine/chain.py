@@ -98,6 +98,7 @@ class Chain:
     ended: bool = False
     end: ChainEnd = "turns"
     answer: Answer | None = None
+    last_read: tuple[str, Answer | None] = ("", None)
 
     @property
     def own_target(self) -> bool:
@@ -171,7 +172,11 @@ class Chain:
             self.history.append((turn, answer))
 
     def _read(self, call: Call, further: str = "") -> Answer | None:
-        return call.statement.read(final_message(self.text + further))
+        """The answer in the message; the same text, which is asked about before and after it stays, is read once."""
+        text = self.text + further
+        if text != self.last_read[0]:
+            self.last_read = text, call.statement.read(final_message(text))
+        return self.last_read[1]
 
     async def close_sequences(self) -> None:
         """Frees what it holds in both models, even if it is cancelled meanwhile."""

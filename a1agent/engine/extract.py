@@ -88,12 +88,28 @@ _LETTERED = re.compile(r"\(?([A-J])(?:[).:]\s.*|\)?)", re.DOTALL)
 
 def _phrase(text: str) -> Answer | None:
     """What follows the last "answer is", "Answer:" or "####", up to the end of its sentence or line."""
-    for match in reversed(list(_PHRASE.finditer(text))[-_MAX_TRIES:]):
-        stated = _stated(text[match.end() : match.end() + _MAX_STATED + 1])
+    for end in reversed(_phrase_ends(text)[-_MAX_TRIES:]):
+        stated = _stated(text[end : end + _MAX_STATED + 1])
         if stated and not _NO_ANSWER.match(stated):
             letter = _LETTERED.fullmatch(stated)
             return Answer(letter[1], "choice") if letter else Answer(stated, "phrase")
     return None
+
+
+def _phrase_ends(text: str) -> list[int]:
+    """Where the phrases that introduce an answer end, in order; looks only where the words they begin with stand."""
+    folded = text.casefold()
+    if len(folded) != len(text):  # some letters fold into two: places in one are not places in the other
+        return [match.end() for match in _PHRASE.finditer(text)]
+    places = sorted((*_places(folded, "answer"), *_places(folded, "####")))
+    return [match.end() for at in places if (match := _PHRASE.match(text, at))]
+
+
+def _places(text: str, word: str) -> Iterator[int]:
+    at = text.find(word)
+    while at >= 0:
+        yield at
+        at = text.find(word, at + len(word))
 
 
 def _stated(rest: str) -> str:
@@ -126,6 +142,7 @@ def _bare(text: str) -> str:
 # --- multiple choice ---
 
 _OPTION = re.compile(r"(?<![\w\\({])\(([A-J])\)(?!\w)|\b(?i:option|choice)[ \t]+[*(]{0,3}([A-J])\b")
+_BRACKETED = re.compile(r"\([A-J]\)")
 _LONE_LETTER = re.compile(r"[*_(\s]{0,4}([A-J])[*_).\s]{0,4}")
 
 
@@ -146,8 +163,16 @@ def _closing_choice(text: str) -> Answer | None:
 
 def _choice_in(line: str) -> Answer | None:
     lone = _LONE_LETTER.fullmatch(line)
-    letters = {lone[1]} if lone else {a or b for a, b in _OPTION.findall(line)}
+    letters = {lone[1]} if lone else _options(line)
     return Answer(letters.pop(), "choice") if len(letters) == 1 else None
+
+
+def _options(line: str) -> set[str]:
+    """The options that a line names. Most lines name none, which is seen faster than by looking for all at once."""
+    folded = line.casefold()
+    if "option" not in folded and "choice" not in folded and not _BRACKETED.search(line):
+        return set()
+    return {a or b for a, b in _OPTION.findall(line)}
 
 
 def _untext(text: str) -> str:
@@ -159,6 +184,8 @@ def _untext(text: str) -> str:
 
 _JSON_TOKEN = re.compile(r"\\.|[\"{}\[\]\n]", re.DOTALL)
 _CLOSERS = {"}": "{", "]": "["}
+_OBJECT = re.compile(r"\{\s*[\"}]")
+_AFTER_JSON = " \t\r\n.`*"
 
 
 def canonical_json(text: str) -> str | None:
@@ -202,7 +229,12 @@ def _json(text: str) -> Answer | None:
 
 def _closing_json(text: str) -> Answer | None:
     """What `auto` takes for JSON: a fenced block, any object, or an array at the very end (others are intervals)."""
-    return _fenced_json(text) or _spanned_json(text, "{") or _spanned_json(text, "[", at_end=True)
+    found = _fenced_json(text)
+    if found is None and _OBJECT.search(text):
+        found = _spanned_json(text, "{")
+    if found is None and text.rstrip(_AFTER_JSON).endswith("]"):
+        found = _spanned_json(text, "[", at_end=True)
+    return found
 
 
 def _fenced_json(text: str) -> Answer | None:
@@ -217,7 +249,7 @@ def _fenced_json(text: str) -> Answer | None:
 def _spanned_json(text: str, opens: str, *, at_end: bool = False) -> Answer | None:
     """The last maximal balanced span that parses. Spans are disjoint, so parsing them all stays linear."""
     for start, end in reversed(_balanced_spans(text)):
-        if at_end and text[end:].strip(" \t\r\n.`*"):
+        if at_end and text[end:].strip(_AFTER_JSON):
             return None
         if text[start] in opens and (form := canonical_json(text[start:end])) is not None:
             return Answer(form, "json")
