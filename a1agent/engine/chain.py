@@ -172,11 +172,14 @@ class Chain:
             self.history.append((turn, answer))
 
     def _read(self, call: Call, further: str = "") -> Answer | None:
-        """The answer in the message; the same text, which is asked about before and after it stays, is read once."""
-        text = self.text + further
-        if text != self.last_read[0]:
-            self.last_read = text, call.statement.read(final_message(text))
-        return self.last_read[1]
+        """The answer in the message. What was read before is not read again while nothing new can be an answer."""
+        message, (before, answer) = final_message(self.text + further), self.last_read
+        if message != before:
+            grown = answer is None and message.startswith(before)
+            if not grown or call.statement.may_state(message, len(before)):
+                answer = call.statement.read(message)
+            self.last_read = message, answer
+        return answer
 
     async def close_sequences(self) -> None:
         """Frees what it holds in both models, even if it is cancelled meanwhile."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["AUTO_ORDER", "EXTRACTORS", "Answer", "Kind", "canonical_json", "extract_answer", "json_texts"]
+__all__ = ["AUTO_ORDER", "EXTRACTORS", "Answer", "Kind", "canonical_json", "extract_answer", "json_texts", "may_answer"]
 
 Kind = Literal["auto", "boxed", "phrase", "choice", "json", "text"]
 
@@ -40,6 +40,19 @@ def extract_answer(text: str, kind: Kind = "auto") -> Answer | None:
     if kind != "auto":
         return EXTRACTORS[kind](text)
     return next((found for name in AUTO_ORDER if (found := EXTRACTORS[name](text)) is not None), None)
+
+
+def may_answer(text: str, since: int) -> bool:
+    """Whether a text may state an answer that its first `since` characters do not state.
+
+    A quick look at what is new, and at what it may complete: a growing text is not read anew at every turn. False is
+    certain for the kinds `auto` and `boxed`.
+    """
+    new, near = text[since:], text[max(0, since - 2 * _MAX_STATED) :]
+    if "}" in new or "]" in new or "```" in text:
+        return True
+    folded = near.casefold()
+    return "answer" in folded or "####" in near or _closing_choice(near) is not None
 
 
 # --- boxed ---

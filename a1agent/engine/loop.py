@@ -57,23 +57,28 @@ class _Run:
     call: Call
     tally: Tally
     tasks: dict[asyncio.Task[None], Chain] = field(default_factory=dict[asyncio.Task[None], Chain])
+    ended: asyncio.Queue[asyncio.Task[None]] = field(default_factory=asyncio.Queue[asyncio.Task[None]])
     results: list[ChainResult] = field(default_factory=list[ChainResult])
     causes: list[BaseException] = field(default_factory=list[BaseException])
     timed_out: bool = False
 
     def start(self, chain: Chain) -> None:
         self.call.emit(ChainStarted(chain=chain.index))
-        self.tasks[asyncio.create_task(grow(self.call, chain), name=f"a1 chain {chain.index}")] = chain
+        task = asyncio.create_task(grow(self.call, chain), name=f"a1 chain {chain.index}")
+        self.tasks[task] = chain
+        task.add_done_callback(self.ended.put_nowait)
 
     async def watch(self) -> None:
         """Takes chains in as they finish, until all have, the majority stands, or time is up."""
-        deadline, clock = self.call.deadline, asyncio.get_running_loop().time
         while self.tasks and not self._decided():
-            left = None if deadline is None else max(0.0, deadline - clock())
-            done, _ = await asyncio.wait(self.tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
+            try:
+                async with asyncio.timeout_at(self.call.deadline):
+                    done = [await self.ended.get()]
+            except TimeoutError:
                 self.timed_out = True
                 return
+            while not self.ended.empty():
+                done.append(self.ended.get_nowait())
             for task in sorted(done, key=lambda t: self.tasks[t].index):
                 await self._finish(task)
 
@@ -110,12 +115,11 @@ class _Run:
         options = self.call.options
         if options.early_stop == "off" or options.vote not in ("auto", "majority"):
             return False
-        if options.vote == "auto" and self._contested():
-            return False
         counts, remaining = self.tally.counts(), len(self.tasks)
-        if earlystop.decided(counts, remaining):
-            return True
-        return options.early_stop == "beta" and earlystop.beta_decided(counts, remaining, options.stop_probability)
+        decided = earlystop.decided(counts, remaining) or (
+            options.early_stop == "beta" and earlystop.beta_decided(counts, remaining, options.stop_probability)
+        )
+        return decided and not (options.vote == "auto" and self._contested())
 
     def _contested(self) -> bool:
         """Whether the majority so far is not what weighs most."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from a1agent.engine.extract import Answer, Kind, extract_answer
+from a1agent.engine.extract import Answer, Kind, extract_answer, may_answer
 from a1agent.prompts import BOX_OPENING
 
 __all__ = ["Statement", "plain_statement"]
@@ -16,7 +16,8 @@ __all__ = ["Statement", "plain_statement"]
 class Statement:
     """What counts as an answer of a chain, and how one that stated none is made to.
 
-    `read`: the answer in a chain's message, None when it states none. `early`: whether a chain is done as soon as its
+    `read`: the answer in a chain's message, None when it states none. `may_state`: False where it is certain that a
+    message states no answer that its beginning, of so many characters, does not state. `early`: whether a chain is done as soon as its
     message states one, without ending by itself. `required`: a message that ends without an answer does not do.
     `opening`: put before the statement that a chain is made to give, None: nothing; `closing`: ends it, and is dropped;
     `tokens`: the most it may take; `schema`: the JSON schema that models which can be held to one then follow.
@@ -28,6 +29,7 @@ class Statement:
     required: bool = False
     opening: str | None = None
     closing: str | None = None
+    may_state: Callable[[str, int], bool] = lambda _message, _since: True
     schema: Mapping[str, Any] | None = None
 
 
@@ -39,4 +41,5 @@ def plain_statement(kind: Kind, boxed: bool, tokens: int) -> Statement:
 
     if not boxed:
         return Statement(read=read, tokens=tokens)
-    return Statement(read=read, tokens=tokens, early=True, opening=BOX_OPENING)
+    looked_at: dict[str, Any] = {"may_state": may_answer} if kind in ("auto", "boxed") else {}
+    return Statement(read=read, tokens=tokens, early=True, opening=BOX_OPENING, **looked_at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,6 +77,7 @@ class Tally:
         self._candidates: list[Candidate] = []
         self._spellings: dict[str, Answer] = {}  # the first answer seen under each key
         self._group_of: dict[str, int] = {}  # from key
+        self._ended_with: Counter[str] = Counter()  # chains under each key
 
     async def add(self, candidate: Candidate) -> None:
         """Takes a chain in. Several may be added at once; one that is cancelled while it waits does not vote."""
@@ -84,10 +86,15 @@ class Tally:
         for _, answer in candidate.history if self._histories else ():
             await self._place(answer)
         self._candidates.append(candidate)
+        if candidate.answer is not None:
+            self._ended_with[_key(candidate.answer)] += 1
 
     def counts(self) -> list[int]:
         """Chains per answer, most first."""
-        return sorted((len(chains) for chains in self._members().values()), reverse=True)
+        groups: Counter[int] = Counter()
+        for key, chains in self._ended_with.items():
+            groups[self._group_of[key]] += chains
+        return sorted(groups.values(), reverse=True)
 
     def leader(self, method: VoteMethod = "majority") -> Group | None:
         """The group that is first so far; None when no chain has stated an answer."""

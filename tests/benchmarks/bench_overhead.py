@@ -73,7 +73,7 @@ def model(name: str, costs: Costs) -> Model:
 
 
 class Text:
-    """A sequence that only counts. Its steps differ, and the last states an answer."""
+    """A sequence that only counts. Its steps differ, in words and in the time they take; the last states an answer."""
 
     def __init__(self, model: Model, length: int, tokens: int) -> None:
         self.model = model
@@ -82,7 +82,7 @@ class Text:
         self.prompt_work = Work()
 
     async def generate(self, max_tokens: int, sampling: Sampling, stop: Stop) -> Generated:
-        await asyncio.sleep(TOKENS * self.model.costs.step)
+        await asyncio.sleep((TOKENS / 2 + sampling.seed % TOKENS) * self.model.costs.step)
         done = (self.length - self.prompt_tokens) // TOKENS
         text = f"{sampling.seed:010d} {FILLER}\n\n" if done < TURNS - 1 else f"\\boxed{{{sampling.seed % 3}}}"
         self.length += TOKENS
