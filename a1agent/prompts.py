@@ -55,6 +55,8 @@ def is_thinking(text: str) -> bool:
 
 def split_thinking(text: str) -> tuple[str | None, str]:
     """What stands before the last `</think>` (None: the text does not think), and the message after it."""
+    if THINK_OPEN not in text and THINK_CLOSE not in text:  # most often so, and seen at a glance in a long text
+        return None, text.strip()
     head, mark, tail = text.rpartition(THINK_CLOSE)
     if mark:
         return head.replace(THINK_OPEN, "", 1).strip(), tail.strip()

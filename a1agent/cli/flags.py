@@ -37,11 +37,10 @@ def with_settings(command: Command) -> Command:
 
 def _parameter(setting: Setting) -> inspect.Parameter:
     kind: Any = list[str] if setting.base is tuple else str if setting.optional else setting.base
-    shown = setting.default if setting.default not in (None, ()) else False
     option: Any = typer.Option(
         setting.flag,
-        help=setting.help,
-        show_default=str(shown) if shown is not False else False,
+        help=setting.help if setting.default in (None, ()) else f"{setting.help}  [default: {setting.default}]",
+        show_default=False,  # typer puts in brackets what is no default of its own
         metavar=f"{_METAVARS[setting.base]}|none" if setting.optional else None,
     )
     return inspect.Parameter(

@@ -19,7 +19,7 @@ class Ahead:
         self.limit = limit
         self.mark: Mark = sequence.mark()
         self._sequence = sequence
-        self._task = asyncio.ensure_future(writing)
+        self._task = asyncio.create_task(writing)
 
     async def step(self) -> Generated:
         """The step, once it is written. Raises what the backend raises."""

@@ -11,16 +11,17 @@ from a1agent.engine.decide import decide
 from a1agent.engine.draft import draft, look_ahead
 from a1agent.engine.screen import passes_unread
 from a1agent.engine.verify import verify
-from a1agent.types import Verdict
+from a1agent.types import Step, Verdict
 
 __all__ = ["Attempt", "attempt", "resample"]
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A drafted step, which stands at the end of both sequences, and the verdict on it; None: accepted unread."""
+    """What the draft wrote, which stands at the end of both sequences, and the verdict; None: accepted unread."""
 
     drafted: Generated
+    step: Step
     verdict: Verdict | None
 
     @property
@@ -36,13 +37,13 @@ class Attempt:
 
 async def attempt(call: Call, chain: Chain, turn: int, number: int, max_tokens: int) -> Attempt:
     """The draft writes up to `max_tokens` tokens, the target scores them, the calibrator decides."""
-    drafted = await draft(call, chain, turn, number, max_tokens)
-    if number == 0 and await passes_unread(call, chain, turn, drafted):
-        return Attempt(drafted, None)
+    drafted, step = await draft(call, chain, turn, number, max_tokens)
+    if number == 0 and call.screen is not None and await passes_unread(call, call.screen, chain, turn, drafted):
+        return Attempt(drafted, step, None)
     if number == 0:
         look_ahead(call, chain, turn, drafted)
     verified = await verify(call, chain, drafted)
-    return Attempt(drafted, await decide(call, chain, turn, number, verified))
+    return Attempt(drafted, step, await decide(call, chain, turn, number, verified))
 
 
 async def resample(call: Call, chain: Chain, turn: int, first: Attempt, marks: Marks, max_tokens: int) -> Attempt:

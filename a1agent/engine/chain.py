@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from a1agent.backends.base import Generated, Mark, ModelInfo, Sampling, Sequence, StepText, Stop
 from a1agent.config import Options
@@ -64,10 +65,9 @@ class Call:
 
     def stop(self) -> Stop:
         """Where a step ends. A statement in a given format is one step, whatever lines it has."""
-        strings = self.options.stop
         if self.stating and self.statement.closing is not None:
-            return Stop(strings=(*strings, self.statement.closing))
-        return Stop(boundary=BLANK_LINE, min_tokens=self.options.min_step_tokens or 0, strings=strings)
+            return Stop(strings=(*self.options.stop, self.statement.closing))
+        return _stop(self.options.min_step_tokens or 0, self.options.stop)
 
     def for_statement(self) -> Call:
         """The call as the step sees it in which a chain states its answer."""
@@ -98,7 +98,9 @@ class Chain:
     ended: bool = False
     end: ChainEnd = "turns"
     answer: Answer | None = None
-    last_read: tuple[str, Answer | None] = ("", None)
+    read_text: str = ""
+    read_message: str = ""
+    read_answer: Answer | None = None
 
     @property
     def own_target(self) -> bool:
@@ -136,15 +138,13 @@ class Chain:
             left = min(left, call.options.max_tokens - self.tokens - coming)
         return left
 
-    def grow(self, generated: Generated, author: Author, score: float | None) -> Step:
-        """Adds what a model wrote to the text, with its score under the target if it has one; returns it as a step."""
-        step = step_of(generated, author)
+    def grow(self, generated: Generated, step: Step, score: float | None) -> None:
+        """Adds what a model wrote, as the step it is, to the text, with its score under the target if it has one."""
         if score is not None:
             self.scores.append(score)
         self.text += step.text
         self.tokens += step.tokens
         self.ended = _ends_message(generated)
-        return step
 
     def would_end(self, call: Call, drafted: Generated) -> bool:
         """Whether the chain would end if a drafted step stays."""
@@ -173,13 +173,14 @@ class Chain:
 
     def _read(self, call: Call, further: str = "") -> Answer | None:
         """The answer in the message. What was read before is not read again while nothing new can be an answer."""
-        message, (before, answer) = final_message(self.text + further), self.last_read
-        if message != before:
-            grown = answer is None and message.startswith(before)
-            if not grown or call.statement.may_state(message, len(before)):
-                answer = call.statement.read(message)
-            self.last_read = message, answer
-        return answer
+        text = self.text + further
+        if text != self.read_text:
+            message = final_message(text)
+            grown = self.read_answer is None and message.startswith(self.read_message)
+            if not grown or call.statement.may_state(message, len(self.read_message)):
+                self.read_answer = call.statement.read(message)
+            self.read_text, self.read_message = text, message
+        return self.read_answer
 
     async def close_sequences(self) -> None:
         """Frees what it holds in both models, even if it is cancelled meanwhile."""
@@ -200,6 +201,11 @@ class Chain:
             token_count=self.tokens,
             scores=tuple(self.scores),
         )
+
+
+@lru_cache(maxsize=64)
+def _stop(min_tokens: int, strings: tuple[str, ...]) -> Stop:
+    return Stop(boundary=BLANK_LINE, min_tokens=min_tokens, strings=strings)
 
 
 def _ends_message(generated: Generated) -> bool:

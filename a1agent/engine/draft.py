@@ -9,12 +9,13 @@ from a1agent.backends.base import Generated
 from a1agent.engine.ahead import Ahead
 from a1agent.engine.chain import Call, Chain, step_of
 from a1agent.events import StepDrafted, StepDropped
+from a1agent.types import Step
 
 __all__ = ["draft", "drop_ahead", "look_ahead"]
 
 
-async def draft(call: Call, chain: Chain, turn: int, attempt: int, max_tokens: int) -> Generated:
-    """Up to `max_tokens` tokens by the draft, in its sequence. Raises what the backend raises."""
+async def draft(call: Call, chain: Chain, turn: int, attempt: int, max_tokens: int) -> tuple[Generated, Step]:
+    """Up to `max_tokens` tokens by the draft, in its sequence, and as a step. Raises what the backend raises."""
     ahead = chain.ahead
     if ahead is not None and (ahead.turn, ahead.limit) == (turn, max_tokens):
         generated = await ahead.step()
@@ -22,17 +23,18 @@ async def draft(call: Call, chain: Chain, turn: int, attempt: int, max_tokens: i
     else:
         await drop_ahead(call, chain)
         generated = await _write(call, chain, turn, attempt, max_tokens)
+    step = step_of(generated, "draft")
     call.emit(
         StepDrafted(
             chain=chain.index,
             turn=turn,
-            step=step_of(generated, "draft"),
+            step=step,
             attempt=attempt,
             trimmed_tokens=generated.trimmed_tokens,
             work=generated.work,
         )
     )
-    return generated
+    return generated, step
 
 
 def look_ahead(call: Call, chain: Chain, turn: int, drafted: Generated) -> None:

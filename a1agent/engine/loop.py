@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from a1agent.backends.base import Sequence, StepText
 from a1agent.engine import earlystop
 from a1agent.engine.attempt import attempt, resample
-from a1agent.engine.chain import Call, Chain, step_of
+from a1agent.engine.chain import Call, Chain
 from a1agent.engine.draft import drop_ahead
 from a1agent.engine.finish import finish
 from a1agent.engine.takeover import take_over
@@ -172,11 +172,10 @@ async def take_turn(call: Call, chain: Chain, turn: int, room: int, most: int | 
     elif tried.rejected:
         limit = min(most or options.takeover_tokens or options.step_tokens, room)
         taken = await take_over(call, chain, turn, tried, marks, limit)
-    step = step_of(tried.drafted, "draft")
     if taken is None:
-        chain.grow(tried.drafted, "draft", tried.score)
-        call.emit(StepAccepted(chain=chain.index, turn=turn, step=step, verified=tried.verdict is not None))
-    chain.turns.append(Turn(index=turn, drafted=step, verdict=tried.verdict, taken_over=taken))
+        chain.grow(tried.drafted, tried.step, tried.score)
+        call.emit(StepAccepted(chain=chain.index, turn=turn, step=tried.step, verified=tried.verdict is not None))
+    chain.turns.append(Turn(index=turn, drafted=tried.step, verdict=tried.verdict, taken_over=taken))
 
 
 async def state_answer(call: Call, chain: Chain) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from a1agent.engine.attempt import Attempt
-from a1agent.engine.chain import Call, Chain, Marks
+from a1agent.engine.chain import Call, Chain, Marks, step_of
 from a1agent.events import StepTakenOver
 from a1agent.types import Step
 
@@ -15,11 +15,12 @@ async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, mark
     if call.options.takeover == "rewrite":
         chain.rewind(marks)
     else:
-        chain.grow(rejected.drafted, "draft", rejected.score)
+        chain.grow(rejected.drafted, rejected.step, rejected.score)
     generated = await chain.target.generate(max_tokens, call.sampling(chain.index, turn, "target"), call.stop())
     if not chain.own_target:
         await chain.draft.append(generated.step)
-    step = chain.grow(generated, "target", call.score(generated.logprobs))
+    step = step_of(generated, "target")
+    chain.grow(generated, step, call.score(generated.logprobs))
     call.emit(
         StepTakenOver(
             chain=chain.index,

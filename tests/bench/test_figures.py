@@ -8,7 +8,7 @@ import pytest
 
 from a1agent.bench.figures import Figures, ceiling, compare, figures
 from a1agent.bench.report import Context, report
-from a1agent.bench.statistics import Bootstrap, paired_p_value
+from a1agent.bench.statistics import Bootstrap, paired_p_value, sign_flip_p_value, sure_of
 from a1agent.bench.verdict import verdicts
 from a1agent.bench.ways import Way
 from a1agent.config import Options
@@ -171,3 +171,33 @@ def test_the_report_says_how_it_came_to_be_and_counts_what_failed() -> None:
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 4 and "nan" not in text
     assert all(len({line.count("|") for line in table}) == 1 for table in tables)
+
+
+def test_the_sign_flip_test_is_exact_for_few_differences() -> None:
+    assert sign_flip_p_value(np.array([1.0, 2.0, 3.0])) == pytest.approx(2 / 8)
+    assert sign_flip_p_value(np.array([1.0, 0.0, -1.0])) == 1.0
+    assert sign_flip_p_value(np.array([0.0])) == 1.0
+
+
+@pytest.mark.parametrize("count", [9, 40])
+def test_the_sign_flip_test_is_seldom_sure_of_what_is_chance(count: int) -> None:
+    rng = np.random.default_rng(4)
+    sure = sum(sign_flip_p_value(rng.exponential(1.0, count) - rng.exponential(1.0, count)) < 0.05 for _ in range(300))
+    assert 3 <= sure <= 27
+    assert sign_flip_p_value(rng.normal(1.0, 0.5, count)) < 0.01
+
+
+def test_of_findings_looked_for_together_only_the_sure_stand() -> None:
+    assert sure_of([0.04, 0.04], 0.05) == [False, False]
+    assert sure_of([0.04, 0.02], 0.05) == [True, True]
+    assert sure_of([0.001, 0.9, 0.03], 0.05) == [True, False, False]
+
+
+def test_a_handful_of_questions_shows_nothing() -> None:
+    few = verdicts(of((TARGET, 0.9, 1.0), (A1, 0.9, 0.4), (CONTROL, 0.1, 1.0), count=4))
+    assert few[0].startswith("This run does not show A1 to be faster") or few[0].startswith("The target alone")
+    assert few[1].startswith("Scoring has shown nothing on these 4 questions")
+
+
+def test_a_faster_way_that_may_be_right_much_less_often_is_not_called_better() -> None:
+    assert verdicts(of((TARGET, 0.9, 1.0), (A1, 0.8, 0.4), count=20))[0].startswith("A1 at a rate of 0.2 is the faster")

@@ -3,10 +3,11 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a1agent.engine.extract import EXTRACTORS, Answer, Kind, canonical_json, extract_answer
+from a1agent.engine import extract
+from a1agent.engine.extract import EXTRACTORS, Answer, Kind, canonical_json, extract_answer, may_answer
 
 MEGABYTE = 1_000_000
 
@@ -148,3 +149,33 @@ def test_megabyte_of_hostile_text_takes_linear_time(text: str, kind: Kind) -> No
 def test_no_text_breaks_an_extractor(text: str, kind: str) -> None:
     found = EXTRACTORS[kind](text)
     assert found is None or found.text.strip()
+
+
+PIECES = [
+    "\\boxed{", "}", "{", "[", "]", "[1, 2]", '{"a": 1}', "```", "```json\n", "5", "A", "(B)", "option ", "choice C",
+    "The answer", " is ", "Answer: ", "#### ", "####", "\n", "\n\n", " ", ".", "not ", "x = 3", "**", "words " * 300,
+]  # fmt: skip
+
+
+@settings(max_examples=600)
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.lists(st.sampled_from(PIECES), max_size=6))
+def test_what_cannot_be_an_answer_yet_is_told_without_reading_the_text_anew(old: list[str], new: list[str]) -> None:
+    before, text = "".join(old), "".join(old + new)
+    for kind in ("auto", "boxed"):
+        if extract_answer(before, kind) is None and not may_answer(text, len(before)):
+            assert extract_answer(text, kind) is None
+
+
+def test_a_long_text_is_not_looked_at_as_a_whole_again() -> None:
+    thought = "Let x be half of it, and y the rest of what there is. " * 10_000
+    assert not may_answer(thought + "So x is 3.\n\n", len(thought))
+    assert may_answer(thought + "The answer is 3.\n\n", len(thought))
+    assert may_answer(thought + "It is \\boxed{3}", len(thought))
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12))
+def test_phrases_are_found_wherever_their_pattern_is(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    ends = [match.end() for match in extract._PHRASE.finditer(text)]  # pyright: ignore[reportPrivateUsage]
+    found = extract._phrase_ends(text)  # pyright: ignore[reportPrivateUsage]
+    assert ends[-1:] == found[-1:] and set(ends) <= set(found)
