@@ -7,6 +7,7 @@ read in between.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import selectors
 from collections.abc import Coroutine
@@ -46,12 +47,25 @@ class _Job:
 
 @dataclass
 class Server:
-    """What several sequences share. `busy_s`: seconds it worked."""
+    """What several sequences share. `busy_s`: seconds it worked; `steps` in which tokens were `written`."""
 
     costs: Costs
     jobs: list[_Job] = field(default_factory=list[_Job])
     busy_s: float = 0.0
+    steps: int = 0
+    written: int = 0
     _running: asyncio.Task[None] | None = None
+    _changed: asyncio.Future[None] | None = None
+
+    @property
+    def batch(self) -> float:
+        """Sequences that write in a step, on average."""
+        return self.written / max(1, self.steps)
+
+    @property
+    def writing_rate(self) -> float:
+        """Tokens a second that it writes with nothing to read, at the batch that occurred."""
+        return self.batch / (self.costs.step + self.costs.sequence * self.batch)
 
     async def serve(self, to_read: int, to_write: int) -> Work:
         """Reads and then writes so many tokens, beside what else it does."""
@@ -59,6 +73,7 @@ class Server:
         began = loop.time()
         job = _Job(to_read, to_write, loop.create_future())
         self.jobs.append(job)
+        _release(self._changed)
         if self._running is None or self._running.done():
             self._running = asyncio.ensure_future(self._run())
         try:
@@ -66,6 +81,7 @@ class Server:
         finally:
             if job in self.jobs:
                 self.jobs.remove(job)
+                _release(self._changed)
         took = loop.time() - began
         return Work(decoded_tokens=to_read + to_write, compute_s=job.busy, waiting_s=max(0.0, took - job.busy))
 
@@ -80,18 +96,43 @@ class Server:
                     room -= count
             seconds = (self.costs.step + self.costs.sequence * len(writing)) if writing else 0.0
             seconds += sum(count for _, count in reading) / self.costs.read
-            await asyncio.sleep(seconds)
-            self.busy_s += seconds
-            for job, count in reading:
-                job.to_read -= count
-                job.busy += seconds * count / (CHUNK - room + len(writing))
-            for job in writing:
-                job.to_write -= 1
-                job.busy += seconds / (CHUNK - room + len(writing))
-            for job in [job for job in self.jobs if job.to_read == 0 and job.to_write <= 0]:
-                self.jobs.remove(job)
-                if not job.done.done():
-                    job.done.set_result(None)
+            steps = 1 if reading else await self._alike(seconds, min(job.to_write for job in writing))
+            if reading:
+                await asyncio.sleep(seconds)
+            self._book(reading, writing, steps, seconds)
+
+    async def _alike(self, seconds: float, most: int) -> int:
+        """Lets up to `most` steps pass, of so many seconds each, for as long as nobody comes or goes; how many did."""
+        loop = asyncio.get_running_loop()
+        began, self._changed = loop.time(), loop.create_future()
+        timer = loop.call_later(most * seconds, _release, self._changed)
+        await self._changed
+        timer.cancel()
+        steps = min(most, max(1, math.ceil((loop.time() - began) / seconds - 1e-6)))
+        await asyncio.sleep(max(0.0, began + steps * seconds - loop.time()))
+        return steps
+
+    def _book(self, reading: list[tuple[_Job, int]], writing: list[_Job], steps: int, seconds: float) -> None:
+        """Counts what was done in so many steps of so many seconds, and lets go who is served."""
+        tokens = sum(count for _, count in reading) + len(writing)
+        self.busy_s += steps * seconds
+        self.steps += steps if writing else 0
+        self.written += steps * len(writing)
+        for job, count in reading:
+            job.to_read -= count
+            job.busy += seconds * count / tokens
+        for job in writing:
+            job.to_write -= steps
+            job.busy += steps * seconds / tokens
+        for job in [job for job in self.jobs if job.to_read == 0 and job.to_write <= 0]:
+            self.jobs.remove(job)
+            if not job.done.done():
+                job.done.set_result(None)
+
+
+def _release(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
 
 
 @dataclass(frozen=True)
@@ -112,9 +153,9 @@ class Strides:
         return random.Random(f"{prompt}\0{text}\0{step}").random()
 
 
-def simulated(script: Any, costs: Costs, name: str) -> ScriptedBackend:
+def simulated(script: Any, costs: Costs, name: str, *, reuses_prefix: bool = True) -> ScriptedBackend:
     """A scripted model on a server of its own."""
-    return ScriptedBackend(script, name=name, processor=name, service=Server(costs))
+    return ScriptedBackend(script, name=name, processor=name, service=Server(costs), reuses_prefix=reuses_prefix)
 
 
 class _JumpingSelector(selectors.SelectSelector):

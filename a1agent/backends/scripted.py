@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from a1agent.backends.base import (
@@ -142,6 +142,7 @@ class ScriptedBackend:
         context_length: int = 65536,
         can_score: bool = True,
         can_rewind: bool = True,
+        reuses_prefix: bool = True,
         at_once: int | None = None,
         processor: str | None = None,
         service: Service | None = None,
@@ -161,6 +162,7 @@ class ScriptedBackend:
             context_length=context_length,
             can_score=can_score,
             can_rewind=can_rewind,
+            reuses_prefix=reuses_prefix,
             at_once=at_once,
             processor=processor,
         )
@@ -235,20 +237,22 @@ class ScriptedSequence:
         """What was written after the prompt."""
         return bytes(self.ids[self.prompt_tokens :]).decode(errors="replace")
 
-    async def decode(self, upto: int, written: int = 0) -> Work:
+    async def decode(self, upto: int, written: int = 0, again: int = 0) -> Work:
         """Counts the decoding of all tokens before `upto`, and lets others go first as `jitter` says.
 
-        With a service it takes as long as that takes; the last `written` tokens are written one by one.
+        With a service it takes as long as that takes; the last `written` tokens are written one by one. `again`: tokens
+        decoded before that are decoded once more.
         """
         state = self.backend.state
         if state.closed or not self.open:
             raise BackendClosed("the sequence's backend was closed", "open a new one")
         for _ in range(state.arrivals.randint(0, self.backend.jitter) if self.backend.jitter else 0):
             await asyncio.sleep(0)
-        new = max(0, upto - self.decoded)
-        work = Work(decoded_tokens=new, compute_s=new * 1e-6)
+        new = max(0, upto - self.decoded) + again
+        work = Work(decoded_tokens=new, reread_tokens=again, compute_s=new * 1e-6)
         if self.backend.service is not None:
             work = await self.backend.service.serve(new - min(written, new), written)
+            work = replace(work, reread_tokens=again)
         self.decoded = max(self.decoded, upto)
         state.decoded_tokens += new
         state.forwards += 1
@@ -283,7 +287,8 @@ class ScriptedSequence:
         ids = step.text.encode()
         self._check_room(len(ids))
         nll = self.backend.script.nll(self.prompt, self.text, step.text)
-        work = await self.decode(len(self.ids) + len(ids) - (0 if end else 1))
+        again = 0 if self.backend.info.reuses_prefix else self.decoded
+        work = await self.decode(len(self.ids) + len(ids) - (0 if end else 1), again=again)
         self.ids.extend(ids)
         self.decoded = min(self.decoded, len(self.ids) - 1)
         return TokenScores(ids=tuple(ids), logprobs=(-nll,) * len(ids), end=-nll if end else None, work=work)

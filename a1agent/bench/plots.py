@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ try:
 except ImportError as error:
     raise MissingExtra("a plot", "bench") from error
 
-__all__ = ["draw_plots"]
+__all__ = ["draw_plots", "figure_files"]
 
 _COLOURS = {"draft": "#888888", "target": "#222222", "a1": "#1f6fb4", "a1-random": "#d98b1f", "a1-sync": "#2c8c5a"}
 _MARKS = {"draft": "s", "target": "D", "a1": "o", "a1-random": "x", "a1-sync": "^"}
@@ -38,12 +39,29 @@ def draw_plots(found: Figures, folder: Path) -> dict[str, str]:
     drawn: dict[str, str] = {}
     for name, (caption, draw) in _PLOTS.items():
         with matplotlib.rc_context(_STYLE):
-            figure = Figure(figsize=(7.5, 4.2), layout="constrained")  # no pyplot: nothing global, no display needed
+            figure = _figure()
             if draw(figure, found):
-                for suffix in ("png", "svg"):
-                    figure.savefig(folder / f"{name}.{suffix}", dpi=150, metadata=_METADATA[suffix])
+                _save(figure, folder, name)
                 drawn[name] = caption
     return drawn
+
+
+@contextmanager
+def figure_files(folder: Path, name: str) -> Generator[Figure]:
+    """A figure to draw on, in the style of a run's plots; saved as PNG and SVG in the end."""
+    with matplotlib.rc_context(_STYLE):
+        figure = _figure()
+        yield figure
+        _save(figure, folder, name)
+
+
+def _figure() -> Figure:
+    return Figure(figsize=(7.5, 4.2), layout="constrained")  # no pyplot: nothing global, no display needed
+
+
+def _save(figure: Figure, folder: Path, name: str) -> None:
+    for suffix in ("png", "svg"):
+        figure.savefig(folder / f"{name}.{suffix}", dpi=150, metadata=_METADATA[suffix])
 
 
 _METADATA: dict[str, dict[str, str | None]] = {"png": {}, "svg": {"Date": None}}

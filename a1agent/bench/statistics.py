@@ -82,7 +82,7 @@ def sign_flip_p_value(differences: Values) -> float:
 
 
 def sure_of(p_values: Sequence[float], level: float) -> list[bool]:
-    """Which of several findings stand when they are looked for together: with probability 1 - `level` no chance finding.
+    """Which of several findings stand when they are looked for together: with probability 1 - `level` none by chance.
 
     Step-down method of Holm (1979).
     """

@@ -120,7 +120,7 @@ async def bare_chain(index: int, draft: Sequence, target: Sequence) -> int:
     """The calls of a chain and nothing else; how many steps were scored."""
     rng = random.Random(index)
     draft, target = draft.fork(), target.fork()
-    for turn in range(TURNS):
+    for _ in range(TURNS):
         sampling, marks = Sampling(seed=rng.getrandbits(32)), (draft.mark(), target.mark())
         said = await draft.generate(TOKENS, sampling, FREELY)
         await target.score(said.step)

@@ -1,0 +1,92 @@
+"""Votes that stop early: tokens saved and answers kept, on the problems of the embedded pair.
+
+    python tests/benchmarks/bench_early_stop.py [--questions N] [--chains N ...] [--rate R]
+
+Every question is asked with `early_stop` off, exact and beta, in an order that changes, from the same seeds. Saved are
+tokens that either model wrote or read to score; the accuracies are compared by the exact paired test (McNemar).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from a1agent import A1, Result
+from a1agent.bench.statistics import Bootstrap, paired_p_value
+from a1agent.embedded.problems import problems
+from a1agent.engine.equivalence import Equivalence
+from a1agent.prompts import ask_for_box
+from a1agent.types import Question
+from tests.benchmarks.tables import head, row
+
+MODES = ("off", "exact", "beta")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question, asked in one mode."""
+
+    right: bool
+    tokens: int
+    seconds: float
+    cancelled: int
+
+
+def tokens_of(result: Result) -> int:
+    usage = result.usage
+    return usage.output_tokens + usage.target.scored_tokens
+
+
+async def ask_all(questions: int, chains: int, rate: float, seed: int) -> dict[str, list[Asked]]:
+    """What came of every question in every mode; each mode keeps a calibration of its own."""
+    found: dict[str, list[Asked]] = {mode: [] for mode in MODES}
+    equivalence = Equivalence()
+    options = {"chains": chains, "rejection_rate": rate, "seed": seed}
+    agents = {mode: A1(calibration=None, early_stop=mode, **options) for mode in MODES}
+    for index, problem in enumerate(problems(questions, seed)):
+        for mode in random.Random(index).sample(MODES, len(MODES)):
+            began = time.perf_counter()
+            result = await agents[mode].asolve(ask_for_box(Question.of(problem.question)))
+            took = time.perf_counter() - began
+            right = result.answer is not None and await equivalence.same(result.answer, problem.answer)
+            found[mode].append(Asked(right, tokens_of(result), took, result.stats.chains_cancelled))
+    for agent in agents.values():
+        await agent.aclose()
+    await equivalence.aclose()
+    return found
+
+
+def tell(chains: int, found: dict[str, list[Asked]]) -> None:
+    """A line for each mode."""
+    bootstrap = Bootstrap(len(found["off"]))
+    all_tokens = np.array([each.tokens for each in found["off"]], np.float64)
+    all_right = np.array([each.right for each in found["off"]])
+    for mode, asked in found.items():
+        right, tokens = np.array([each.right for each in asked]), np.array([each.tokens for each in asked], np.float64)
+        left = bootstrap.ratio(tokens, all_tokens)
+        saved = "" if mode == "off" else f"{1 - left.value:.0%} ({1 - left.high:.0%} to {1 - left.low:.0%})"
+        p_value = "" if mode == "off" else f"{paired_p_value(right, all_right):.2f}"
+        cancelled, seconds = (sum(getattr(each, name) for each in asked) for name in ("cancelled", "seconds"))
+        spent = f"{tokens.mean():.0f}", saved, f"{cancelled / len(asked):.1f}", f"{seconds / len(asked):.2f}"
+        row([chains, mode, f"{right.mean():.3f}", p_value, *spent])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=100)
+    parser.add_argument("--chains", type=int, nargs="*", default=[8, 16])
+    parser.add_argument("--rate", type=float, default=0.3)
+    parser.add_argument("--seed", type=int, default=11)
+    options = parser.parse_args()
+    head("chains", "early stop", "accuracy", "p", "tokens a question", "saved", "chains cancelled", "s a question")
+    for chains in options.chains:
+        tell(chains, asyncio.run(ask_all(options.questions, chains, options.rate, options.seed)))
+
+
+if __name__ == "__main__":
+    main()
