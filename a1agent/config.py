@@ -17,6 +17,7 @@ __all__ = [
     "Lookahead",
     "Options",
     "ScoreName",
+    "StartMode",
     "TakeoverMode",
     "VoteMethod",
     "help_of",
@@ -29,6 +30,7 @@ BaselineName = Literal["none", "random", "ranking"]
 Lookahead = Literal["auto", "on", "off"]
 VoteMethod = Literal["auto", "majority", "weighted", "shortest", "temporal", "best"]
 EarlyStop = Literal["exact", "beta", "off"]
+StartMode = Literal["all", "needed"]
 ScoreName = Literal["mean_nll", "worst_nll"]
 AnswerKind = Literal["auto", "boxed", "choice", "json", "text"]
 
@@ -92,6 +94,11 @@ class Options:
         "(vote=auto: only while the majority also weighs most; other votes wait for every chain)",
     )
     stop_probability: float = _option(0.95, "for early_stop=beta: how sure it must be that the majority stays")
+    start: StartMode = _option(
+        "all",
+        "all: every chain begins at once; needed: only as many as can close the vote if they agree, further ones where "
+        "they do not (fewer tokens for the same vote; a contested question takes longer)",
+    )
     score: ScoreName = _option("mean_nll", "what makes a step strange: mean_nll, or worst_nll over its worst tokens")
     temperature: float = _option(0.8, "of both models' sampling; 0 is greedy")
     top_k: int = _option(0, "sample among this many likeliest tokens; 0: all")
@@ -151,6 +158,7 @@ class Options:
             "takeover": TakeoverMode,
             "vote": VoteMethod,
             "early_stop": EarlyStop,
+            "start": StartMode,
             "score": ScoreName,
             "answer": AnswerKind,
         }

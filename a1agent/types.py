@@ -256,7 +256,7 @@ class Result:
     """What a call gives back.
 
     `answer`: the voted answer (None: no chain stated one). `text`: the final message. `reasoning`: the winning chain;
-    of thinking models what stands before `</think>`. `confidence`: the winner's share of the started chains.
+    of thinking models what stands before `</think>`. `confidence`: the winner's share of all chains asked for.
     `complete`: no limit cut the call short. `notices`: what a person should know about this answer.
     `tool_calls`: those the winning chain asks for, all of that one chain; `text` then is what it says beside them, and
     `answer` the calls in canonical JSON. `invalid_tool_calls`: its malformed ones. Where the question set a

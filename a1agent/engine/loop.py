@@ -37,12 +37,8 @@ async def reason(call: Call, draft_root: Sequence, target_root: Sequence, tally:
 
     Cancelling it closes every chain's sequences before it returns.
     """
-    run = _Run(call=call, tally=tally)
+    run = _Run(call=call, draft_root=draft_root, target_root=target_root, tally=tally)
     try:
-        for index in range(call.options.chains):
-            draft = draft_root.fork()
-            target = draft if target_root is draft_root else target_root.fork()
-            run.start(Chain(index=index, draft=draft, target=target))
         await run.watch()
     finally:
         await finish(run.stop())
@@ -52,25 +48,39 @@ async def reason(call: Call, draft_root: Sequence, target_root: Sequence, tally:
 
 @dataclass(slots=True)
 class _Run:
-    """The chains in flight."""
+    """The chains in flight. `opened`: chains that have begun."""
 
     call: Call
+    draft_root: Sequence
+    target_root: Sequence
     tally: Tally
     tasks: dict[asyncio.Task[None], Chain] = field(default_factory=dict[asyncio.Task[None], Chain])
     ended: asyncio.Queue[asyncio.Task[None]] = field(default_factory=asyncio.Queue[asyncio.Task[None]])
     results: list[ChainResult] = field(default_factory=list[ChainResult])
     causes: list[BaseException] = field(default_factory=list[BaseException])
     timed_out: bool = False
+    opened: int = 0
 
-    def start(self, chain: Chain) -> None:
+    @property
+    def left(self) -> int:
+        """Chains that have not begun."""
+        return self.call.options.chains - self.opened
+
+    def _start(self) -> None:
+        draft = self.draft_root.fork()
+        target = draft if self.target_root is self.draft_root else self.target_root.fork()
+        chain = Chain(index=self.opened, draft=draft, target=target)
+        self.opened += 1
         self.call.emit(ChainStarted(chain=chain.index))
         task = asyncio.create_task(grow(self.call, chain), name=f"a1 chain {chain.index}")
         self.tasks[task] = chain
         task.add_done_callback(self.ended.put_nowait)
 
     async def watch(self) -> None:
-        """Takes chains in as they finish, until all have, the majority stands, or time is up."""
-        while self.tasks and not self._decided():
+        """Starts chains and takes them in as they finish, until all have, the majority stands, or time is up."""
+        while (self.tasks or self.left) and not self._decided():
+            for _ in range(earlystop.needed(self.call.options, self.tally.counts(), len(self.tasks), self.left)):
+                self._start()
             try:
                 async with asyncio.timeout_at(self.call.deadline):
                     done = [await self.ended.get()]
@@ -112,14 +122,11 @@ class _Run:
             )
 
     def _decided(self) -> bool:
+        """Whether the vote may be closed now."""
         options = self.call.options
-        if options.early_stop == "off" or options.vote not in ("auto", "majority"):
+        if not earlystop.closes(options, self.tally.counts(), len(self.tasks) + self.left):
             return False
-        counts, remaining = self.tally.counts(), len(self.tasks)
-        decided = earlystop.decided(counts, remaining) or (
-            options.early_stop == "beta" and earlystop.beta_decided(counts, remaining, options.stop_probability)
-        )
-        return decided and not (options.vote == "auto" and self._contested())
+        return not (options.vote == "auto" and self._contested())
 
     def _contested(self) -> bool:
         """Whether the majority so far is not what weighs most."""

@@ -36,6 +36,7 @@ _OURS = (
     "timeout_s",
     "early_stop",
     "stop_probability",
+    "start",
     "top_k",
     "min_p",
 )

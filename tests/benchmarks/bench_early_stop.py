@@ -2,8 +2,9 @@
 
     python tests/benchmarks/bench_early_stop.py [--questions N] [--chains N ...] [--rate R]
 
-Every question is asked with `early_stop` off, exact and beta, in an order that changes, from the same seeds. Saved are
-tokens that either model wrote or read to score; the accuracies are compared by the exact paired test (McNemar).
+Every question is asked with `early_stop` off, exact and beta, with all chains begun at once and with chains begun as
+they are needed, in an order that changes, from the same seeds. Saved are tokens that either model wrote or read to
+score; accuracies are compared with those of all chains by the exact paired test (McNemar).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,13 @@ from a1agent.prompts import ask_for_box
 from a1agent.types import Question
 from tests.benchmarks.tables import head, row
 
-MODES = ("off", "exact", "beta")
+MODES = {
+    "off": {"early_stop": "off"},
+    "exact": {"early_stop": "exact"},
+    "beta": {"early_stop": "beta"},
+    "exact, begun as needed": {"early_stop": "exact", "start": "needed"},
+    "beta, begun as needed": {"early_stop": "beta", "start": "needed"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +42,7 @@ class Asked:
     right: bool
     tokens: int
     seconds: float
-    cancelled: int
+    begun: int
 
 
 def tokens_of(result: Result) -> int:
@@ -46,15 +54,15 @@ async def ask_all(questions: int, chains: int, rate: float, seed: int) -> dict[s
     """What came of every question in every mode; each mode keeps a calibration of its own."""
     found: dict[str, list[Asked]] = {mode: [] for mode in MODES}
     equivalence = Equivalence()
-    options = {"chains": chains, "rejection_rate": rate, "seed": seed}
-    agents = {mode: A1(calibration=None, early_stop=mode, **options) for mode in MODES}
+    options: dict[str, Any] = {"chains": chains, "rejection_rate": rate, "seed": seed}
+    agents = {mode: A1(calibration=None, **chosen, **options) for mode, chosen in MODES.items()}
     for index, problem in enumerate(problems(questions, seed)):
-        for mode in random.Random(index).sample(MODES, len(MODES)):
+        for mode in random.Random(index).sample(list(MODES), len(MODES)):
             began = time.perf_counter()
             result = await agents[mode].asolve(ask_for_box(Question.of(problem.question)))
             took = time.perf_counter() - began
             right = result.answer is not None and await equivalence.same(result.answer, problem.answer)
-            found[mode].append(Asked(right, tokens_of(result), took, result.stats.chains_cancelled))
+            found[mode].append(Asked(right, tokens_of(result), took, result.stats.chains_started))
     for agent in agents.values():
         await agent.aclose()
     await equivalence.aclose()
@@ -71,8 +79,8 @@ def tell(chains: int, found: dict[str, list[Asked]]) -> None:
         left = bootstrap.ratio(tokens, all_tokens)
         saved = "" if mode == "off" else f"{1 - left.value:.0%} ({1 - left.high:.0%} to {1 - left.low:.0%})"
         p_value = "" if mode == "off" else f"{paired_p_value(right, all_right):.2f}"
-        cancelled, seconds = (sum(getattr(each, name) for each in asked) for name in ("cancelled", "seconds"))
-        spent = f"{tokens.mean():.0f}", saved, f"{cancelled / len(asked):.1f}", f"{seconds / len(asked):.2f}"
+        begun, seconds = (sum(getattr(each, name) for each in asked) for name in ("begun", "seconds"))
+        spent = f"{tokens.mean():.0f}", saved, f"{begun / len(asked):.1f}", f"{seconds / len(asked):.2f}"
         row([chains, mode, f"{right.mean():.3f}", p_value, *spent])
 
 
@@ -83,7 +91,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=11)
     options = parser.parse_args()
-    head("chains", "early stop", "accuracy", "p", "tokens a question", "saved", "chains cancelled", "s a question")
+    head("chains", "early stop", "accuracy", "p", "tokens a question", "saved", "chains begun", "s a question")
     for chains in options.chains:
         tell(chains, asyncio.run(ask_all(options.questions, chains, options.rate, options.seed)))
 

@@ -16,6 +16,7 @@ from a1agent.config import (
     EarlyStop,
     Lookahead,
     ScoreName,
+    StartMode,
     TakeoverMode,
     VoteMethod,
 )
@@ -89,6 +90,7 @@ class ChatA1(BaseChatModel):
     timeout: float | None = None
     early_stop: EarlyStop | None = None
     stop_probability: float | None = None
+    start: StartMode | None = None
     score: ScoreName | None = None
     temperature: float | None = None
     top_k: int | None = None
