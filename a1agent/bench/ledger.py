@@ -117,8 +117,13 @@ class Ledger:
             raise UsageError(f"{self.folder} holds something else", "give an empty or a new folder with --out")
         if resume:
             raise UsageError(f"there is no run in {self.folder} to resume", "leave --resume out to begin one")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self._identity, indent=2) + "\n", encoding="utf-8")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self._identity, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)  # half of it would be taken for a damaged run
+            raise UsageError(f"{self.folder} cannot be written: {error}", "give another folder with --out") from None
 
     def _compare(self, found: dict[str, Any], resume: bool) -> None:
         if not resume:

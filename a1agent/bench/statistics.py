@@ -71,11 +71,10 @@ def sign_flip_p_value(differences: Values) -> float:
     values = differences[differences != 0]
     count = len(values)
     if count <= _ENUMERATED:
-        signs = 1.0 - 2.0 * (np.arange(2**count)[:, None] >> np.arange(count) & 1)
-        extra = 0
+        bits, extra = np.arange(2**count)[:, None] >> np.arange(count) & 1, 0
     else:
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(_DRAWS, count))
-        extra = 1
+        bits, extra = np.random.default_rng(0).integers(0, 2, (_DRAWS, count)), 1
+    signs: Values = 1.0 - 2.0 * bits.astype(np.float64)
     least = abs(float(values.sum())) * (1 - 1e-9)
     extreme = int((np.abs(signs @ values) >= least).sum())
     return (extreme + extra) / (len(signs) + extra)

@@ -17,7 +17,7 @@ from a1agent.cli.console import console, fail, one_line, warn
 from a1agent.cli.flags import Command, with_settings
 from a1agent.cli.settings import Settings
 from a1agent.config import Options
-from a1agent.errors import MissingExtra, UsageError
+from a1agent.errors import A1Error, MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from a1agent.bench.figures import Figures
@@ -79,7 +79,12 @@ def bench(
         shared = _go(plan, ledger)
     except KeyboardInterrupt:
         return _interrupted(plan, ledger)
-    _tell(plan, ledger, shared=shared)
+    try:
+        _tell(plan, ledger, shared=shared)
+    except OSError as error:
+        what = f"report and plots cannot be written: {error}"
+        safe = f"all {len(ledger.done)} answers are safe in {ledger.folder}; make room and go on with --resume"
+        raise A1Error(what, safe) from error
     return 0
 
 

@@ -86,7 +86,7 @@ def tell(chains: int, found: dict[str, list[Asked]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=100)
+    parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--chains", type=int, nargs="*", default=[8, 16])
     parser.add_argument("--rate", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=11)

@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,34 +23,52 @@ PLOTS = Path("docs/benchmarks")
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A benchmark that prints its figures: what they are, and the command."""
+    """A benchmark that prints its figures: what they are, the command, and captions of the plots it draws, by name."""
 
     title: str
-    command: tuple[str, ...]
+    script: str
+    plots: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def command(self) -> list[str]:
+        """What is run, from the project's root."""
+        return [self.script, *(("--plots", PLOTS.as_posix()) if self.plots else ())]
 
 
 SECTIONS = {
-    "efficiency": Section("Efficiency", ("tests/benchmarks/bench_efficiency.py",)),
-    "scheduling": Section("Waiting for company on a shared device", ("tests/benchmarks/bench_scheduling.py",)),
+    "efficiency": Section("Efficiency", "tests/benchmarks/bench_efficiency.py"),
+    "scheduling": Section("Waiting for company on a shared device", "tests/benchmarks/bench_scheduling.py"),
     "simulated": Section(
-        "Looking ahead, no barrier, screening: simulated servers", ("tests/benchmarks/bench_simulated.py",)
+        "Against the target alone, no barrier, looking ahead, screening: simulated servers",
+        "tests/benchmarks/bench_simulated.py",
+        {
+            "simulated_speedup": "Speed-up over the target alone by rejection rate; dashed: the ceiling.",
+            "simulated_barrier": "Seconds a question with and without the barrier, and their ratio, by chains.",
+        },
     ),
-    "server": Section("The server", ("tests/benchmarks/bench_server.py",)),
-    "langchain": Section("Batches in LangChain", ("integrations/langchain/tests/benchmarks/bench_batch.py",)),
-    "conformal": Section("Decisions", ("tests/benchmarks/bench_conformal.py",)),
-    "llama-cpp": Section("The llama.cpp backend against llama.cpp", ("tests/benchmarks/bench_llama_cpp.py",)),
-    "transformers": Section("The transformers backend", ("tests/benchmarks/bench_transformers.py",)),
+    "overhead": Section(
+        "What A1 itself costs",
+        "tests/benchmarks/bench_overhead.py",
+        {"overhead": "CPU seconds of A1 itself, and memory a chain, from 1 to 10,000 chains."},
+    ),
+    "early-stop": Section("Votes that stop early", "tests/benchmarks/bench_early_stop.py"),
+    "server": Section("The server", "tests/benchmarks/bench_server.py"),
+    "langchain": Section("Batches in LangChain", "integrations/langchain/tests/benchmarks/bench_batch.py"),
+    "conformal": Section("Decisions", "tests/benchmarks/bench_conformal.py"),
+    "llama-cpp": Section("The llama.cpp backend against llama.cpp", "tests/benchmarks/bench_llama_cpp.py"),
+    "transformers": Section("The transformers backend", "tests/benchmarks/bench_transformers.py"),
 }
 
 
 def printed(section: Section) -> str:
-    """Title, command and what it printed; tables stay tables."""
+    """Title, command, what it printed, and its plots; tables stay tables."""
     print(f"python {' '.join(section.command)}", flush=True)
     run = [sys.executable, *section.command]
     done = subprocess.run(run, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     text = done.stdout.strip()
     shown = text if "|---" in text else "\n".join(f"    {line}" for line in text.splitlines())
-    return f"## {section.title}\n\n    python {' '.join(section.command)}\n\n{shown}"
+    plots = [f"![{name}]({PLOTS.as_posix()}/{name}.png)\n\n{caption}" for name, caption in section.plots.items()]
+    return "\n\n".join((f"## {section.title}", f"    python {' '.join(section.command)}", shown, *plots))
 
 
 def accuracy(questions: int) -> str:

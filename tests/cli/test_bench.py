@@ -44,6 +44,28 @@ def test_a_run_resumes_and_refuses_what_is_not_its_own(a1: Any, sums: Path, tmp_
     assert (tmp_path / "run" / "results.jsonl").read_bytes() == before
 
 
+def test_a_disk_without_room_for_the_report_loses_no_answer(a1: Any, sums: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ["bench", "--data", str(sums), *SHORT, "--out", str(out)]
+    assert a1(*flags).exit_code == 0
+    (out / "report.md").unlink()
+    (out / "report.md").mkdir()  # refuses to be written, as a full disk does
+    stopped = a1(*flags, "--resume")
+    assert stopped.exit_code == 1 and "all 6 answers are safe" in stopped.stderr and "--resume" in stopped.stderr
+    (out / "report.md").rmdir()
+    assert a1(*flags, "--resume").exit_code == 0
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_anything_runs(a1: Any, sums: Path) -> None:
+    refused = a1("bench", "--data", str(sums), *SHORT, "--out", str(sums / "run"))
+    assert refused.exit_code == 2 and "--out" in refused.stderr and str(sums / "run") in refused.stderr
+
+
+def test_defaults_stand_in_one_pair_of_brackets(a1: Any) -> None:
+    shown = " ".join(a1("bench", "--help").stdout.split())
+    assert "[default: 8]" in shown and "(8)" not in shown
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
