@@ -70,14 +70,22 @@ def sign_flip_p_value(differences: Values) -> float:
     """
     values = differences[differences != 0]
     count = len(values)
-    if count <= _ENUMERATED:
-        bits, extra = np.arange(2**count)[:, None] >> np.arange(count) & 1, 0
-    else:
-        bits, extra = np.random.default_rng(0).integers(0, 2, (_DRAWS, count)), 1
-    signs: Values = 1.0 - 2.0 * bits.astype(np.float64)
+    signs, extra = (_all_signs(count), 0) if count <= _ENUMERATED else (_drawn_signs(count), 1)
     least = abs(float(values.sum())) * (1 - 1e-9)
     extreme = int((np.abs(signs @ values) >= least).sum())
     return (extreme + extra) / (len(signs) + extra)
+
+
+def _all_signs(count: int) -> Values:
+    """Every choice of signs, shape [2**count, count]."""
+    numbers: NDArray[np.int64] = np.arange(2**count, dtype=np.int64).reshape(-1, 1)
+    bits: NDArray[np.int64] = np.right_shift(numbers, np.arange(count, dtype=np.int64)) % 2
+    return 1.0 - 2.0 * bits.astype(np.float64)
+
+
+def _drawn_signs(count: int) -> Values:
+    """Some choices of signs, the same ones every time, shape [`_DRAWS`, count]."""
+    return 1.0 - 2.0 * np.random.default_rng(0).integers(0, 2, (_DRAWS, count)).astype(np.float64)
 
 
 def sure_of(p_values: Sequence[float], level: float) -> list[bool]:
