@@ -38,7 +38,7 @@ class Attempt:
 async def attempt(call: Call, chain: Chain, turn: int, number: int, max_tokens: int) -> Attempt:
     """The draft writes up to `max_tokens` tokens, the target scores them, the calibrator decides."""
     drafted, step = await draft(call, chain, turn, number, max_tokens)
-    if number == 0 and call.screen is not None and await passes_unread(call, call.screen, chain, turn, drafted):
+    if number == 0 and await passes_unread(call, chain, turn, drafted):
         return Attempt(drafted, step, None)
     if number == 0:
         look_ahead(call, chain, turn, drafted)

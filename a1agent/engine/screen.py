@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from a1agent.backends.base import Generated
-from a1agent.conformal.calibrators import Calibrator, Observed
+from a1agent.conformal.calibrators import Observed
 from a1agent.engine.chain import Call, Chain
 from a1agent.engine.verify import score_of
 
 __all__ = ["passes_unread"]
 
 
-async def passes_unread(call: Call, screen: Calibrator, chain: Chain, turn: int, drafted: Generated) -> bool:
+async def passes_unread(call: Call, chain: Chain, turn: int, drafted: Generated) -> bool:
     """Whether the step is too plain to the draft itself to be among the share `verify_rate` that the target scores.
 
     Such a step is added to the target's sequence, which reads it with the next step that it scores. A draft that tells
     no log-probabilities has every step scored; one that is its own target has its steps scored for nothing anyway.
     """
-    if chain.own_target:
+    if call.screen is None or chain.own_target:
         return False
     score = score_of(call, drafted.logprobs, drafted.end)
     observed = Observed(score=score, question=call.key, chain=chain.index, turn=turn)
-    if screen.decide(observed, call.options.verify_rate).rejected:
+    if call.screen.decide(observed, call.options.verify_rate).rejected:
         return False
     await chain.target.append(drafted.step)
     return True

@@ -149,7 +149,11 @@ def draw_speedup(axes: Any, found: dict[int, list[tuple[float, float, float]]]) 
         axes.plot(rates, [times for _, times, _ in values], marker="o", color=f"C{index}", label=label)
         axes.plot(rates, [most for _, _, most in values], linestyle="--", color=f"C{index}", alpha=0.6)
     axes.axhline(1, color="black", linewidth=0.8)
-    axes.set(xlabel="rejection rate (dashed: the ceiling)", ylabel="speed-up over the target alone", ylim=(0, None))
+    axes.set(
+        xlabel="rejection rate (dashed: ceiling, one model after the other)",
+        ylabel="speed-up over the target alone",
+        ylim=(0, None),
+    )
     axes.legend()
 
 
