@@ -12,19 +12,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from a1agent import A1, Result
-from a1agent.bench.statistics import Bootstrap, paired_p_value
-from a1agent.embedded.problems import problems
-from a1agent.engine.equivalence import Equivalence
-from a1agent.prompts import ask_for_box
-from a1agent.types import Question
-from tests.benchmarks.tables import head, row
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script, from anywhere
+
+from a1agent import A1, Result  # noqa: E402
+from a1agent.bench.statistics import Bootstrap, paired_p_value  # noqa: E402
+from a1agent.embedded.problems import problems  # noqa: E402
+from a1agent.engine.equivalence import Equivalence  # noqa: E402
+from a1agent.prompts import ask_for_box  # noqa: E402
+from a1agent.types import Question  # noqa: E402
+from tests.benchmarks.tables import head, row  # noqa: E402
 
 MODES = {
     "off": {"early_stop": "off"},

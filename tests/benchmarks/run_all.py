@@ -42,7 +42,7 @@ SECTIONS = {
         "Against the target alone, no barrier, looking ahead, screening: simulated servers",
         "tests/benchmarks/bench_simulated.py",
         {
-            "simulated_speedup": "Speed-up over the target alone by rejection rate; dashed: the ceiling of one model after the other.",
+            "simulated_speedup": "Speed-up over the target alone by rate; dashed: ceiling, one model after the other.",
             "simulated_barrier": "Seconds a question with and without the barrier, and their ratio, by chains.",
         },
     ),
