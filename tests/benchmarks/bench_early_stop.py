@@ -22,13 +22,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script, from anywhere
 
-from a1agent import A1, Result  # noqa: E402
-from a1agent.bench.statistics import Bootstrap, paired_p_value  # noqa: E402
-from a1agent.embedded.problems import problems  # noqa: E402
-from a1agent.engine.equivalence import Equivalence  # noqa: E402
-from a1agent.prompts import ask_for_box  # noqa: E402
-from a1agent.types import Question  # noqa: E402
-from tests.benchmarks.tables import head, row  # noqa: E402
+from a1agent import A1, Result
+from a1agent.bench.statistics import Bootstrap, paired_p_value
+from a1agent.embedded.problems import problems
+from a1agent.engine.equivalence import Equivalence
+from a1agent.prompts import ask_for_box
+from a1agent.types import Question
+from tests.benchmarks.tables import head, row
 
 MODES = {
     "off": {"early_stop": "off"},
