@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from a1agent.backends.gguf_info import GGUFInfo, read_gguf, sample
-from a1agent.errors import MissingExtra, ModelLoadError, ModelNotFound
+from a1agent.backends.hub import find_gguf, find_repository, is_gguf, is_repository
+from a1agent.errors import ModelLoadError, ModelNotFound
 
 __all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files"]
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _LARGEST_HEADER = 100 << 20
@@ -69,23 +67,25 @@ class ModelFiles:
         return digest.hexdigest()
 
 
-def locate(path: str, revision: str = "", code: bool = False) -> Path:
-    """The folder or file of a path or hub name, fetched by the hub's client; `code`: Python files too.
+def locate(path: str, revision: str = "", code: bool = False, *, local: bool = False) -> Path:
+    """The folder or file of a path or hub name, fetched by the hub's client unless `local`; `code`: Python files too.
 
     Raises `ModelNotFound`, `MissingExtra`.
     """
     found = Path(path).expanduser()
     if found.exists():
         return found
-    if not _HUB_NAME.fullmatch(path):
+    if is_gguf(path):
+        return find_gguf(path, revision, local=local)
+    if not is_repository(path):
         raise ModelNotFound(f"there is no folder or file {path!r}", "check the path of the model")
-    return _from_hub(path, revision, code)
+    return find_repository(path, [*_WANTED, *(["*.py"] if code else [])], revision, local=local)
 
 
 def find_files(path: str, revision: str = "") -> Path | None:
     """As `locate`, but fetches nothing: None for a hub name that is not in the cache."""
     try:
-        return locate(path) if Path(path).expanduser().exists() else _from_hub(path, revision, False, local=True)
+        return locate(path, revision, local=True)
     except ModelNotFound:
         return None
 
@@ -98,22 +98,6 @@ def read_files(path: Path) -> ModelFiles:
     config = _read_json(path / "config.json")
     weights = _weights(path)
     return ModelFiles(path, weights, config, _shape_of(config, weights))
-
-
-def _from_hub(name: str, revision: str, code: bool, local: bool = False) -> Path:
-    try:
-        hub: Any = importlib.import_module("huggingface_hub")
-    except ModuleNotFoundError as error:
-        raise MissingExtra(f"the hub name {name}", "transformers") from error
-    wanted = [*_WANTED, *(["*.py"] if code else [])]
-    try:
-        return Path(
-            hub.snapshot_download(name, revision=revision or None, allow_patterns=wanted, local_files_only=local)
-        )
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        what = f"the hub gave no model {name!r}{f' at {revision!r}' if revision else ''}: {reason}"
-        raise ModelNotFound(what, "check the name; without a network the model must be in the hub's cache") from error
 
 
 def _repository(path: Path) -> str:

@@ -1,8 +1,7 @@
-"""The tokenizer and the chat templates of a checkpoint."""
+"""The tokenizer and the chat template of a checkpoint."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import transformers as _transformers
@@ -11,25 +10,21 @@ from tokenizers import Tokenizer
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.gguf_tokenizer import build_tokenizer
 from a1agent.backends.hf_files import ModelFiles
-from a1agent.backends.hf_vocab import HfVocabulary, tokenizer_fingerprint
+from a1agent.backends.hf_vocab import HfVocabulary
+from a1agent.backends.json_tokenizer import with_template
 from a1agent.backends.transformers_options import TransformersOptions
 from a1agent.errors import ModelLoadError
 
 transformers: Any = _transformers
 
-__all__ = ["Words", "read_tokenizer"]
+__all__ = ["read_tokenizer"]
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
-    """A vocabulary, and the chat templates: for questions without tools, and with them."""
+def read_tokenizer(files: ModelFiles, options: TransformersOptions, model: Any) -> tuple[HfVocabulary, ChatTemplate]:
+    """The vocabulary of a model, and its chat template.
 
-    vocabulary: HfVocabulary
-    templates: tuple[ChatTemplate, ChatTemplate]
-
-
-def read_tokenizer(files: ModelFiles, options: TransformersOptions, model: Any) -> Words:
-    """The tokenizer of a model. Raises `ModelLoadError` when it is missing, damaged, or not of a kind known here."""
+    Raises `ModelLoadError` when the tokenizer is missing, damaged, or not of a kind known here.
+    """
     size = int(model.config.get_text_config().vocab_size)
     if files.gguf is not None:
         return _of_gguf(files, size)
@@ -40,19 +35,13 @@ def read_tokenizer(files: ModelFiles, options: TransformersOptions, model: Any) 
         raise ModelLoadError(what, "convert its tokenizer, or choose another model")
     stored: Any = tokenizer.chat_template
     named = cast("dict[str, str]", stored) if isinstance(stored, dict) else {"default": cast("str | None", stored)}
-    plain = named.get("default")
-    # A template says where BOS goes; only where there is none the tokenizer does.
-    bos = None if plain else _own_bos(backend)
-    vocabulary = HfVocabulary(backend, tokenizer_fingerprint(backend), size, ends=_ends(tokenizer, model), bos=bos)
+    sources = (named.get("default"), named.get("tool_use"))
     variables = {name: str(text) for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
     variables = {"bos_token": "", "eos_token": "", **variables}
-    template = ChatTemplate(plain, vocabulary.control, variables, files.name)
-    source = named.get("tool_use")
-    for_tools = ChatTemplate(source, vocabulary.control, variables, files.name) if source else template
-    return Words(vocabulary, (template, for_tools))
+    return with_template(backend, size, _ends(tokenizer, model), sources, variables, files.name)
 
 
-def _of_gguf(files: ModelFiles, size: int) -> Words:
+def _of_gguf(files: ModelFiles, size: int) -> tuple[HfVocabulary, ChatTemplate]:
     assert files.gguf is not None
     metadata = files.gguf.metadata
     tokens: list[bytes] = metadata["tokenizer.ggml.tokens"]
@@ -66,8 +55,8 @@ def _of_gguf(files: ModelFiles, size: int) -> Words:
     vocabulary = HfVocabulary(build_tokenizer(metadata), files.gguf.tokenizer_fingerprint(), size, ends=ends, bos=bos)
     special = {"bos_token": first, "eos_token": named("eos")}
     variables = {name: "" if token is None else tokens[token].decode() for name, token in special.items()}
-    template = ChatTemplate(metadata.get("tokenizer.chat_template"), vocabulary.control, variables, files.name)
-    return Words(vocabulary, (template, template))
+    plain, for_tools = (metadata.get(f"tokenizer.chat_template{kind}") for kind in ("", ".tool_use"))
+    return vocabulary, ChatTemplate(plain, vocabulary.control, variables, files.name, for_tools)
 
 
 def _load(files: ModelFiles, options: TransformersOptions) -> Any:
@@ -78,12 +67,6 @@ def _load(files: ModelFiles, options: TransformersOptions) -> Any:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelLoadError(f"the tokenizer of {files.name} does not load: {reason}", "download it again") from error
-
-
-def _own_bos(backend: Tokenizer) -> int | None:
-    """What the tokenizer puts before a text by itself."""
-    bare, dressed = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))
-    return dressed[0] if len(dressed) > len(bare) and dressed[0] != bare[0] else None
 
 
 def _ends(tokenizer: Any, model: Any) -> set[int]:

@@ -34,7 +34,7 @@ from a1agent.backends.replicas import Replica, Replicas
 from a1agent.backends.server_options import ServerOptions
 from a1agent.errors import A1Error, BackendError, ContextOverflow, InvalidOption, ModelNotFound
 
-__all__ = ["BadReply", "Http", "Line", "NoSuchPath", "Retryable"]
+__all__ = ["BadReply", "Http", "Line", "Retryable"]
 
 T = TypeVar("T")
 
@@ -47,7 +47,10 @@ _TOO_LONG = re.compile(
 
 
 class Retryable(BackendError):
-    """May go better next time. `retry_after`: seconds the server asked for; `fault`: the server is to blame."""
+    """May go better next time; callers of `Http` see a plain `BackendError`.
+
+    `retry_after`: seconds the server asked for; `fault`: the server is to blame.
+    """
 
     def __init__(self, what: str, hint: str = "", *, retry_after: float | None = None, fault: bool = True) -> None:
         super().__init__(what, hint)
@@ -57,10 +60,6 @@ class Retryable(BackendError):
 
 class BadReply(Retryable):
     """The server answered something that cannot be an answer."""
-
-
-class NoSuchPath(BackendError):
-    """The server does not offer what was asked for."""
 
 
 class Line:
@@ -82,7 +81,7 @@ class Line:
         return await self._ask("GET", path, None)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The JSON that a path replies. Raises `Retryable`, `NoSuchPath`, `BackendError`, `ContextOverflow`."""
+        """The JSON that a path replies. Raises `Retryable`, `BackendError`, `ContextOverflow`."""
         return await self._ask("POST", path, body)
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
@@ -200,7 +199,8 @@ class Http:
             before_sleep=_note,
             reraise=True,
         )
-        return await retrying(self._once, attempt, session)
+        with _given_up():
+            return await retrying(self._once, attempt, session)
 
     async def _once(self, attempt: Callable[[Line], Awaitable[T]], session: str | None) -> T:
         replica = self.replicas.pick(session)
@@ -216,11 +216,21 @@ class Http:
 
     async def each(self, attempt: Callable[[Line], Awaitable[T]]) -> list[T]:
         """What `attempt` returns of every replica, in order; raises what one of them raises."""
-        return [await attempt(Line(self, replica, None)) for replica in self.replicas.all]
+        with _given_up():
+            return [await attempt(Line(self, replica, None)) for replica in self.replicas.all]
 
     def close(self) -> None:
         """Cancels what runs and closes the connections. Blocks: not for coroutines."""
         self.thread.stop(self.client.aclose)
+
+
+@contextlib.contextmanager
+def _given_up() -> Generator[None]:
+    """What is not tried again is an error like any other."""
+    try:
+        yield
+    except Retryable as error:
+        raise BackendError(error.what, error.hint) from error
 
 
 def failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1Error:
@@ -235,7 +245,7 @@ def failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1E
     if status in (404, 405) and re.search(r"model", said, re.I):
         return ModelNotFound(f"{url}: {said}", "see which models the server offers at /v1/models")
     if status in (404, 405, 501):
-        return NoSuchPath(f"{url} does not offer this ({status}): {said}", "is the address that of another server?")
+        return BackendError(f"{url} does not offer this ({status}): {said}", "is the address that of another server?")
     if status in (400, 413, 422) and _TOO_LONG.search(said):
         return ContextOverflow(f"{url}: {said}", "lower the number of turns or the step length")
     return BackendError(f"{url} failed ({status}): {said}", "see the server's log")

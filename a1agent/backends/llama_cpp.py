@@ -9,9 +9,7 @@ with `kv=apart` each has a copy, and reads through no cells but its own.
 
 from __future__ import annotations
 
-import importlib
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from a1agent.backends.base import ModelInfo
 from a1agent.backends.batching.worker import Engine
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.gguf_info import GGUFInfo, read_gguf
+from a1agent.backends.hub import find_gguf, is_gguf
 from a1agent.backends.llama_options import (
     AT_ONCE,
     OPTIONS,
@@ -32,12 +31,9 @@ from a1agent.backends.llama_options import (
     room_of,
 )
 from a1agent.backends.prompted import PromptedBackend
-from a1agent.errors import MissingExtra, ModelLoadError, ModelNotFound
+from a1agent.errors import ModelLoadError
 
 __all__ = ["OPTIONS", "LlamaCppBackend", "estimate_memory", "load"]
-
-_HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+):(.+\.gguf)")
-_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
 class LlamaCppBackend(PromptedBackend):
@@ -115,24 +111,4 @@ def _with_threads(options: LlamaOptions) -> LlamaOptions:
 def _locate(path: str) -> Path:
     """The file of a path or hub name. Raises `ModelNotFound`, `MissingExtra`."""
     file = Path(path).expanduser()
-    name = _HUB_NAME.fullmatch(path)
-    if file.exists() or name is None:
-        return file
-    return _from_hub(name[1], name[2])
-
-
-def _from_hub(repository: str, file: str) -> Path:
-    try:
-        hub: Any = importlib.import_module("huggingface_hub")
-    except ModuleNotFoundError as error:
-        raise MissingExtra(f"the hub name {repository}:{file}", "transformers") from error
-    parts = [file]
-    if (match := _PART.search(file)) is not None:
-        stem = file[: match.start()]
-        parts = [f"{stem}-{i:05}-of-{match[1]}.gguf" for i in range(1, int(match[1]) + 1)]
-    try:
-        files = [hub.hf_hub_download(repository, part) for part in parts]
-        return Path(files[0])
-    except Exception as error:
-        what = f"the hub gave no file {file!r} of {repository!r}: {error}"
-        raise ModelNotFound(what, "check the name; without a network the file must be in the hub's cache") from error
+    return find_gguf(path) if is_gguf(path) and not file.exists() else file

@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
-from a1agent.backends.batching.runner import Vocabulary
-from a1agent.backends.chat_template import ChatTemplate, Piece
+from a1agent.backends.chat_template import ChatTemplate
+from a1agent.backends.hub import find_gguf, find_tokenizer, is_gguf, is_repository
+from a1agent.backends.vocabulary import TextVocabulary
 from a1agent.errors import MissingExtra, ModelLoadError, ModelNotFound
 from a1agent.types import Question
 
 __all__ = ["LocalTokenizer", "load_tokenizer"]
 
-_FILES = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")
-
-
-class _Spelling(Vocabulary, Protocol):
-    """A vocabulary that also takes rendered templates."""
-
-    control: dict[str, int]
-
-    @property
-    def template_variables(self) -> dict[str, str]: ...
-
-    def tokenize_pieces(self, pieces: list[Piece]) -> list[int]: ...
-
 
 class LocalTokenizer:
-    """Text to ids and back, and prompts."""
+    """Text to ids and back, and prompts. `bos`: the text of the token that begins a prompt, if there is one."""
 
     exact = True
 
     def __init__(
-        self, vocabulary: _Spelling, template: ChatTemplate, name: str, free: Callable[[], None] | None = None
+        self,
+        vocabulary: TextVocabulary,
+        template: ChatTemplate,
+        bos: str,
+        name: str,
+        free: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self.fingerprint = vocabulary.fingerprint
@@ -48,7 +38,7 @@ class LocalTokenizer:
         self._vocabulary = vocabulary
         self._template = template
         self._free = free
-        self._bos = vocabulary.template_variables["bos_token"]
+        self._bos = bos
 
     async def learn(self, text: str) -> list[int]:
         """Ids of a text that continues another."""
@@ -89,23 +79,27 @@ def load_tokenizer(path: str) -> LocalTokenizer:
     Raises `ModelNotFound`, `ModelLoadError`, `MissingExtra`.
     """
     file = Path(path).expanduser()
+    if not file.exists() and is_gguf(path):
+        file = find_gguf(path)
     if file.suffix == ".gguf":
         return _from_gguf(file)
     if file.is_dir():
         file = file / "tokenizer.json"
     if not file.is_file():
-        file = _from_hub(path)
+        if not is_repository(path):
+            hint = "name a .gguf, a tokenizer.json, or a folder or hub name with one"
+            raise ModelNotFound(f"there is no tokenizer {path!r}", hint)
+        file = find_tokenizer(path)
     return _from_json(file)
 
 
 def _from_json(file: Path) -> LocalTokenizer:
-    from a1agent.backends.json_vocab import JsonVocabulary
-
-    vocabulary = JsonVocabulary(file)
-    beside = file.with_name("chat_template.jinja")
-    source = beside.read_text(encoding="utf-8") if beside.is_file() else vocabulary.template
-    template = ChatTemplate(source, vocabulary.control, vocabulary.template_variables, str(file))
-    return LocalTokenizer(vocabulary, template, str(file))
+    try:
+        from a1agent.backends.json_tokenizer import read_tokenizer_json
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"the tokenizer {file.name}", "transformers") from error
+    vocabulary, template, bos = read_tokenizer_json(file)
+    return LocalTokenizer(vocabulary, template, bos, str(file))
 
 
 def _from_gguf(file: Path) -> LocalTokenizer:
@@ -126,25 +120,7 @@ def _from_gguf(file: Path) -> LocalTokenizer:
         vocabulary.close()
         api.llama_model_free(model)
 
-    source: str | None = header.metadata.get("tokenizer.chat_template")
-    template = ChatTemplate(source, vocabulary.control, vocabulary.template_variables, file.name)
-    return LocalTokenizer(vocabulary, template, file.name, free)
-
-
-def _from_hub(name: str) -> Path:
-    """The `tokenizer.json` of a hub name, with the files beside it."""
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelNotFound(f"there is no tokenizer {name!r}", "name a .gguf, a tokenizer.json, or a folder with one")
-    try:
-        hub: Any = importlib.import_module("huggingface_hub")
-    except ModuleNotFoundError as error:
-        raise MissingExtra(f"the hub name {name}", "transformers") from error
-    try:
-        file = Path(hub.hf_hub_download(name, "tokenizer.json"))
-    except Exception as error:
-        what = f"the hub gave no tokenizer of {name!r}: {error}"
-        raise ModelNotFound(what, "check the name; without a network name a file or folder") from error
-    for beside in _FILES:
-        with contextlib.suppress(Exception):  # not every model has all of them
-            hub.hf_hub_download(name, beside)
-    return file
+    source, for_tools = (header.metadata.get(f"tokenizer.chat_template{kind}") for kind in ("", ".tool_use"))
+    variables = vocabulary.template_variables
+    template = ChatTemplate(source, vocabulary.control, variables, file.name, for_tools)
+    return LocalTokenizer(vocabulary, template, variables["bos_token"], file.name, free)

@@ -15,20 +15,12 @@ __all__ = ["PromptedBackend"]
 
 
 class PromptedBackend(BatchedBackend):
-    """A model whose sequences share one KV cache and one worker. `for_tools`: the template for questions with tools."""
+    """A model whose sequences share one KV cache and one worker."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        info: ModelInfo,
-        vocabulary: TextVocabulary,
-        template: ChatTemplate,
-        for_tools: ChatTemplate | None = None,
-    ) -> None:
+    def __init__(self, engine: Engine, info: ModelInfo, vocabulary: TextVocabulary, template: ChatTemplate) -> None:
         super().__init__(engine, info, vocabulary)
         self._words = vocabulary
         self._template = template
-        self._for_tools = for_tools or template
 
     async def open(self, question: Question) -> BatchedSequence:
         """A sequence that holds the prompt of `question`, through the model's chat template.
@@ -43,5 +35,4 @@ class PromptedBackend(BatchedBackend):
 
     def encode(self, question: Question) -> list[int]:
         """The prompt of a question in token ids."""
-        template = self._for_tools if question.tools else self._template
-        return self._words.tokenize_pieces(template.pieces(question))
+        return self._words.tokenize_pieces(self._template.pieces(question))

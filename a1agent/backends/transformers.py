@@ -3,6 +3,7 @@
     hf:ORG/NAME            a model of the hub, through its client's cache
     hf:PATH                the folder of a checkpoint in safetensors format
     hf:PATH/model.gguf     a GGUF file, its weights spread out to full precision
+    hf:ORG/REPO:FILE.gguf  one of the hub
 
 `n_ctx` bounds one sequence, `kv_tokens` all of them together; a prompt that chains share counts once for each chain.
 """
@@ -93,31 +94,31 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
     model = load_model(files, options, device)
     width = model.dtype.itemsize
     kind = "cpu" if model.device.type == "cpu" else "gpu"
-    words = read_tokenizer(files, options, model)
+    vocabulary, template = read_tokenizer(files, options, model)
     batch = options.n_batch or (512 if kind == "cpu" else 4096)
     lanes, cells = _room(files, options, context, model.device, width)
     runner = TorchRunner(
         batched(model, files.name, options, lanes, context),
-        words.vocabulary.size,
-        words.vocabulary.end_ids,
+        vocabulary.size,
+        vocabulary.end_ids,
         model.device,
         cells=cells,
         lanes=lanes,
         batch=min(batch, cells),
-        outputs=outputs_of(words.vocabulary.size, batch, kind, width),
+        outputs=outputs_of(vocabulary.size, batch, kind, width),
         threads=options.n_threads or physical_cores(),
     )
     info = ModelInfo(
         name=files.name,
         fingerprint=_fingerprint(files, options),
-        tokenizer_fingerprint=words.vocabulary.fingerprint,
+        tokenizer_fingerprint=vocabulary.fingerprint,
         context_length=context,
         at_once=min(lanes, options.at_once or lanes),
         parameters=int(model.num_parameters()),
         scores_as_it_writes=True,
         processor=runner.device,
     )
-    return TransformersBackend(Engine(runner, options.keep_tokens), info, words.vocabulary, *words.templates)
+    return TransformersBackend(Engine(runner, options.keep_tokens), info, vocabulary, template)
 
 
 def _fingerprint(files: ModelFiles, options: TransformersOptions) -> str:

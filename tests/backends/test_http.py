@@ -131,8 +131,9 @@ async def test_a_call_that_keeps_failing_says_where_and_changes_nothing(server: 
         sequence = await backend.open(QUESTION)
         before = sequence.length
         server.socket.faults = Faults(plan=["503"] * 3)
-        with pytest.raises(BackendError, match=r"127\.0\.0\.1.*503"):
+        with pytest.raises(BackendError, match=r"127\.0\.0\.1.*503") as caught:
             await sequence.score(STEP)
+        assert caught.type is BackendError
         assert sequence.length == before
         assert server.socket.faults.plan == []
         assert (await sequence.score(STEP)).logprobs
@@ -361,7 +362,7 @@ def test_a_context_longer_than_the_servers_is_refused(server: Flavor) -> None:
 def test_a_host_that_is_not_there_is_named() -> None:
     for scheme in ("vllm", "sglang", "openai"):
         error = refused(f"{scheme}:http://127.0.0.1:9#m")
-        assert isinstance(error, BackendError)
+        assert type(error) is BackendError
         assert "127.0.0.1:9" in error.what
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -515,27 +514,6 @@ def test_the_memory_of_a_model_is_told_before_loading(models: Path) -> None:
     cell = 2 * 2 * 64 * 2  # layers, keys and values, width, bytes of f16
     assert large - small >= (65536 - 1024) * cell
     assert small >= (models / "bpe.gguf").stat().st_size + 1024 * cell
-
-
-def test_a_hub_name_is_looked_up_by_the_hub_client(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str]] = []
-
-    class Hub(types.ModuleType):
-        @staticmethod
-        def hf_hub_download(repository: str, file: str) -> str:
-            asked.append((repository, file))
-            if file != "tiny.gguf":
-                raise OSError("no such file")
-            return str(models / "bpe.gguf")
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub("huggingface_hub"))
-    assert llama_cpp.estimate_memory("some/repo:tiny.gguf") == llama_cpp.estimate_memory(str(models / "bpe.gguf"))
-    assert asked == [("some/repo", "tiny.gguf")]
-    with pytest.raises(ModelNotFound):
-        llama_cpp.estimate_memory("some/repo:none.gguf")
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtra):
-        llama_cpp.estimate_memory("some/repo:tiny.gguf")
 
 
 def test_without_llama_cpp_python_the_extra_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

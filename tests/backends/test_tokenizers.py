@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from a1agent.backends.http import Http
-from a1agent.backends.json_vocab import JsonVocabulary
 from a1agent.backends.local_tokenizer import LocalTokenizer, load_tokenizer
 from a1agent.backends.server_options import ServerOptions
 from a1agent.backends.wire import Chunk, Tokens
@@ -103,7 +103,7 @@ def test_a_prompt_as_text_has_no_bos_and_no_control_tokens_of_the_user(
 
 
 def test_a_vocabulary_that_adds_a_space_adds_none_to_a_step(tmp_path: Path) -> None:
-    vocabulary = JsonVocabulary(sentence_piece(tmp_path))
+    vocabulary = load_tokenizer(str(sentence_piece(tmp_path)))
     for text in ("the parts", " the parts", "é 数\n", "</s>"):
         assert b"".join(map(vocabulary.piece, vocabulary.tokenize(text))).decode() == text
 
@@ -137,3 +137,50 @@ def test_text_is_dealt_out_to_ids_without_losing_a_byte() -> None:
 
 def test_a_client_that_was_never_used_closes() -> None:
     Http(("http://127.0.0.1:9",), ServerOptions()).close()
+
+
+def stripping(folder: Path) -> Path:
+    """Control tokens that swallow the white space beside them, as some models' do."""
+    made = tokenizers.Tokenizer.from_file(str(byte_level(folder) / "tokenizer.json"))
+    stored = json.loads(made.to_str())
+    for token in stored["added_tokens"]:
+        token["rstrip"], token["lstrip"] = True, token["content"] == "<|im_end|>"
+    (folder / "tokenizer.json").write_text(json.dumps(stored))
+    return folder
+
+
+def spaced_once(folder: Path) -> Path:
+    """A vocabulary that puts a space before the first text only, not after control tokens."""
+    file = sentence_piece(folder)
+    stored = json.loads(file.read_text())
+    stored["normalizer"] = None
+    stored["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    file.write_text(json.dumps(stored))
+    return file
+
+
+TURNS = "{% for m in messages %}<s> {{ m.content }} </s>\n{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("make", "template"),
+    [(byte_level, None), (stripping, None), (sentence_piece, TURNS), (spaced_once, TURNS), (spaced_once, "a" + TURNS)],
+    ids=["plain", "stripping", "a space everywhere", "a space at first", "a space before a text at first"],
+)
+def test_white_space_beside_control_tokens_is_what_the_library_makes_of_it(
+    make: Callable[[Path], Path], template: str | None, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    file = make(tmp_path)
+    if template is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    source = template or tiny.bpe_words().template
+    made = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    library = transformers.PreTrainedTokenizerFast(tokenizer_object=made, chat_template=source)
+    ours = load_tokenizer(str(file))
+    for text in ("the sum of 1 and 2", " add 4\n to it ", "a\n\n"):
+        messages = (Message(role="user", content=text), Message(role="user", content="the"))
+        expected = library.apply_chat_template(
+            [message.as_dict() for message in messages], add_generation_prompt=True, return_dict=False
+        )
+        assert asyncio.run(ours.encode(Question(messages=messages))) == expected

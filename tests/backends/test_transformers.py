@@ -350,25 +350,6 @@ def test_the_memory_of_a_model_is_told_before_loading(checkpoints: Path, monkeyp
         hf.load(path, kv_tokens=1024)
 
 
-def test_a_hub_name_is_looked_up_by_the_hub_client(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-
-    def snapshot_download(name: str, **options: Any) -> str:
-        asked.append({"name": name, **options})
-        if name != "some/model":
-            raise OSError("we couldn't connect to the hub")
-        return str(checkpoints / "llama")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert hf.estimate_memory("some/model") == hf.estimate_memory(str(checkpoints / "llama"))
-    assert asked[0]["local_files_only"]
-    assert hf.estimate_memory("some/other") == 0
-    with pytest.raises(ModelNotFound, match="without a network"):
-        hf.load("some/other", revision="v2")
-    assert asked[-1]["revision"] == "v2"
-    assert not any(pattern.endswith((".py", ".bin")) for pattern in asked[-1]["allow_patterns"])
-
-
 def test_without_torch_the_extra_is_named(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtra, match=r"a1agent\[transformers\]"):

@@ -1,0 +1,110 @@
+"""Models by their names on the hub: through the hub's own client, over a cache that the tests write."""
+
+import asyncio
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("huggingface_hub")
+
+from huggingface_hub import constants
+
+from a1agent import embedded
+from a1agent.backends import hub, llama_cpp
+from a1agent.backends.gguf_info import read_gguf
+from a1agent.backends.hf_files import find_files, locate, read_files
+from a1agent.backends.local_tokenizer import load_tokenizer
+from a1agent.errors import MissingExtra, ModelNotFound
+from tests.backends.test_tokenizers import byte_level
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+def repository(cache: Path, name: str, branch: str = "main") -> Path:
+    """The folder of a repository's only snapshot."""
+    folder = cache / f"models--{name.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / branch).write_text(COMMIT)
+    (folder / "snapshots" / COMMIT).mkdir(parents=True)
+    return folder / "snapshots" / COMMIT
+
+
+def test_a_gguf_file_of_the_hub_loads_in_llama_cpp(cache: Path) -> None:
+    shutil.copy(embedded.path("draft"), repository(cache, "some/repo") / "tiny.gguf")
+    assert llama_cpp.estimate_memory("some/repo:tiny.gguf") == llama_cpp.estimate_memory(str(embedded.path("draft")))
+    backend = llama_cpp.load("some/repo:tiny.gguf", n_threads=1)
+    assert backend.info.fingerprint == read_gguf(embedded.path("draft")).fingerprint()
+    asyncio.run(backend.aclose())
+
+
+@pytest.mark.parametrize("revision", ["", "v2"])
+def test_a_gguf_file_of_the_hub_loads_in_transformers(cache: Path, revision: str) -> None:
+    hf = pytest.importorskip("a1agent.backends.transformers")
+    shutil.copy(embedded.path("draft"), repository(cache, "some/repo", revision or "main") / "tiny.gguf")
+    options = {"n_threads": 1, "device": "cpu", "kv_tokens": 1024, "revision": revision}
+    expected = hf.estimate_memory(str(embedded.path("draft")), device="cpu", kv_tokens=1024)
+    assert hf.estimate_memory("some/repo:tiny.gguf", **options) == expected
+    backend = hf.load("some/repo:tiny.gguf", **options)
+    assert backend.info.fingerprint == read_gguf(embedded.path("draft")).fingerprint()
+    asyncio.run(backend.aclose())
+
+
+def test_a_file_in_parts_is_fetched_whole(cache: Path) -> None:
+    folder = repository(cache, "some/repo")
+    names = [f"large-{i:05}-of-00003.gguf" for i in (1, 2, 3)]
+    for name in names[:2]:
+        (folder / name).touch()
+    with pytest.raises(ModelNotFound, match="large-00001"):
+        hub.find_gguf(f"some/repo:{names[0]}")
+    (folder / names[2]).touch()
+    assert hub.find_gguf(f"some/repo:{names[0]}").name == names[0]
+
+
+def test_a_repository_is_a_folder_in_the_cache(cache: Path) -> None:
+    folder = repository(cache, "some/model")
+    (folder / "config.json").write_text("{}")
+    assert locate("some/model") == find_files("some/model") == folder
+    with pytest.raises(ModelNotFound, match=r"model\.safetensors"):
+        read_files(locate("some/model"))
+
+
+def test_a_tokenizer_comes_with_the_files_beside_it(cache: Path) -> None:
+    byte_level(repository(cache, "some/model"))
+    found = load_tokenizer("some/model")
+    assert len(found.end_ids) == 2
+    assert found.tokenize("the sum")
+
+
+@pytest.mark.parametrize("path", ["some/other", "some/other:tiny.gguf"])
+def test_without_a_network_the_error_says_what_to_do(cache: Path, path: str) -> None:
+    assert find_files(path, "v2") is None
+    for look in (lambda: locate(path, "v2"), lambda: load_tokenizer(path)):
+        with pytest.raises(ModelNotFound, match="some/other") as caught:
+            look()
+        assert "cache" in caught.value.hint
+        assert "\n" not in caught.value.what
+
+
+def test_a_path_that_names_nothing_is_not_asked_of_the_hub(cache: Path) -> None:
+    for path in ("nowhere.gguf", "a/b/c", "./gone/model"):
+        with pytest.raises(ModelNotFound, match="there is no"):
+            locate(path)
+    with pytest.raises(ModelNotFound, match="there is no tokenizer"):
+        load_tokenizer("./gone")
+
+
+def test_without_the_hub_s_client_the_extra_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for look in (lambda: locate("some/model"), lambda: load_tokenizer("some/model")):
+        with pytest.raises(MissingExtra, match="some/model"):
+            look()
