@@ -44,6 +44,7 @@ class StatsFold:
     kept_tokens: int = 0
     discarded_tokens: int = 0
     scored_tokens: int = 0
+    reused_tokens: int = 0
     reread_tokens: int = 0
     target_tokens: int = 0
     target_output_tokens: int = 0
@@ -99,7 +100,6 @@ class StatsFold:
         self.by_turn[event.turn][0] += 1
         self.by_turn[event.turn][1] += verdict.rejected
         self.scored_tokens += event.scored_tokens
-        self.reread_tokens += event.work.reread_tokens
         self.calibration_size = max(self.calibration_size, verdict.calibration_size)
         self.verify_s += self._seconds(event.work)
         if not math.isfinite(verdict.score):
@@ -132,7 +132,10 @@ class StatsFold:
         state.pending_tokens = 0
 
     def _seconds(self, work: Work) -> float:
+        """Those a call on a chain took; its waiting and what it found in the cache are noted."""
         self.waiting_s += work.waiting_s
+        self.reused_tokens += work.cached_tokens
+        self.reread_tokens += work.reread_tokens
         return work.compute_s
 
     @property
@@ -183,6 +186,7 @@ class StatsFold:
             kept_tokens=self.kept_tokens,
             discarded_tokens=self.discarded_tokens,
             scored_tokens=self.scored_tokens,
+            reused_tokens=self.reused_tokens,
             reread_tokens=self.reread_tokens,
             target_tokens=self.target_tokens,
             prompt_tokens=self.draft_prompt[0] + self.target_prompt[0],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from a1agent.backends.base import ModelInfo
 from a1agent.models import Loaded
 from a1agent.stats import RejectionStats
 from a1agent.types import Question
@@ -51,15 +52,15 @@ class Once:
                     f"this question is unlike anything the embedded models were trained on (p = {p_value:.3f}): do not "
                     "trust the answer; give real models with --draft and --target (draft= and target= in Python)"
                 )
-        return remarks + self._reread(pair.target.info.name, stats) + self._slow(stats)
+        return remarks + self._reread(pair.target.info, stats) + self._slow(stats)
 
-    def _reread(self, target: str, stats: RejectionStats) -> list[str]:
-        if self._said_reread or stats.reread_tokens <= stats.scored_tokens:
+    def _reread(self, target: ModelInfo, stats: RejectionStats) -> list[str]:
+        if self._said_reread or target.reuses_prefix or stats.reread_tokens <= stats.scored_tokens:
             return []
         self._said_reread = True
         return [
-            f"{target} reads the whole chain again for each score: {stats.reread_tokens} tokens in this call, to score "
-            f"{stats.scored_tokens}; SGLang, and vLLM with its newer scoring endpoint, read the step only"
+            f"{target.name} reads the whole chain again for each score: {stats.reread_tokens} tokens in this call, to "
+            f"score {stats.scored_tokens}; SGLang, and vLLM with its newer scoring endpoint, read the step only"
         ]
 
     def _slow(self, stats: RejectionStats) -> list[str]:

@@ -23,7 +23,9 @@ class RejectionStats(BaseModel):
     chains that were batched together; `waiting_s` is what chains spent in no forward, `queued_s` what the
     question waited in line before. `drafted_tokens` = `kept_tokens` + `discarded_tokens`. `selectivity` is null while
     steps were all accepted or all rejected. `unverified`: steps accepted without being scored (`verify_rate`).
-    `reread_tokens`: what the target's server had to read again to score, having no cache for it.
+    `reused_tokens`: those of chains that both models found in their caches, whenever one was to go on or to score;
+    `reread_tokens`: those they had read before and read again, for want of a cache. Of servers that do not tell, both
+    are 0. `cached_tokens` is of prompts only: `prompt_tokens` that were in a cache before.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +50,7 @@ class RejectionStats(BaseModel):
     kept_tokens: int
     discarded_tokens: int
     scored_tokens: int
+    reused_tokens: int
     reread_tokens: int
     target_tokens: int
     prompt_tokens: int

@@ -109,8 +109,9 @@ class StepText:
 class Work:
     """What a call cost. `compute_s`: its share (by tokens) of the forwards it rode in; `waiting_s`: time in no forward.
 
-    `decoded_tokens`: every token the model ran on for this call; `cached_tokens`: prompt tokens found in the cache;
-    `reread_tokens`: those of a chain that were read before and had to be read again, for want of a cache.
+    `decoded_tokens`: every token the model ran on for this call; `cached_tokens`: those before the call's own that were
+    found in the cache; `reread_tokens`: those that had been read before and were read again, for want of a cache.
+    Of a server that does not tell, the last two are 0.
     """
 
     decoded_tokens: int = 0

@@ -35,6 +35,10 @@ class _Logprob(BaseModel):
     logprob: float
 
 
+class _Timings(BaseModel):
+    cache_n: int | None = None
+
+
 class _Event(BaseModel):
     content: str = ""
     tokens: list[int] = []
@@ -43,6 +47,7 @@ class _Event(BaseModel):
     tokens_predicted: int = 0
     tokens_evaluated: int = 0
     completion_probabilities: list[_Logprob] = []
+    timings: _Timings | None = None
 
 
 class LlamaServerWire:
@@ -118,7 +123,7 @@ class LlamaServerWire:
 
 
 def _last(held: Chunk, event: _Event) -> Chunk:
-    read = Read(event.tokens_evaluated)
+    read = Read(event.tokens_evaluated, event.timings.cache_n if event.timings else None)
     if event.stop_type == "eos":
         told = held.logprobs[-1] if held.logprobs else UNKNOWN
         end = None if told != told else told

@@ -122,20 +122,22 @@ class OpenAIWire:
             async for data in events:
                 event = parsed(_Event, data, line)
                 for choice in event.choices:
-                    yield self._chunk(choice, event.usage)
+                    yield self._chunk(choice)
+                if event.usage is not None:
+                    details = event.usage.prompt_tokens_details
+                    cached = details.cached_tokens if details else None
+                    yield Chunk(read=Read(event.usage.prompt_tokens, cached, exact=False))
 
-    def _chunk(self, choice: _Choice, usage: _Usage | None) -> Chunk:
+    def _chunk(self, choice: _Choice) -> Chunk:
         piece = choice.text or (choice.delta.content if choice.delta else None) or ""
         finish: Literal["end", "length"] | None = None
         if choice.finish_reason is not None:
             finish = "length" if choice.finish_reason == "length" else "end"
-        details = usage.prompt_tokens_details if usage else None
         return Chunk(
             ids=(self._text.id_of(piece),) if piece else (),
             logprobs=(UNKNOWN,) if piece else (),
             text=piece,
             finish=finish,
-            read=Read(usage.prompt_tokens, details.cached_tokens if details else None) if usage else None,
         )
 
     async def score(self, line: Line, ids: list[int], start: int) -> Scored:
@@ -150,7 +152,7 @@ def _chat(question: Question, written: str, continuation: str) -> dict[str, Any]
         messages[-1] = {**messages[-1], "content": messages[-1]["content"] + written}
     elif written:
         messages.append({"role": "assistant", "content": written})
-    body: dict[str, Any] = {"messages": messages}
+    body: dict[str, Any] = {"messages": messages, "stream_options": {"include_usage": True}}
     if messages[-1]["role"] == "assistant":
         if continuation == "prefix":
             messages[-1] = {**messages[-1], "prefix": True}

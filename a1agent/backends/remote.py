@@ -84,11 +84,13 @@ class RemoteEngine:
         self._post(lambda: self._cancel(task))
 
     def trim(self, holder: Holder, length: int) -> None:
-        """Nothing to do: the next call sends what is left."""
+        """The next call sends what is left."""
+        holder.read = min(holder.read, length - 1)
 
     def fork(self, parent: Holder, child: Holder, length: int) -> None:
         """Counts a sequence; it has its own session with the servers."""
         self.opened()
+        child.read = min(parent.read, length - 1)
 
     def release(self, holder: Holder) -> None:
         """Forgets a sequence's session."""
@@ -162,13 +164,15 @@ class RemoteEngine:
             case Score() if not task.done:
                 scored = await self.http.call(lambda line: self._timed(task, self._score(line, task)), session)
                 task.accept([], scored.logprobs)
-                task.reread = scored.reread
             case Prefill():
                 text = Text(task.ids.tolist(), task.holder.prompt, task.holder.source)
                 read = await self.http.call(lambda line: self._timed(task, self.wire.warm(line, text)), session)
+                if read is None:
+                    return
                 self._count(task, read)
             case _:
                 return
+        task.holder.read = len(task.ids) - 1
 
     async def _timed(self, task: Task, attempt: Awaitable[T]) -> T:
         """Only the attempt that counts is the server's time; what came before it was waiting.
@@ -189,8 +193,10 @@ class RemoteEngine:
             read = await self._take(chunks, writing)
         if writing.finish is None:
             raise BadReply(f"{line.url} ended its stream in the middle of a text", "see the server's log")
-        await self._complete(line, ids, writing, task)
-        self._count(task, read, written=len(writing.ids) + writing.trimmed)
+        again = await self._complete(line, ids, writing, task)
+        self._count(task, read or Read(len(ids)), written=len(writing.ids) + writing.trimmed)
+        if again is not None:
+            self._count(task, again)
         return writing
 
     async def _take(self, chunks: AsyncGenerator[Chunk], writing: Writing) -> Read | None:
@@ -211,24 +217,29 @@ class RemoteEngine:
                 raise
         return read
 
-    async def _complete(self, line: Line, ids: list[int], writing: Writing, task: Generate) -> None:
-        """Adds the text before a stop that fell inside a token, and log-probabilities that the stream did not have."""
+    async def _complete(self, line: Line, ids: list[int], writing: Writing, task: Generate) -> Read | None:
+        """Adds the text before a stop that fell inside a token, and log-probabilities that the stream did not have.
+
+        What was read for those, if anything.
+        """
         known = len(writing.ids)
         for token, piece in await self._pieces(writing.rest) if writing.rest else []:
             writing.add_rest(token, piece, UNKNOWN)
         if self.wire.raw(task.sampling):
             if len(writing.ids) == known or not self.wire.can_score:
-                return
+                return None
         else:
             known = 0
         end = [self._turn_end] if writing.finish == "end" and self._turn_end is not None else []
         start = len(ids) + known
-        if len(writing.ids) + len(end) > known:
-            scored = await self.wire.score(line, [*ids, *writing.ids, *end], start)
-            scores = _checked(scored.logprobs, len(writing.ids) + len(end) - known, line)
-            if end:
-                writing.end = scores.pop()
-            writing.logprobs[known:] = scores
+        if len(writing.ids) + len(end) == known:
+            return None
+        scored = await self.wire.score(line, [*ids, *writing.ids, *end], start)
+        scores = _checked(scored.logprobs, len(writing.ids) + len(end) - known, line)
+        if end:
+            writing.end = scores.pop()
+        writing.logprobs[known:] = scores
+        return scored.read
 
     async def _pieces(self, rest: str) -> list[tuple[int, bytes]]:
         ids = await self.tokenizer.learn(rest)
@@ -247,12 +258,14 @@ class RemoteEngine:
         self._count(task, scored.read)
         return scored
 
-    def _count(self, task: Task, read: Read | None, written: int = 0) -> None:
-        if read is not None:
-            task.cached = read.cached or 0
-            task.decoded = read.decoded if read.cached is not None or not written else 0
-        task.decoded += written
-        self._decoded += task.decoded
+    def _count(self, task: Task, read: Read, written: int = 0) -> None:
+        """What one request cost. A server that does not tell is taken to have read what it could not know yet."""
+        known = min(task.holder.read, task.base)
+        found = known if read.cached is None else read.cached
+        task.cached += read.cached or 0
+        task.reread += max(0, known - found) if read.exact else 0
+        task.decoded += max(0, read.tokens - found) + written
+        self._decoded += max(0, read.tokens - found) + written
 
 
 class RemoteSequence(BatchedSequence):

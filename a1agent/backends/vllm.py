@@ -155,7 +155,7 @@ class VllmWire:
             found = [((table or [])[i] or {})[ids[i]].logprob for i in range(start, len(ids))]
         except (KeyError, IndexError):
             raise BadReply(f"{line.url} returned no log-probabilities of the prompt", "see the server's log") from None
-        return Scored(found, Read(len(ids), 0), reread=start)
+        return Scored(found, Read(len(ids), 0))
 
     async def score_step(self, line: Line, ids: list[int], start: int) -> Scored:
         """By those of the step alone, the chain being read from the cache."""
@@ -172,9 +172,7 @@ class VllmWire:
             inner = reply.choices[0].prompt_token_id_logprobs if reply.choices else None
             data = reply.prompt_token_id_logprobs or inner
             if data is not None:
-                cached = 0 if skip else reply.cached
-                read = Read(len(ids), start - 1 if cached is None else cached)
-                return Scored(_rows(line, data), read, reread=max(0, start - 1) if skip else 0)
+                return Scored(_rows(line, data), Read(len(ids), 0 if skip else reply.cached))
         raise BadReply(f"{line.url} returned no log-probabilities of the step", "see the server's log")
 
     def _body(self, ids: list[int], limit: int, **more: Any) -> dict[str, Any]:

@@ -31,15 +31,14 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a server read for a call: tokens of the prompt it got, and how many of them its cache held, if it tells."""
+    """What a server read for a call: tokens of the prompt it got, and how many of them its cache held, if it tells.
+
+    `exact`: they are the ids that were sent; where texts are sent, the server's tokens are not ours.
+    """
 
     tokens: int
     cached: int | None = None
-
-    @property
-    def decoded(self) -> int:
-        """Tokens it ran its model on."""
-        return self.tokens - (self.cached or 0)
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +59,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Log-probabilities of the ids of a text from a position on. `reread`: tokens read again that were read before."""
+    """Log-probabilities of the ids of a text from a position on."""
 
     logprobs: list[float]
     read: Read
-    reread: int = 0
 
 
 class Wire(Protocol):

@@ -36,6 +36,7 @@ def stats(steps: int = 20, rejected: int = 4, **changed: Any) -> RejectionStats:
         "target_tokens": 80,
         "prompt_tokens": 100,
         "cached_tokens": 0,
+        "reused_tokens": 0,
         "reread_tokens": 0,
         "draft_s": 0.2,
         "verify_s": 0.1,

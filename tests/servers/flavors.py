@@ -165,7 +165,7 @@ class Sglang(Flavor):
                     "meta_info": {
                         "prompt_tokens": len(ids),
                         "completion_tokens": len(rows),
-                        "cached_tokens": 0,
+                        "cached_tokens": token.cached,
                         "finish_reason": finish[token.finish],
                         "output_token_logprobs": rows[-1:] if self.incremental else list(rows),
                     },
@@ -175,6 +175,7 @@ class Sglang(Flavor):
 class Vllm(Flavor):
     """`step_scoring`: it has the newer scoring endpoint. `old_ids`: it spells ids in the place of tokens only.
     `processed`: its log-probabilities of sampled tokens are not the raw ones. `prompt_logprobs` False: it has none.
+    `details`: started so that it tells how much of a prompt was in its cache.
     """
 
     def __init__(
@@ -185,8 +186,10 @@ class Vllm(Flavor):
         old_ids: bool = False,
         processed: bool = False,
         prompt_logprobs: bool = True,
+        details: bool = False,
         **options: Any,
     ) -> None:
+        self.details = details
         self.step_scoring = step_scoring
         self.old_ids = old_ids
         self.processed = processed
@@ -216,20 +219,33 @@ class Vllm(Flavor):
             logprobs, _ = await self.scores(ids, 1)
             pairs = zip(ids[1:], logprobs, strict=True)
             choice["prompt_logprobs"] = [None, *({str(t): {"logprob": lp, "rank": 1}} for t, lp in pairs)]
-        usage = {"prompt_tokens": len(ids), "completion_tokens": 1, "prompt_tokens_details": None}
-        return Reply({"object": "text_completion", "choices": [choice], "usage": usage})
+            cached = 0
+        else:
+            cached = await self._read(ids)
+        return Reply({"object": "text_completion", "choices": [choice], "usage": self._usage(ids, cached)})
+
+    async def _read(self, ids: list[int]) -> int:
+        sequence = await self.model.backend.open_ids(ids)
+        await sequence.close()
+        return sequence.prompt_work.cached_tokens
+
+    def _usage(self, ids: list[int], cached: int) -> dict[str, Any]:
+        details = {"cached_tokens": cached} if self.details else None
+        return {"prompt_tokens": len(ids), "completion_tokens": 1, "prompt_tokens_details": details}
 
     async def _events(self, ids: list[int], body: dict[str, Any]) -> AsyncGenerator[Any, None]:
         sampling = sampling_of(body, "seed")
         scale = sampling.temperature if self.processed and sampling.temperature else 1.0
+        cached = 0
         async with aclosing(self.sampled(ids, body["max_tokens"], sampling)) as tokens:
             async for token in tokens:
+                cached = token.cached
                 logprobs = {"tokens": [f"token_id:{token.token}"], "token_logprobs": [token.logprob / scale]}
                 choice = {"index": 0, "text": token.text, "logprobs": logprobs, "finish_reason": token.finish}
                 if not self.old_ids:
                     choice["token_ids"] = [token.token]
                 yield {"object": "text_completion", "choices": [choice]}
-        yield {"object": "text_completion", "choices": [], "usage": {"prompt_tokens": len(ids)}}
+        yield {"object": "text_completion", "choices": [], "usage": self._usage(ids, cached)}
 
     async def inference(self, request: Request) -> Reply:
         ids, params = request.body["token_ids"], request.body["sampling_params"]
@@ -243,6 +259,8 @@ class Vllm(Flavor):
         logprobs, cached = await self.scores(ids, start + 1)
         reply: dict[str, Any] = {"choices": [{"index": 0, "token_ids": [0]}], "prompt_token_id_logprobs": None}
         in_cache = cached > start and not params["skip_reading_prefix_cache"]
+        if self.details:
+            reply["usage"] = self._usage(ids, min(cached, start))
         if not in_cache:
             file = io.BytesIO()
             np.save(file, np.array(logprobs, np.float32).reshape(-1, 1))
@@ -256,7 +274,10 @@ class OpenAI(Flavor):
     """
 
     KNOWN = frozenset(
-        ["model", "messages", "prompt", "max_tokens", "stream", "temperature", "top_p", "top_k", "min_p", "seed"]
+        (
+            *("model", "messages", "prompt", "max_tokens", "stream", "stream_options"),
+            *("temperature", "top_p", "top_k", "min_p", "seed"),
+        )
     )
 
     def __init__(
@@ -310,7 +331,12 @@ class OpenAI(Flavor):
         return self.too_long(ids) or Reply(events=self._events(ids, body, chat), done=self.done)
 
     async def _events(self, ids: list[int], body: dict[str, Any], chat: bool) -> AsyncGenerator[Any, None]:
+        cached = 0
         async with aclosing(self.sampled(ids, body["max_tokens"], sampling_of(body, "seed"))) as tokens:
             async for token in tokens:
+                cached = token.cached
                 said = {"delta": {"content": token.text}} if chat else {"text": token.text}
                 yield {"object": "chunk", "choices": [{"index": 0, "finish_reason": token.finish, **said}]}
+        if body.get("stream_options", {}).get("include_usage"):
+            usage = {"prompt_tokens": len(ids), "prompt_tokens_details": {"cached_tokens": cached}}
+            yield {"object": "chunk", "choices": [], "usage": usage}

@@ -19,12 +19,15 @@ EXACT = {"type_k": "f32", "type_v": "f32", "flash_attn": "off", "n_threads": 1}
 
 @dataclass
 class Sampled:
-    """A token as it was drawn: its text so far, and whether it ended the turn."""
+    """A token as it was drawn: its text so far, and whether it ended the turn. `cached`: tokens before all of them that
+    were in the cache.
+    """
 
     token: int
     logprob: float
     text: str
     finish: str | None = None
+    cached: int = 0
 
 
 class _Raw(Generate):
@@ -121,7 +124,7 @@ class Model:
                     self.generated += 1
                     self._progress.notify_all()
                 piece = b"" if token in self.vocabulary.end_ids else self.vocabulary.piece(token)
-                yield Sampled(token, logprob, decoder.decode(piece, finish is not None), finish)
+                yield Sampled(token, logprob, decoder.decode(piece, finish is not None), finish, task.cached)
         finally:
             if finish is None:
                 self.backend.engine.cancel(task)

@@ -82,18 +82,23 @@ class Scheduler:
             self._cache.touch(holder.lane)
             if not self._runner.holds(holder.lane.index, len(holder.lane)):
                 self._cache.trim(holder.lane, 0)
+            task.cached = len(holder.lane)
 
     def fit(self, task: Task) -> None:
         """Cuts the lane of a task that went back behind what was decoded: a stop fell inside a token."""
-        if task.holder.lane is not None:
-            self._cache.trim(task.holder.lane, task.wanted)
+        self.trim(task.holder, task.wanted)
+
+    def trim(self, holder: Holder, length: int) -> None:
+        """Cuts a sequence's lane to `length` tokens: the text behind them is another from now on."""
+        holder.read = min(holder.read, length)
+        if holder.lane is not None:
+            self._cache.trim(holder.lane, length)
 
     def remove(self, task: Task, length: int) -> None:
         """Ends a task; its lane keeps the first `length` ids, and the last id of the sequence stays pending."""
         self.tasks.remove(task)
         task.holder.task = None
-        if task.holder.lane is not None:
-            self._cache.trim(task.holder.lane, max(0, length - 1))
+        self.trim(task.holder, max(0, length - 1))
 
     def release(self, holder: Holder) -> None:
         """Forgets a closed sequence; what it decoded is kept for prompts to come."""
@@ -106,6 +111,7 @@ class Scheduler:
         """Shares the parent's lane with a child of `length` ids; without a free lane the child attaches later."""
         self._holders.add(child)
         parent.forked = True
+        child.read = min(parent.read, length - 1)
         if parent.lane is not None:
             child.lane = self._cache.copy(parent.lane, min(len(parent.lane), length - 1), child.prompt)
 

@@ -19,10 +19,11 @@ __all__ = ["Generate", "Holder", "Prefill", "Score", "Task"]
 class Holder:
     """The worker's side of a sequence: its lane, if it has one. A smaller `age` was opened earlier and goes first.
 
-    `source`: what the prompt was made from, for backends that send it anew with every call.
+    `source`: what the prompt was made from, for backends that send it anew with every call. `read`: how many leading
+    tokens of its text the model has run on, whether or not they are still in a cache.
     """
 
-    __slots__ = ("age", "closed", "forked", "lane", "prompt", "source", "task")
+    __slots__ = ("age", "closed", "forked", "lane", "prompt", "read", "source", "task")
     _next_age: ClassVar[int] = 0
 
     def __init__(self, prompt: int, source: object = None) -> None:
@@ -30,6 +31,7 @@ class Holder:
         self.lane: Lane | None = None
         self.task: Task | None = None
         self.prompt = prompt
+        self.read = 0
         self.closed = False
         self.forked = False
         self.age = Holder._next_age

@@ -234,9 +234,11 @@ class Engine:
         self._forwards += 1
         self._decoded += plan.size
         for share in plan.shares:
-            count = share.stop - share.start
+            holder, count = share.task.holder, share.stop - share.start
             self._cache.extend(share.lane, share.task.ids[share.start : share.stop])
             share.task.decoded += count
+            share.task.reread += max(0, min(holder.read, share.stop) - share.start)
+            holder.read = max(holder.read, share.stop)
             share.task.forward_s += took
             share.task.compute_s += took * count / plan.size
         return took
@@ -302,8 +304,8 @@ class Engine:
                 share.task.resolve(failure)
 
     def _trim(self, holder: Holder, length: int) -> None:
-        if holder.lane is not None and holder.task is None:
-            self._cache.trim(holder.lane, max(0, length - 1))
+        if holder.task is None:
+            self._scheduler.trim(holder, max(0, length - 1))
 
     def _fork(self, parent: Holder, child: Holder, length: int) -> None:
         if not self.closed and not child.closed:
