@@ -14,8 +14,9 @@ import transformers as _transformers
 
 from a1agent.backends.batching.runner import Rows
 from a1agent.backends.hf_files import ModelFiles, locate
+from a1agent.backends.torch_cuda import can_use_varlen
 from a1agent.backends.torch_lanes import LaneModel
-from a1agent.backends.torch_packed import PackedModel, Unpackable, probe
+from a1agent.backends.torch_packed import LayerKind, PackedModel, Unpackable, probe
 from a1agent.backends.torch_runner import CachedModel
 from a1agent.backends.transformers_options import TransformersOptions, memory_of
 from a1agent.errors import ModelLoadError, NotEnoughMemory
@@ -27,7 +28,16 @@ _log = logging.getLogger(__name__)
 _ATTENTION_ONLY = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 _TOLERANCE = {torch.float32: 1e-3}
 _COARSE = 0.25  # nats between two ways of rounding in half precision
-_CHECKED = ((0, (5, 7, 11, 13, 6, 17, 8)), (2, (9, 4, 3, 10, 12)))
+_CHECKED = ((0, (5, 7, 11, 13, 6, 17, 8, 12, 9)), (1, (8, 6)), (2, (9, 4, 3, 10, 12)))
+# Lane, first and last position. Lone tokens run apart from others, and by themselves: where graphs replay them.
+_PIECES = (
+    ((0, 0, 4),),
+    ((0, 4, 5), (2, 0, 3)),
+    ((2, 3, 4), (0, 5, 7)),
+    ((0, 7, 8), (1, 0, 1), (2, 4, 5)),
+    ((1, 1, 2),),
+    ((0, 8, 9),),
+)
 _LIKELIEST = 5
 
 
@@ -84,8 +94,11 @@ def batched(model: Any, name: str, options: TransformersOptions, lanes: int, len
     if options.cache != "lanes":
         try:
             kinds = probe(model)
-            _try(PackedModel(model, kinds, 3, 16), expected, tolerance)
-            return PackedModel(model, kinds, lanes, length)
+            flash = can_use_varlen([kind.shape for kind in kinds], [kind.traits for kind in kinds])
+            flash = flash and _does_flash(model, name, kinds, expected, tolerance)
+            if not flash:
+                _try(PackedModel(model, kinds, 3, 16), expected, tolerance)
+            return PackedModel(model, kinds, lanes, length, flash=flash)
         except Unpackable as error:
             if options.cache == "slots":
                 raise ModelLoadError(f"{name} cannot run packed: {error}", "leave cache at auto") from error
@@ -95,6 +108,15 @@ def batched(model: Any, name: str, options: TransformersOptions, lanes: int, len
                 error,
             )
     return _in_lanes(model, name, expected, tolerance)
+
+
+def _does_flash(model: Any, name: str, kinds: list[LayerKind], expected: list[torch.Tensor], tolerance: float) -> bool:
+    try:
+        _try(PackedModel(model, kinds, 3, 16, flash=True), expected, tolerance)
+    except Unpackable as error:
+        _log.warning("%s runs without the flash kernel and CUDA graphs, more slowly: %s", name, error)
+        return False
+    return True
 
 
 def _try(candidate: PackedModel, expected: list[torch.Tensor], tolerance: float) -> None:
@@ -127,10 +149,10 @@ def _plain(model: Any, ids: tuple[int, ...]) -> torch.Tensor:
 
 
 def _check(candidate: CachedModel, expected: list[torch.Tensor], tolerance: float) -> None:
-    """Compares two short texts, run in pieces and together, with the model alone. Raises `Unpackable`."""
+    """Compares short texts, run in pieces and together, with the model alone. Raises `Unpackable`."""
     texts = dict(_CHECKED)
     tables = {lane: table.float().log_softmax(-1) for (lane, _), table in zip(_CHECKED, expected, strict=True)}
-    for pieces in (((0, 0, 4),), ((0, 4, 5), (2, 0, 3)), ((2, 3, 4), (0, 5, 7)), ((2, 4, 5),)):
+    for pieces in _PIECES:
         rows = Rows()
         for lane, start, stop in pieces:
             rows.tokens.extend(texts[lane][start:stop])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = ["DecodeGraphs", "VarlenAttention", "can_use_varlen"]
 _log = logging.getLogger(__name__)
 _BUCKETS = (1, 2, 4, 8, *range(16, 257, 16))
 _WIDEST_HEAD = 256
+_capturing = threading.Lock()  # PyTorch allows one capture at a time in a process
 
 Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any], torch.Tensor]
 
@@ -93,18 +95,29 @@ class VarlenAttention:
             self._places,
             *self._longest,
             scale=traits.scale,
-            window_size=(traits.window - 1 if traits.window else -1, 0),
+            window_size=self._window(traits),
             enable_gqa=query.shape[1] != keys.shape[2],
             seqused_k=self._lengths,
         )
         assert isinstance(found, torch.Tensor)
         return found
 
+    def _window(self, traits: Traits) -> tuple[int, int]:
+        """How far a token sees to its left and its right.
+
+        A token that is the last of its lane sees to its right what it sees without a border: nothing. Without borders
+        the kernel reads keys once for all heads of a group, and splits long lanes over the processors.
+        """
+        if self._longest[0] == 1 and not traits.window:
+            return -1, -1
+        return traits.window - 1 if traits.window else -1, 0
+
 
 class DecodeGraphs:
     """CUDA graphs of forwards that decode one token in each lane, one graph for each of a few batch sizes.
 
-    Rows that fill a batch up write to the last lane of the cache, which nothing else uses.
+    All are captured on one stream, as graphs that share their memory must be, and run one at a time. Rows that fill a
+    batch up write to the last lane of the cache, which nothing else uses.
     """
 
     def __init__(self, cache: SlotCache, forward: Forward, device: torch.device) -> None:
@@ -112,7 +125,9 @@ class DecodeGraphs:
         self._forward = forward
         self._device = device
         self._graphs: dict[int, _Graph] = {}
-        self._pool = torch.cuda.graph_pool_handle()  # one for all: only one graph runs at a time
+        with torch.cuda.device(device):  # a thread begins on the first device
+            self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream(device)
         self._usable = True
 
     def run(self, layout: Layout) -> torch.Tensor | None:
@@ -128,7 +143,9 @@ class DecodeGraphs:
 
     def _capture(self, size: int) -> _Graph | None:
         try:
-            graph = _Graph(self._cache, self._forward, size, self._device, self._pool)
+            # A capture that fails leaves its stream the present one: the outer context takes that back.
+            with _capturing, torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream()):
+                graph = _Graph(self._cache, self._forward, size, self._stream, self._pool)
         except RuntimeError as error:
             _log.warning("decode steps run without CUDA graphs, more slowly: %s", error)
             self._usable = False
@@ -140,7 +157,8 @@ class DecodeGraphs:
 class _Graph:
     """One captured decode step; the host fills `_input`, a row each of tokens, positions and lanes."""
 
-    def __init__(self, cache: SlotCache, forward: Forward, size: int, device: torch.device, pool: Any) -> None:
+    def __init__(self, cache: SlotCache, forward: Forward, size: int, stream: torch.cuda.Stream, pool: Any) -> None:
+        device = cache.keys[0].device
         self._spare = cache.lanes - 1
         self._host = torch.zeros(3, size, dtype=torch.int64).pin_memory()
         self._input = torch.zeros(3, size, dtype=torch.int64, device=device)
@@ -157,13 +175,12 @@ class _Graph:
             return forward(tokens, positions, keep, attention)
 
         self._graph = torch.cuda.CUDAGraph()
-        warm = torch.cuda.Stream(device)
-        warm.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(warm):
-            for _ in range(2):
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # libraries set themselves up, which must not be captured
                 step()
-        torch.cuda.current_stream(device).wait_stream(warm)
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+        torch.cuda.current_stream(device).wait_stream(stream)
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self._logits = step()
 
     def replay(self, layout: Layout) -> torch.Tensor:

@@ -10,7 +10,7 @@ from transformers import AttentionInterface
 
 from a1agent.backends.batching.runner import Rows
 from a1agent.backends.torch_attention import KEYWORD, NAME, Attention, Layout, SdpaAttention, Traits, attend
-from a1agent.backends.torch_cuda import DecodeGraphs, VarlenAttention, can_use_varlen
+from a1agent.backends.torch_cuda import DecodeGraphs, VarlenAttention
 from a1agent.backends.torch_slots import LayerShape, SlotCache
 
 __all__ = ["LayerKind", "PackedModel", "Unpackable", "probe"]
@@ -55,7 +55,7 @@ def probe(model: Any) -> list[LayerKind]:
     model.set_attn_implementation(NAME)
     tokens = torch.zeros(2, dtype=torch.long, device=model.device)
     try:
-        run(model, tokens, torch.arange(2, device=model.device), torch.ones(1, dtype=torch.long), seen)
+        run(model, tokens, torch.arange(2, device=model.device), tokens[:1], seen)
     except Exception as error:
         raise Unpackable(f"its layers do not take our attention ({error!r})") from error
     config = model.config.get_text_config()
@@ -92,18 +92,18 @@ def run(model: Any, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.T
 
 
 class PackedModel:
-    """A model and its slots. Lanes do not share cells: a fork copies."""
+    """A model and its slots. Lanes do not share cells: a fork copies. `flash`: by the kernel and graphs of a GPU."""
 
-    def __init__(self, model: Any, kinds: list[LayerKind], lanes: int, length: int) -> None:
+    def __init__(self, model: Any, kinds: list[LayerKind], lanes: int, length: int, *, flash: bool = False) -> None:
         self._model = model
         model.set_attn_implementation(NAME)
         shapes = [kind.shape for kind in kinds]
         self._device = torch.device(model.device)
         self._dtype = shapes[0].dtype
-        self._flash = can_use_varlen(shapes, [kind.traits for kind in kinds])
+        self._flash = flash
         # One lane more than the scheduler knows of: padding of graphs writes there.
-        self._cache = SlotCache(shapes, lanes + self._flash, length)
-        self._graphs = DecodeGraphs(self._cache, self._run, self._device) if self._flash else None
+        self._cache = SlotCache(shapes, lanes + flash, length)
+        self._graphs = DecodeGraphs(self._cache, self._run, self._device) if flash else None
 
     def forward(self, rows: Rows) -> torch.Tensor:
         """Logits of the wanted rows, in their order [wanted, vocabulary]."""

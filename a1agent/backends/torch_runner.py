@@ -74,7 +74,8 @@ class TorchRunner:
         try:
             self._logits = self._model.forward(rows)
             if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)  # what a forward takes is measured
+                # What a forward takes is measured. Not the whole device: another model may be capturing a graph there.
+                torch.cuda.current_stream(self._device).synchronize()
         except torch.OutOfMemoryError as error:
             raise BackendError(f"{self._device} ran out of memory: {error}", "lower n_batch or kv_tokens") from error
 

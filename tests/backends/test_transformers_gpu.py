@@ -13,9 +13,11 @@ import torch
 
 from a1agent.backends import transformers as hf
 from a1agent.backends.base import Sampling
+from a1agent.backends.hf_model import batched
 from a1agent.backends.torch_cuda import can_use_varlen
 from a1agent.backends.torch_packed import PackedModel, probe
 from a1agent.backends.transformers import TransformersBackend
+from a1agent.backends.transformers_options import TransformersOptions
 from a1agent.types import Question
 from tests.backends import tiny, tiny_hf
 from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabilities, Contract, loaded
@@ -100,11 +102,14 @@ async def test_sampling_on_the_gpu_repeats_itself(checkpoint: Path) -> None:
         assert first == again
 
 
-def test_the_flash_kernel_is_used_where_it_can_be() -> None:
-    model = model_of("llama").to("cuda", torch.bfloat16)
+@pytest.mark.parametrize(("dtype", "usable"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_the_flash_kernel_is_used_where_it_can_be(dtype: torch.dtype, usable: bool) -> None:
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("the flash kernel needs a newer GPU")
+    model = model_of("llama").to("cuda", dtype)
     with torch.inference_mode():
         kinds = probe(model)
-        shapes, traits = [kind.shape for kind in kinds], [kind.traits for kind in kinds]
-        usable = can_use_varlen(shapes, traits)
-        packed = PackedModel(model, kinds, 4, 64)
-        assert (packed._graphs is not None) == usable
+        assert can_use_varlen([kind.shape for kind in kinds], [kind.traits for kind in kinds]) == usable
+        used = batched(model, "tiny", TransformersOptions(), 4, 64)
+        assert isinstance(used, PackedModel)
+        assert (used._graphs is not None) == usable

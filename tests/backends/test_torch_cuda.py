@@ -1,0 +1,280 @@
+"""What can be known of the GPU's code without a GPU.
+
+Its attention over a reference of the kernel, its graphs over a recorder that replays operations as a graph does (on the
+same memory, without running any Python again), and its devices over tensors that have a device but no values.
+"""
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("torch.nn.attention.varlen")
+
+import torch
+from torch.nn.attention import varlen
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from a1agent.backends import hf_model, torch_cuda
+from a1agent.backends.batching.runner import Rows
+from a1agent.backends.torch_cuda import can_use_varlen
+from a1agent.backends.torch_packed import PackedModel, probe
+from a1agent.backends.torch_slots import _Block
+from a1agent.backends.transformers_options import TransformersOptions
+from tests.backends.test_torch_models import ARCHITECTURES, Compared, model_of
+
+# Models whose attention the kernel can do.
+FLASH = [kind for kind in ARCHITECTURES if kind not in ("gemma2", "gpt_oss")]
+
+
+def kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+    seqused_k: torch.Tensor,
+) -> torch.Tensor:
+    """What the flash kernel computes, and what it demands of its arguments."""
+    assert all(each.is_contiguous() for each in (query, key, value, cu_seq_q, cu_seq_k, seqused_k))
+    assert {each.dtype for each in (cu_seq_q, cu_seq_k, seqused_k)} == {torch.int32}
+    assert type(max_q) is type(max_k) is int
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    return _kernel(query, key, value, cu_seq_q, cu_seq_k, seqused_k, max_q, max_k, scale, *window_size)
+
+
+@torch.library.custom_op("a1agent_tests::kernel", mutates_args={})
+def _kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    begins: torch.Tensor,
+    places: torch.Tensor,
+    lengths: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    scale: float,
+    left: int,
+    right: int,
+) -> torch.Tensor:
+    found = torch.empty_like(query)
+    for i, (first, last) in enumerate(zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True)):
+        place, length, count = int(places[i]), int(lengths[i]), last - first
+        assert count <= max_q
+        assert count <= length <= max_k
+        ours = [
+            part[place : place + length].repeat_interleave(query.shape[1] // key.shape[1], 1) for part in (key, value)
+        ]
+        own, at = torch.arange(length - count, length)[:, None], torch.arange(length)
+        seen = torch.ones(count, length, dtype=torch.bool)
+        if right >= 0:
+            seen &= at <= own + right
+        if left >= 0:
+            seen &= at >= own - left
+        scores = torch.einsum("qhd,khd->hqk", query[first:last], ours[0]) * scale
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        found[first:last] = torch.einsum("hqk,khd->qhd", weights, ours[1])
+    return found
+
+
+class Tape(TorchDispatchMode):
+    """Records operations. Those that would make the host wait for the device fail, as they do in a capture."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "_unique2")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in self.WAITING:
+            raise RuntimeError(f"operation {func} not permitted when stream is capturing")
+        found = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, found))
+        return found
+
+    def replay(self) -> None:
+        for func, args, kwargs, before in self.operations:
+            now = func(*args, **kwargs)
+            for old, new in zip(tree_leaves(before), tree_leaves(now), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+class Stream:
+    """Everything is done at once."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.waited: list[Any] = []
+
+    def wait_stream(self, other: Any) -> None:
+        self.waited.append(other)
+
+
+def capture(graph: Tape, *, pool: Any, stream: Stream, capture_error_mode: str) -> AbstractContextManager[Any]:
+    assert pool == "pool"
+    assert stream.waited  # what fills the buffers comes first
+    assert capture_error_mode == "thread_local"  # models on other devices go on meanwhile
+    return graph
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that looks like a GPU to the code of one."""
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    present = Stream()
+    for name, stand_in in {
+        "CUDAGraph": Tape,
+        "graph": capture,
+        "Stream": Stream,
+        "stream": lambda _: nullcontext(),
+        "device": lambda _: nullcontext(),
+        "current_stream": lambda *_: present,
+        "graph_pool_handle": lambda: "pool",
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(_Block, "_reserve", token_major)
+
+
+def token_major(self: _Block, extents: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """The order in which a GPU keeps keys and values."""
+    layers, lanes, heads, length, width = extents
+    return torch.zeros(layers, lanes, length, heads, width, dtype=dtype).transpose(2, 3)
+
+
+def flash(model: Any) -> PackedModel:
+    return PackedModel(model, probe(model), 8, 64, flash=True)
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("kind", FLASH)
+def test_the_gpu_s_way_through_the_cache_gives_what_the_model_alone_gives(kind: str) -> None:
+    texts = Compared(model_of(kind, **ARCHITECTURES[kind]), flash)
+    texts.run((1, 0, 12, False))
+    texts.run((5, 0, 3, True), (0, 0, 10, True))
+    texts.run((0, 10, 11, True), (1, 12, 13, True), (2, 0, 5, False), (5, 3, 9, True))
+    texts.run((5, 9, 10, True), (0, 11, 12, True), (2, 5, 6, True), (1, 13, 14, True))
+    texts.run((2, 6, 7, False), (5, 10, 11, True), (1, 14, 15, True))
+    texts.fork(1, 7, 10)
+    texts.run((7, 10, 14, True), (5, 11, 12, True), (0, 12, 13, True))
+    texts.run((2, 7, 8, True), (0, 13, 14, True), (7, 14, 15, True), (1, 15, 16, True))
+    texts.run((0, 14, 15, True))
+    graphs: Any = texts.cached._graphs  # type: ignore[union-attr]
+    assert sorted(graphs._graphs) == [1, 4]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_replay_runs_no_python_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = Compared(model_of("llama"), flash)
+    texts.run((1, 0, 12, False), (0, 0, 5, False))
+    texts.run((1, 12, 13, True), (0, 5, 6, True))
+    monkeypatch.setattr(torch_cuda.VarlenAttention, "__call__", None)
+    texts.run((1, 13, 14, True), (0, 6, 7, True))
+    with pytest.raises(TypeError):
+        texts.run((1, 14, 16, True))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_rows_that_fill_a_batch_up_touch_no_lane_in_use() -> None:
+    texts = Compared(model_of("llama"), flash)
+    for lane in (0, 1, 2):
+        texts.run((lane, 0, 5, False))
+    cache = texts.cached._cache  # type: ignore[union-attr]
+    before = [keys.clone() for keys in cache.keys]
+    texts.run((0, 5, 6, True), (1, 5, 6, True), (2, 5, 6, True))
+    for keys, was in zip(cache.keys, before, strict=True):
+        changed = {(lane, at) for lane, _, at, _ in (keys != was).nonzero().tolist()}
+        assert changed - {(8, 0)} == {(0, 5), (1, 5), (2, 5)}
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_capture_that_fails_costs_the_graphs_and_no_result(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Tape, "WAITING", ("index_put_",))
+    texts = Compared(model_of("llama"), flash)
+    texts.run((1, 0, 12, False), (0, 0, 5, False))
+    for at in (0, 1, 2):
+        texts.run((1, 12 + at, 13 + at, True), (0, 5 + at, 6 + at, True))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "without CUDA graphs" in caplog.text
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(("right", "used"), [(True, True), (False, False)])
+def test_a_kernel_that_is_wrong_is_not_used_and_slots_still_are(
+    right: bool, used: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hf_model, "can_use_varlen", lambda *_: True)
+    if not right:
+        monkeypatch.setattr(varlen, "varlen_attn", lambda *args, **more: kernel(*args, **more) * 1.1)
+    model = model_of("llama")
+    with torch.inference_mode(), caplog.at_level(logging.WARNING):
+        found = hf_model.batched(model, "tiny", TransformersOptions(), 4, 64)
+    assert isinstance(found, PackedModel)
+    assert (found._graphs is not None) == used
+    assert ("without the flash kernel" in caplog.text) != used
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses operations on tensors of several devices, but for copies, and the numbers that ride along anywhere."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor) and each.dim()]
+        devices = {each.device.type for each in tensors}
+        if len(devices) > 1 and func.overloadpacket.__name__ not in ("copy_", "_to_copy"):
+            raise AssertionError(f"{func} on {devices}")
+        return func(*args, **(kwargs or {}))
+
+
+def test_tensors_of_several_devices_are_noticed() -> None:
+    with OneDevice(), pytest.raises(AssertionError, match="meta"):
+        torch.zeros(3, device="meta")[torch.tensor([1])]
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["flash", "scaled dot products"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral", "gemma3_text", "gemma2"])
+def test_every_tensor_of_a_forward_is_where_it_belongs(kind: str, kernels: bool) -> None:
+    """On a device that knows shapes and types only: asking for values fails too."""
+    if kernels and kind not in FLASH:
+        pytest.skip("the kernel has no soft cap")
+    with torch.inference_mode(), OneDevice():
+        with torch.device("meta"):
+            model = model_of(kind, **ARCHITECTURES[kind]).to(torch.bfloat16)
+        kinds = probe(model)
+        assert {(each.shape.device.type, each.shape.dtype) for each in kinds} == {("meta", torch.bfloat16)}
+        packed = PackedModel(model, kinds, 8, 64)
+        packed._flash = kernels
+        for rows in (
+            Rows([1, 2, 3, 4], [0, 1, 2, 5], [1, 1, 1, 0], [0, 0, 1, 1]),
+            Rows([1, 2], [4, 5], [3, 0], [1, 1]),
+            Rows([1, 2, 3], [4, 5, 6], [3, 3, 3], [1, 1, 1]),
+        ):
+            logits = packed.forward(rows)
+            assert (logits.device.type, logits.shape[0]) == ("meta", sum(rows.wanted))
+        packed.copy(1, 2, 3)
+
+
+def test_the_kernel_is_called_by_the_names_that_the_library_gives_its_arguments() -> None:
+    import inspect
+
+    theirs, ours = (list(inspect.signature(each).parameters) for each in (varlen.varlen_attn, kernel))
+    assert ours[:7] == theirs[:7]
+    assert set(ours) <= set(theirs)
+
+
+def test_models_that_the_kernel_cannot_do_do_not_get_it() -> None:
+    with torch.inference_mode():
+        kinds = probe(model_of("llama"))
+    assert not can_use_varlen([kind.shape for kind in kinds], [kind.traits for kind in kinds])  # on a processor
