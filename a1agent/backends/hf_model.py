@@ -21,7 +21,7 @@ from a1agent.backends.torch_runner import CachedModel
 from a1agent.backends.transformers_options import TransformersOptions, memory_of
 from a1agent.errors import ModelLoadError, NotEnoughMemory
 
-__all__ = ["batched", "load_model", "place"]
+__all__ = ["batched", "enough_memory", "load_model", "place"]
 
 transformers: Any = _transformers
 _log = logging.getLogger(__name__)
@@ -218,22 +218,29 @@ def _adapted(model: Any, options: TransformersOptions) -> Any:
 def _explained(files: ModelFiles, options: TransformersOptions) -> Generator[None]:
     """Errors of loading in our words."""
     try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _too_large(files, options) from error
+        with enough_memory(files, options):
+            yield
+    except NotEnoughMemory:
+        raise
     except ImportError as error:
         raise ModelLoadError(f"{files.name} needs a package: {error}", "install it") from error
     except Exception as error:
-        if "allocate memory" in str(error) or "not enough memory" in str(error):
-            raise _too_large(files, options) from error
         reason = str(error).strip().partition("\n")[0]
         raise ModelLoadError(f"{files.name} does not load: {reason}", "the files may be damaged, or too new") from error
 
 
-def _too_large(files: ModelFiles, options: TransformersOptions) -> NotEnoughMemory:
-    need = memory_of(files.shape, options)
-    what = f"{files.name} and its cache need about {need / 2**30:.1f} GiB, which is not free"
-    return NotEnoughMemory(what, "use a smaller or quantized model, dtype=bfloat16, or less kv_tokens")
+@contextlib.contextmanager
+def enough_memory(files: ModelFiles, options: TransformersOptions) -> Generator[None]:
+    """Says how much a model needs where there turns out to be less. Raises `NotEnoughMemory`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in str(error) for words in ("allocate memory", "not enough memory")):
+            raise
+        need = memory_of(files.shape, options)
+        what = f"{files.name} and its cache need about {need / 2**30:.1f} GiB, which {options.device} has not free"
+        raise NotEnoughMemory(what, "use a smaller or quantized model, dtype=bfloat16, or less kv_tokens") from error
 
 
 @contextlib.contextmanager

@@ -143,8 +143,7 @@ class Line:
         try:
             yield
         except httpx2.ConnectError as error:
-            if _is_tls(error):
-                hint = "if its certificate is your own, name it: ?verify=FILE"
+            if (hint := _tls_hint(error)) is not None:
                 raise BackendError(f"no trusted connection to {url}: {error}", hint) from error
             raise Retryable(f"{url} does not accept connections: {error}", "is the server up?") from error
         except (TimeoutError, httpx2.TimeoutException) as error:
@@ -288,12 +287,15 @@ def _trusted(verify: str) -> ssl.SSLContext | bool:
         raise InvalidOption(f"{verify!r} holds no certificates: {error}", "name a PEM file") from error
 
 
-def _is_tls(error: BaseException | None) -> bool:
+def _tls_hint(error: BaseException | None) -> str | None:
+    """What to do about a connection that failed over encryption; None for one that failed otherwise."""
     while error is not None:
-        if isinstance(error, ssl.SSLError) or "SSL" in str(error) or "CERTIFICATE" in str(error):
-            return True
+        if "CERTIFICATE" in str(error):
+            return "if its certificate is your own, name it: ?verify=FILE"
+        if isinstance(error, ssl.SSLError) or "SSL" in str(error):
+            return "does the server speak https? if not, write http://"
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 def _note(state: RetryCallState) -> None:

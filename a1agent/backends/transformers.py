@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from a1agent.backends.base import ModelInfo
@@ -85,11 +86,12 @@ def _leaves_memory(options: TransformersOptions) -> bool:
 
 
 def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> TransformersBackend:
-    from a1agent.backends.hf_model import batched, load_model, place
+    from a1agent.backends.hf_model import batched, enough_memory, load_model, place
     from a1agent.backends.hf_tokenizer import read_tokenizer
     from a1agent.backends.torch_runner import TorchRunner
 
     device = place(options)
+    options = replace(options, device=str(device))
     _check_memory(files, options, device)
     model = load_model(files, options, device)
     width = model.dtype.itemsize
@@ -97,8 +99,10 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
     vocabulary, template = read_tokenizer(files, options, model)
     batch = options.n_batch or (512 if kind == "cpu" else 4096)
     lanes, cells = _room(files, options, context, model.device, width)
+    with enough_memory(files, options):
+        cached = batched(model, files.name, options, lanes, context)
     runner = TorchRunner(
-        batched(model, files.name, options, lanes, context),
+        cached,
         vocabulary.size,
         vocabulary.end_ids,
         model.device,

@@ -34,7 +34,7 @@ IMPATIENT = {**FAST, "first_token_s": 0.3, "between_tokens_s": 0.3}
 
 @pytest.fixture(scope="module")
 def servers(models: Path) -> Iterator[dict[str, Flavor]]:
-    found = {"sglang": Sglang(models / "bpe.gguf"), "vllm": Vllm(models / "bpe.gguf", step_scoring=True)}
+    found = {"sglang": Sglang(models / "bpe.gguf"), "vllm": Vllm(models / "bpe.gguf", step_scoring=True, details=True)}
     yield found
     for server in found.values():
         server.close()
@@ -461,8 +461,16 @@ def test_an_untrusted_certificate_is_refused_until_it_is_named(models: Path, tmp
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     server = Vllm(models / "bpe.gguf", ssl=context)
-    assert "verify" in refused(f"vllm:{server.url}#tiny").hint
+    error = refused(f"vllm:{server.url}#tiny")
+    assert "certificate" in error.what.lower()
+    assert "verify" in error.hint
     backend = load(server, verify=str(tmp_path / "ca.pem"))
     assert backend.info.can_score
     asyncio.run(backend.aclose())
     server.close()
+
+
+def test_an_address_with_the_wrong_scheme_says_so(server: Flavor) -> None:
+    error = refused(f"vllm:{server.url.replace('http:', 'https:')}#tiny")
+    assert type(error) is BackendError
+    assert "http://" in error.hint

@@ -1,11 +1,15 @@
 """transformers: the contract on tiny models of several architectures, with slots and with a cache a lane."""
 
 import asyncio
+import gc
 import json
 import shutil
+import struct
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,17 +18,18 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import gguf
+import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
 from a1agent import A1, embedded
-from a1agent.backends import llama_cpp
+from a1agent.backends import hf_model, llama_cpp
 from a1agent.backends import transformers as hf
 from a1agent.backends.base import Sampling
 from a1agent.backends.hf_files import read_files
 from a1agent.backends.registry import parse_address
 from a1agent.backends.transformers import TransformersBackend
-from a1agent.errors import InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, NotEnoughMemory
+from a1agent.errors import A1Error, InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, NotEnoughMemory
 from a1agent.prompts import ask_for_box
 from a1agent.types import Question
 from tests.backends import tiny, tiny_hf
@@ -348,6 +353,56 @@ def test_the_memory_of_a_model_is_told_before_loading(checkpoints: Path, monkeyp
     monkeypatch.setattr(hf, "available_memory", lambda: small - 1)
     with pytest.raises(NotEnoughMemory, match="GiB"):
         hf.load(path, kv_tokens=1024)
+
+
+def test_a_model_larger_than_this_machine_is_refused_by_its_header(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "large")
+    tensor = {"dtype": "F32", "shape": [1 << 44], "data_offsets": [0, 1 << 46]}
+    header = json.dumps({"lm_head.weight": tensor}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+    size = 8 + len(header) + (1 << 46)
+    real = Path.stat
+
+    def stat(path: Path, **options: Any) -> Any:
+        found = real(path, **options)
+        return SimpleNamespace(st_size=size, st_mode=found.st_mode) if path.name == "model.safetensors" else found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "stat", stat)
+        with pytest.raises(NotEnoughMemory, match=r"65\d{3}\.\d GiB"):
+            hf.load(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("x")])
+@pytest.mark.parametrize("place", ["from_pretrained", "_plain"])
+def test_memory_that_runs_out_while_loading_says_how_much_was_needed(
+    place: str, error: Exception, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded_models: list[weakref.ref[Any]] = []
+
+    def fail(*given: Any, **options: Any) -> Any:
+        loaded_models.extend(map(weakref.ref, given[:1]))
+        raise error
+
+    library = transformers.AutoModelForCausalLM
+    monkeypatch.setattr(library if place == "from_pretrained" else hf_model, place, fail)
+
+    def load() -> A1Error | RuntimeError:
+        try:
+            hf.load(str(checkpoints / "llama"), device="cpu")
+        except (A1Error, RuntimeError) as caught:
+            return caught.with_traceback(None)
+        raise AssertionError("it loaded")
+
+    found = load()
+    scarce = not str(error).startswith("x")
+    assert isinstance(found, NotEnoughMemory) == scarce
+    assert ("GiB" in str(found) and "kv_tokens" in str(found)) == scarce
+    error.__traceback__ = None
+    gc.collect()
+    assert len(loaded_models) == (place == "_plain")
+    assert [model() for model in loaded_models] == [None] * len(loaded_models)
 
 
 def test_without_torch_the_extra_is_named(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,9 @@ FAILURES = {
     "a target that cannot rewind": (["ask", "q", "--target", "scripted:sums?can_rewind=false"], "continue"),
     "a question longer than the context": (["ask", "1 " * 90, "--draft", "scripted:sums?context_length=80"], "80"),
     "an unknown embedded model": (["ask", "q", "--draft", "embedded:dratf"], "'draft'"),
+    "a server that is not there": (["ask", "q", "--draft", "vllm:http://127.0.0.1:9#m"], "127.0.0.1:9"),
+    "a target that only drafts": (["ask", "q", "--target", "openai:http://127.0.0.1:9#m"], "cannot"),
+    "a folder that is not there": (["ask", "q", "--target", "hf:./nowhere/at/all"], "nowhere"),
     "a missing trace": (["replay", "nowhere.csv"], "nowhere.csv"),
 }
 
@@ -60,6 +63,16 @@ def test_a_file_that_is_no_model_exits_1(a1, tmp_path: Path, content: bytes) -> 
     done = a1("ask", "q", "--target", f"llama-cpp:{file}")
     assert done.exit_code == 1
     _is_short(done, "model.gguf")
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x10", b"\x02\x00\x00\x00\x00\x00\x00\x00{", b"\xff" * 64])
+def test_weights_that_are_damaged_exit_1(a1, tmp_path: Path, damage: bytes) -> None:
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": 8}')
+    (tmp_path / "model.safetensors").write_bytes(damage)
+    done = a1("ask", "q", "--target", f"hf:{tmp_path}")
+    assert done.exit_code == 1
+    _is_short(done, "model.safetensors")
 
 
 def test_a_missing_model_file_exits_1(a1, tmp_path: Path) -> None:
