@@ -2,10 +2,11 @@
 
     python tests/benchmarks/bench_transformers.py [--gpu] [--threads N] [--rounds N] [--json FILE]
 
-    generation     16 chains of one length, against a bare loop over the model with a StaticCache of the same batch
-    ragged         16 chains of unlike lengths, against `generate()` on padded rows
-    scoring        16 steps of 64 tokens on prefixes of one length, against a padded DynamicCache
-    ragged scoring 16 steps of 8 to 128 tokens on prefixes of 64 to 1000, against the same
+    generation        16 chains of one length, against a bare loop over the model with a StaticCache of the same batch
+    ragged            16 chains of unlike lengths, against `generate()` on padded rows
+    scoring           16 steps of 64 tokens on prefixes of one length, against a DynamicCache (nothing is padded)
+    recorded scoring  16 steps and prefixes as long as those of one moment in the run recorded in tests/data, the 16
+                      chains of its first question each at a turn of its own, against the same, padded
 
 Random weights: about 10 million parameters on a processor; with --gpu 1.5 and 14 billion in bfloat16, and two figures
 more: decoding as a share of what the memory's bandwidth allows (bytes of weights and KV cache a step), scoring as a
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import csv
 import json
 import random
 import statistics
@@ -27,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models
@@ -40,6 +41,8 @@ CHAINS = 16
 TEMPERATURE = 0.8
 PROMPT, WRITTEN, STEP = 256, 64, 64
 FREELY = Stop(whole_words=False)
+RECORDED = Path(__file__).parents[1] / "data" / "math500_r1-llama-8b_qwq-32b.csv"
+LETTERS = 4  # of a token, about
 
 
 class Clock:
@@ -136,7 +139,7 @@ class Bench:
         self.bare = load(folder, dtype=dtype, attn_implementation="sdpa").to(device).eval()
         self.opened: dict[tuple[int, ...], list[Sequence]] = {}
         self.caches: dict[tuple[int, ...], Any] = {}
-        options: dict[str, Any] = {"n_ctx": 2048, "kv_tokens": 65536, "n_threads": threads, "device": device}
+        options: dict[str, Any] = {"n_ctx": 4096, "kv_tokens": 65536, "n_threads": threads, "device": device}
         self.backend: TransformersBackend = hf.load(str(folder), **options)
 
     def ids(self, seed: int, count: int) -> list[int]:
@@ -263,6 +266,22 @@ def ragged(seed: int, low: int, high: int) -> list[int]:
     return [rng.randrange(low, high) for _ in range(CHAINS)]
 
 
+def recorded() -> tuple[list[int], list[int]]:
+    """Tokens before a step and in it, for the chains of the first recorded question, each at a random turn."""
+    chains: dict[str, dict[str, int]] = {}
+    with RECORDED.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["question"] == "0":  # of several attempts at a turn the last one stands
+                chains.setdefault(row["chain"], {})[row["turn"]] = int(row["draft_chars"])
+    rng = random.Random(0)
+    before, counts = [], []
+    for steps in map(list, list(map(dict.values, chains.values()))[:CHAINS]):
+        turn = rng.randrange(len(steps))
+        before.append(64 + sum(steps[:turn]) // LETTERS)
+        counts.append(max(1, steps[turn] // LETTERS))
+    return before, counts
+
+
 def race(name: str, rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> dict[str, float]:
     """Medians of alternating runs, the first of each not counted, and the median of the ratios."""
     pairs = [(ours(), theirs()) for _ in range(rounds + 1)][1:]
@@ -271,14 +290,14 @@ def race(name: str, rounds: int, ours: Callable[[], float], theirs: Callable[[],
         "theirs": statistics.median(b for _, b in pairs),
         "ratio": statistics.median(a / b for a, b in pairs),
     }
-    print(f"  {name:<15}" + "  ".join(f"{key} {value:.4g}" for key, value in found.items()), flush=True)
+    print(f"  {name:<17}" + "  ".join(f"{key} {value:.4g}" for key, value in found.items()), flush=True)
     return found
 
 
 def measure(bench: Bench, rounds: int) -> dict[str, dict[str, float]]:
     same, written = [PROMPT] * CHAINS, [WRITTEN] * CHAINS
     unlike, lengths = ragged(1, 64, 2 * PROMPT), ragged(2, 16, 2 * WRITTEN)
-    steps, far, counts = [STEP] * CHAINS, ragged(3, 64, 1000), [int(n) for n in np.geomspace(8, 128, CHAINS)]
+    steps, (before, counts) = [STEP] * CHAINS, recorded()
     loop = asyncio.new_event_loop()
 
     def ours(call: Callable[[], Any]) -> Callable[[], float]:
@@ -288,7 +307,7 @@ def measure(bench: Bench, rounds: int) -> dict[str, dict[str, float]]:
         "generation": (lambda: bench.generate(same, written), lambda: bench.static_loop(PROMPT, WRITTEN)),
         "ragged": (lambda: bench.generate(unlike, lengths), lambda: bench.library_generate(unlike, lengths)),
         "scoring": (lambda: bench.score(same, steps), lambda: bench.padded_score(same, steps)),
-        "ragged scoring": (lambda: bench.score(far, counts), lambda: bench.padded_score(far, counts)),
+        "recorded scoring": (lambda: bench.score(before, counts), lambda: bench.padded_score(before, counts)),
     }
     results = {name: race(name, rounds, ours(mine), theirs) for name, (mine, theirs) in races.items()}
     if bench.device != "cpu":
