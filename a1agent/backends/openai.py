@@ -8,6 +8,7 @@ next call; how, depends on the server, which is recognized by what it offers bes
 | llama-server (llama.cpp) | `/completion` with token ids; its own template and tokenizer | exact |
 | vLLM, SGLang | `/v1/chat/completions` with `continue_final_message` | an estimate; better `vllm:` and `sglang:` |
 | Ollama | `/v1/chat/completions`; a last message of the assistant is continued by itself | an estimate |
+| TGI | `/v1/completions` with the prompt as text | an estimate |
 | api.deepseek.com, api.mistral.ai | `/v1/chat/completions` with `prefix` in the last message | an estimate |
 | others (LM Studio, llama-cpp-python, ...) | `/v1/completions` with the prompt as text | an estimate |
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
@@ -56,6 +57,7 @@ _CONTEXT = 4096
 _NO_SCORE = "servers with OpenAI's API tell no log-probabilities of a given text"
 
 Way = tuple[str, str]
+Told = TypeVar("Told", bound=BaseModel)
 
 
 class _Delta(BaseModel):
@@ -82,15 +84,25 @@ class _Event(BaseModel):
     usage: _Usage | None = None
 
 
+class _Info(BaseModel):
+    """What TGI says of itself."""
+
+    max_total_tokens: int
+
+
 class OpenAIWire:
-    """What OpenAI's API calls things. `way`: the API, and how a message is continued with it."""
+    """What OpenAI's API calls things. `way`: the API, and how a message is continued with it.
+
+    `takes_all`: a `top_p` of 1 may be sent; TGI refuses it, where others would put a default of their own in its place.
+    """
 
     can_score = False
     can_constrain = False
 
-    def __init__(self, model: str, way: Way, text: PlainText) -> None:
+    def __init__(self, model: str, way: Way, text: PlainText, takes_all: bool = True) -> None:
         self.model = model
         self.way = way
+        self.takes_all = takes_all
         self._text = text
 
     def raw(self, sampling: Sampling) -> bool:
@@ -110,9 +122,10 @@ class OpenAIWire:
             "max_tokens": limit,
             "stream": True,
             "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
             "seed": sampling.seed & 0x7FFFFFFF,
         }
+        if self.takes_all or sampling.top_p < 1:
+            body["top_p"] = sampling.top_p
         body |= {name: value for name in ("top_k", "min_p") if (value := getattr(sampling, name))}
         if self.way[0] == "chat":
             path, more = "/v1/chat/completions", _chat(text.source, written, self.way[1])
@@ -187,38 +200,38 @@ async def _way(http: Http) -> Way:
 
 async def _start(http: Http, model: str, way: Way) -> RemoteBackend:
     served = await find_model(http, model)
-    props = await _props(http) if way[0] == "auto" else None
-    if props is not None:
-        return await _llama_server(http, served, props)
+    props = await _told(http, "/props", Props) if way[0] == "auto" else []
+    if props:
+        return await _llama_server(http, served, min(each.default_generation_settings.n_ctx for each in props))
+    info = await _told(http, "/info", _Info)
     if way[0] == "auto":
-        found = await _way(http)
+        found = ("completions", "auto") if info else await _way(http)
         way = (found[0], found[1] if way[1] == "auto" else way[1])
     text = PlainText(served.name, await given_tokenizer(http, None))
     if not served.context_length:
-        served = replace(served, context_length=_CONTEXT)
-    return await assemble(http, OpenAIWire(served.name, way, text), text, "openai", served, _NO_SCORE, True)
+        served = replace(served, context_length=min(each.max_total_tokens for each in info) if info else _CONTEXT)
+    wire = OpenAIWire(served.name, way, text, takes_all=not info)
+    return await assemble(http, wire, text, "openai", served, _NO_SCORE, True)
 
 
-async def _props(http: Http) -> Props | None:
-    """What llama-server says of itself; None of another server."""
+async def _told(http: Http, path: str, kind: type[Told]) -> list[Told]:
+    """What every replica says of itself at a path that only one kind of server has; nothing of another."""
 
-    async def ask(line: Line) -> Props:
-        return parsed(Props, await line.get("/props"), line)
+    async def ask(line: Line) -> Told:
+        return parsed(kind, await line.get(path), line)
 
     try:
-        found = await http.each(ask)
+        return await http.each(ask)
     except A1Error:
-        return None
-    return min(found, key=lambda props: props.default_generation_settings.n_ctx)
+        return []
 
 
-async def _llama_server(http: Http, served: Served, props: Props) -> RemoteBackend:
+async def _llama_server(http: Http, served: Served, allowed: int) -> RemoteBackend:
     wire = LlamaServerWire()
     tokenizer: ChatTokenizer | None = await given_tokenizer(http, wire.ids)
     if tokenizer is None:
         tokenizer = ServerTokenizer(http, served.name, wire.ids, wire.prompt, wire.control_ids)
         await tokenizer.start()
-    allowed = props.default_generation_settings.n_ctx
     if served.context_length > allowed:
         raise InvalidOption(f"context_length={served.context_length}, but {http} allows {allowed}", "use at most that")
     served = replace(served, context_length=served.context_length or allowed)

@@ -26,7 +26,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "between_tokens_s": (float, "seconds between two tokens"),
     "cooldown_s": (float, "seconds a failing replica is left alone before it is tried again"),
     "patience_s": (float, "seconds of nothing but failures after which calls fail at once"),
-    "session_header": (str, "header that names the chain, for routers that keep a chain on its replica"),
+    "session_header": (str, "header that names the chain, for routers that keep it on its replica; SGLang: its own"),
 }
 
 _RANGES = {"context_length": (0, 2**24), "max_connections": (1, 4096), "retries": (0, 100)}

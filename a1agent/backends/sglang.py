@@ -6,6 +6,9 @@ Texts are sent as token ids to `/generate`. A step is scored by asking for the l
 step on (`logprob_start_len`), so that the radix cache serves all before it. SGLang has no endpoint that turns messages
 into ids: the tokenizer comes from `tokenizer=`, or from the folder or hub name that the server says it uses.
 
+Behind SGLang's router use `--policy manual` or `consistent_hashing`, which keep a chain on its replica by a header that
+every request carries. The policy `cache_aware` compares texts, and finds none in requests of token ids.
+
 The log-probabilities of sampled tokens are those after temperature, unless the server runs with
 `SGLANG_RETURN_ORIGINAL_LOGPROB=1`. This is found out at start-up; where needed, what was written is scored once more.
 """
@@ -45,6 +48,8 @@ __all__ = ["OPTIONS", "SglangWire", "check_path", "load"]
 
 check_path = ServerAddress.of
 
+
+_SESSION_HEADER = "X-SMG-Routing-Key"  # what SGLang's router keeps a chain on its replica by
 
 Row = tuple[float | None, int, Any]
 """Log-probability (null for the first of an input), id, and its text or null."""
@@ -233,4 +238,4 @@ def load(path: str, **options: Any) -> RemoteBackend:
 
     Raises `InvalidOption`, `ModelNotFound`, `ModelLoadError`, `BackendError`.
     """
-    return connect(path, ServerOptions.of(options), _start)
+    return connect(path, ServerOptions.of({"session_header": _SESSION_HEADER, **options}), _start)

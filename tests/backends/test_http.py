@@ -210,6 +210,15 @@ async def test_each_chain_has_its_session(server: Flavor) -> None:
         assert sorted(map(len, _by_session(streams).values())) == [2, 2, 2]
 
 
+async def test_the_session_has_the_name_that_the_server_s_router_knows(server: Flavor) -> None:
+    name = {"Sglang": "x-smg-routing-key", "Vllm": "x-session-id"}[type(server).__name__]
+    async with loaded(server) as backend:
+        sequence = await backend.open(QUESTION)
+        await sequence.generate(2, GREEDY, FREELY)
+        assert len({request.headers[name] for request in server.socket.log if name in request.headers}) == 1
+        assert name in server.socket.log[-1].headers
+
+
 def _by_session(requests: list) -> dict[str, list]:
     found: dict[str, list] = {}
     for request in requests:

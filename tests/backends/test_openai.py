@@ -132,6 +132,28 @@ async def test_llama_cpp_pythons_own_server_continues_raw_texts(python_server: R
 
 
 @pytest.fixture
+def tgi(models: Path) -> Iterator[OpenAI]:
+    server = OpenAI(models / "bpe.gguf", tgi=True, context=512)
+    yield server
+    server.close()
+
+
+@pytest.mark.anyio
+async def test_tgi_continues_raw_texts_and_is_not_sent_what_it_refuses(tgi: OpenAI, models: Path) -> None:
+    async with loaded(factory(openai.load, tgi, tokenizer=str(models / "bpe.gguf"))) as backend:
+        assert backend.info.context_length == 512
+        sequence = await backend.open(Question.of("the sum of 1 and 2"))
+        start = sequence.mark()
+        parts = [await sequence.generate(5, GREEDY, FREELY) for _ in range(2)]
+        sequence.rewind(start)
+        whole = await sequence.generate(10, GREEDY, FREELY)
+        assert parts[0].step.text + parts[1].step.text == whole.step.text
+        await sequence.generate(4, Sampling(top_p=0.5), FREELY)
+    sent = [request.body.get("top_p") for request in tgi.socket.log if "prompt" in request.body]
+    assert sent == [None] * 3 + [0.5]
+
+
+@pytest.fixture
 def transformers_server(tmp_path: Path) -> Iterator[RealServer]:
     (tmp_path / "tokenizer").mkdir()
     with transformers_serve(hub_cache(tmp_path / "hub", byte_level(tmp_path / "tokenizer"))) as server:

@@ -270,7 +270,8 @@ class Vllm(Flavor):
 
 class OpenAI(Flavor):
     """Text in, text out. `continues`: how it goes on in the middle of a message (final_message, trailing, prefix), or
-    only raw completions (None). `strict`: refuses fields it does not know; `done`: ends streams as OpenAI does.
+    only raw completions (None). `strict`: refuses fields it does not know; `done`: ends streams as OpenAI does. `tgi`:
+    as Text Generation Inference does it.
     """
 
     KNOWN = frozenset(
@@ -281,9 +282,17 @@ class OpenAI(Flavor):
     )
 
     def __init__(
-        self, path: Path, *, continues: str | None = None, strict: bool = False, done: bool = True, **options: Any
+        self,
+        path: Path,
+        *,
+        continues: str | None = None,
+        strict: bool = False,
+        done: bool = True,
+        tgi: bool = False,
+        **options: Any,
     ) -> None:
         self.continues = continues
+        self.tgi = tgi
         self.strict = strict
         self.done = done
         self.prompts: list[str] = []
@@ -295,6 +304,8 @@ class OpenAI(Flavor):
             beside["/api/version"] = self.version
         if self.continues == "final_message":
             beside["/version"] = self.version
+        if self.tgi:
+            beside["/info"] = self.info
         return {
             **super().handlers(),
             **beside,
@@ -304,6 +315,9 @@ class OpenAI(Flavor):
 
     async def models(self, request: Request) -> Reply:
         return Reply({"object": "list", "data": [{"id": self.name, "object": "model"}]})
+
+    async def info(self, request: Request) -> Reply:
+        return Reply({"model_id": self.name, "max_input_tokens": 100, "max_total_tokens": self.model.context})
 
     async def version(self, request: Request) -> Reply:
         return Reply({"version": "1"})
@@ -326,6 +340,9 @@ class OpenAI(Flavor):
         unknown = set(body) - self.KNOWN
         if self.strict and unknown:
             return Reply({"detail": f"Unexpected keys in the request: {unknown}"}, status=422)
+        if self.tgi and not 0 < body.get("top_p", 0.5) < 1:
+            said = "Input validation error: `top_p` must be > 0.0 and < 1.0"
+            return Reply({"error": said, "error_type": "validation"}, status=422)
         self.prompts.append(prompt)
         ids = self.model.with_bos(self.model.ids(prompt))
         return self.too_long(ids) or Reply(events=self._events(ids, body, chat), done=self.done)
