@@ -48,7 +48,6 @@ __all__ = ["OPTIONS", "SglangWire", "check_path", "load"]
 
 check_path = ServerAddress.of
 
-
 _SESSION_HEADER = "X-SMG-Routing-Key"  # what SGLang's router keeps a chain on its replica by
 
 Row = tuple[float | None, int, Any]

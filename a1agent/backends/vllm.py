@@ -1,6 +1,6 @@
 """Models served by vLLM: `vllm:http://HOST:8000#MODEL`, as draft or target.
 
-    vllm serve MODEL --port 8000
+    vllm serve MODEL --port 8000 --enable-prompt-tokens-details
 
 Texts are sent as token ids to `/v1/completions`. The prompt comes from the server's chat template through `/tokenize`,
 or from a local tokenizer (`tokenizer=`). Steps are scored in one of two ways, tried at start-up:
@@ -8,6 +8,10 @@ or from a local tokenizer (`tokenizer=`). Steps are scored in one of two ways, t
 * `/inference/v1/generate` with `prompt_logprob_token_ids` reads the prefix cache and runs the step only;
 * `prompt_logprobs` of `/v1/completions` does not: each score reads the whole chain again. The statistics count this
   (`reread_tokens`).
+
+What else the cache held is known only from a server that was started with `--enable-prompt-tokens-details`. One that
+was started with `--data-parallel-size` shares requests out by its queues, each with a cache of its own: a chain finds
+its text there by chance, where a list of URLs or a router that heeds `session_header` would keep it in one place.
 """
 
 from __future__ import annotations
