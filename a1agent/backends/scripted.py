@@ -249,10 +249,10 @@ class ScriptedSequence:
         for _ in range(state.arrivals.randint(0, self.backend.jitter) if self.backend.jitter else 0):
             await asyncio.sleep(0)
         new = max(0, upto - self.decoded) + again
-        work = Work(decoded_tokens=new, reread_tokens=again, compute_s=new * 1e-6)
+        work = Work(decoded_tokens=new, compute_s=new * 1e-6)
         if self.backend.service is not None:
             work = await self.backend.service.serve(new - min(written, new), written)
-            work = replace(work, reread_tokens=again)
+        work = replace(work, cached_tokens=min(self.decoded, upto) - again, reread_tokens=again)
         self.decoded = max(self.decoded, upto)
         state.decoded_tokens += new
         state.forwards += 1

@@ -540,6 +540,19 @@ class Contract:
             assert work.cached_tokens + work.decoded_tokens == second.length - 1
             assert work.decoded_tokens <= second.length - cached + 4
 
+    async def test_every_call_of_a_chain_finds_in_the_cache_what_was_read_before(
+        self, backend_factory: BackendFactory, question: Question
+    ) -> None:
+        self.needs("counts", "score")
+        async with loaded(backend_factory) as backend:
+            root = await backend.open(question)
+            sequence = root.fork()
+            for i in range(4):
+                length = sequence.length
+                call = sequence.score(STEP) if i % 2 else sequence.generate(5, GREEDY, FREELY)
+                work = (await call).work
+                assert (work.cached_tokens, work.reread_tokens) == (length - 1, 0)
+
     # Control tokens
 
     async def test_control_tokens_in_texts_of_users_and_models_stay_text(self, backend_factory: BackendFactory) -> None:
