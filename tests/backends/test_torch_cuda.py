@@ -50,6 +50,8 @@ def kernel(
     assert {each.dtype for each in (cu_seq_q, cu_seq_k, seqused_k)} == {torch.int32}
     assert type(max_q) is type(max_k) is int
     assert enable_gqa == (query.shape[1] != key.shape[1])
+    if max_q == 1 and window_size[0] < 0:  # any border would cost the kernel its way of reading keys once a group
+        assert window_size == (-1, -1)
     return _kernel(query, key, value, cu_seq_q, cu_seq_k, seqused_k, max_q, max_k, scale, *window_size)
 
 
