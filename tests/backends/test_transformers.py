@@ -199,6 +199,18 @@ async def test_more_chains_than_cells_or_lanes_wait_and_are_right(checkpoints: P
         assert tight.counters.cells_used <= 300
 
 
+async def test_as_many_chains_as_lanes_run_together_though_their_prompt_is_open_too(checkpoints: Path) -> None:
+    async with loaded(factory(checkpoints / "llama", max_sequences=4)) as backend:
+        root = await backend.open(QUESTION)
+        before = backend.counters
+        written = await asyncio.gather(*(root.fork().generate(12, GREEDY, FREELY) for _ in range(4)))
+        assert backend.counters.forwards - before.forwards <= 13
+        assert len({each.step for each in written}) == 1
+        assert [each.work.reread_tokens for each in written] == [0] * 4
+        late = await root.fork().score(STEP)
+        assert late.work.reread_tokens == 0
+
+
 async def test_half_precision_scores_nearly_alike(checkpoints: Path) -> None:
     async with (
         loaded(factory(checkpoints / "qwen3")) as whole,

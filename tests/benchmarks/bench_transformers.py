@@ -152,9 +152,12 @@ class Bench:
     # Ours
 
     async def chains(self, lengths: list[int]) -> list[Sequence]:
-        """Chains on prompts of these lengths, opened once."""
+        """Chains on prompts of these lengths, opened once; those of other lengths make way for them."""
         key = tuple(lengths)
         if key not in self.opened:
+            for chain in [chain for chains in self.opened.values() for chain in chains]:
+                await chain.close()
+            self.opened.clear()
             calls = (self.backend.open_ids(self.ids(i, n)) for i, n in enumerate(lengths))
             self.opened[key] = list(await asyncio.gather(*calls))
         return self.opened[key]

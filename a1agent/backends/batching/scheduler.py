@@ -168,6 +168,8 @@ class Scheduler:
         if self._runner.copies and plan.shares and self._cache.obtainable < plan.size + task.goal:
             return None  # no use in a copy that would not fit beside those that run
         lane = self._cache.attach(task.ids, task.wanted, holder.prompt)
+        if lane is None and self._retire_a_root():
+            lane = self._cache.attach(task.ids, task.wanted, holder.prompt)
         if lane is None:
             return None
         needed = plan.size + task.goal - len(lane)
@@ -181,6 +183,17 @@ class Scheduler:
         if task.done:
             plan.complete.append(task)
         return lane
+
+    def _retire_a_root(self) -> bool:
+        """Takes the lane of a sequence that was forked and has nothing to run: its forks have what it holds."""
+        roots = [h for h in self._holders if h.forked and h.task is None and h.lane is not None]
+        if not roots:
+            return False
+        root = min(roots, key=lambda holder: holder.age)
+        assert root.lane is not None
+        self._cache.retire(root.lane)
+        root.lane = None
+        return True
 
     def _coming(self, task: Task) -> bool:
         """Whether a prompt that is being decoded right now will soon hold much of what this prompt needs."""
