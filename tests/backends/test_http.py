@@ -277,9 +277,9 @@ async def test_chains_stay_with_their_replica_move_when_it_fails_and_come_back(
         return [len(server.socket.log) for server in pair]
 
     assert await ask() == [3, 3]
-    homes = [{r.headers["x-session-id"] for r in server.socket.log} for server in pair]
+    homes = [{r.headers["x-smg-routing-key"] for r in server.socket.log} for server in pair]
     assert await ask() == [3, 3]
-    assert [{r.headers["x-session-id"] for r in server.socket.log} for server in pair] == homes
+    assert [{r.headers["x-smg-routing-key"] for r in server.socket.log} for server in pair] == homes
     await asyncio.to_thread(pair[0].socket.refuse)
     assert (await ask())[1] == 6
     await asyncio.to_thread(pair[0].socket.listen)
