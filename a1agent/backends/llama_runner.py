@@ -125,7 +125,14 @@ class LlamaRunner:
         self._api.llama_model_free(self._model)
 
     def _copy_cells(self, source: int, target: int, length: int) -> None:
-        """Through a buffer, which moves the cells in use; llama.cpp's own copy moves all that a lane may ever hold."""
+        """Through a buffer, which moves the cells in use; llama.cpp's own copy moves all that a lane may ever hold.
+
+        A buffer lacks what left the source's window, which a shorter copy still looks at.
+        """
+        if self._window:
+            self._api.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            self.remove(target, length)
+            return
         size = int(self._api.llama_state_seq_get_size(self._context, source))
         if size > len(self._moved):
             self._moved = (ctypes.c_uint8 * size)()

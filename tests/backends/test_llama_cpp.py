@@ -574,3 +574,18 @@ async def test_a_model_with_a_template_of_its_own_for_tools_is_asked_through_it(
         plain, shown = (backend.encode(q) for q in (QUESTION, replace(QUESTION, tools=(tool,))))
         assert shown == list(backend.tokenize("add: the sum of 1 and 2"))
         assert plain != shown
+
+
+async def test_a_copy_of_a_lane_beyond_its_window_has_what_a_shorter_text_looks_at(models: Path) -> None:
+    make = factory(models / "window.gguf", n_ctx=512, kv="apart", **EXACT)
+    async with loaded(make) as backend:
+        expected = (await (await backend.open(QUESTION)).score(STEP)).logprobs
+    async with loaded(make) as backend:
+        grown = await backend.open(QUESTION)
+        for _ in range(5):
+            await grown.score(STEP)
+        copied = await backend.open(QUESTION)
+        held = copied.length - 1
+        scores = await copied.score(STEP)
+        assert (copied.prompt_work.cached_tokens, scores.work.cached_tokens) == (held, held)
+        assert close_to(scores.logprobs, expected)
