@@ -13,7 +13,7 @@ from a1agent.backends.base import Sampling
 from a1agent.backends.batching.runner import END, NoCells, Rows
 from a1agent.backends.batching.sampling import Draw, can_draw
 from a1agent.backends.llama_grammar import Constrained, grammar_of
-from a1agent.backends.llama_options import KV_TYPES, LlamaOptions, Room, uses_flash
+from a1agent.backends.llama_options import KV_TYPES, LlamaOptions, Room, physical_cores, uses_flash
 from a1agent.backends.llama_vocab import LlamaVocabulary
 from a1agent.errors import BackendError, ModelLoadError
 
@@ -42,6 +42,7 @@ class LlamaRunner:
         self.can_rewind = can_rewind(api, model)
         self.lanes, self.copies = room.lanes, room.apart
         self.device = "gpu" if options.n_gpu_layers < 0 and api.llama_supports_gpu_offload() else "cpu"
+        self.share = 1.0 if self.device == "gpu" else min(1.0, options.n_threads / physical_cores())
         self.batch = min(options.n_batch, room.cells)
         self.outputs = min(outputs, self.batch)
         self._context = self._make_context(options, room)

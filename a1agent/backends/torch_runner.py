@@ -39,6 +39,7 @@ class TorchRunner:
 
     can_rewind = True
     copies = True
+    share = 1.0
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from a1agent import embedded
-from a1agent.backends import _llama_api, llama_cpp
+from a1agent.backends import _llama_api, llama_cpp, llama_runner
 from a1agent.backends.base import Mark, Sampling, StepText, Stop
 from a1agent.backends.gguf_info import read_gguf
 from a1agent.backends.llama_cpp import LlamaCppBackend
@@ -589,3 +589,21 @@ async def test_a_copy_of_a_lane_beyond_its_window_has_what_a_shorter_text_looks_
         scores = await copied.score(STEP)
         assert (copied.prompt_work.cached_tokens, scores.work.cached_tokens) == (held, held)
         assert close_to(scores.logprobs, expected)
+
+
+# Threads
+
+
+async def test_models_that_fit_on_the_processor_side_by_side_run_so(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_runner, "physical_cores", lambda: 2)
+    path = models / "bpe.gguf"
+    async with loaded(factory(path)) as one, loaded(factory(path)) as other:
+        assert one.engine.thread != other.engine.thread
+        async with loaded(factory(path)) as third:
+            assert third.engine.thread in (one.engine.thread, other.engine.thread)
+    async with loaded(factory(path)) as one, loaded(factory(path, n_threads=2)) as wide:
+        assert one.engine.thread == wide.engine.thread
+    async with loaded(factory(path, n_threads=2)) as wide, loaded(factory(path)) as one:
+        assert one.engine.thread == wide.engine.thread

@@ -60,11 +60,13 @@ class Vocabulary(Protocol):
 class Runner(Protocol):
     """A loaded model with a KV cache of `cells` tokens shared by `lanes` sequences. Called from one thread only.
 
-    `device`: models with the same one take turns. `batch`: most rows of a forward; `outputs`: most rows with logits.
+    `device`: what it runs on; `share`: which part of it a forward keeps busy, 1 for all. Models that do not fit beside
+    each other take turns. `batch`: most rows of a forward; `outputs`: most rows with logits.
     `copies`: lanes hold copies of what they have in common, so that each takes cells for all of its tokens.
     """
 
     device: str
+    share: float
     cells: int
     lanes: int
     batch: int

@@ -1,8 +1,9 @@
 """The thread that runs the models of one device, and the engine that batches the calls of one model.
 
 Models that share a processor take turns, a forward each, in one thread: there is never a second thread pool that spins
-while it waits. A forward costs its weights once, however many sequences ride in it, so a model waits for company while
-another has work (`due`). Coroutines hand work over through a queue and get results through their event loop.
+while it waits. Models that leave part of a processor idle run side by side as far as their parts fit on it. A forward
+costs its weights once, however many sequences ride in it, so a model waits for company while another has work (`due`).
+Coroutines hand work over through a queue and get results through their event loop.
 """
 
 from __future__ import annotations
@@ -35,9 +36,14 @@ _RECENT = 0.1
 
 
 class _Device:
-    """A thread that steps every engine of a device that has work, in turn."""
+    """A thread that steps every engine of a device, or of a part of it, that has work, in turn.
+
+    `shares`: which part of the device each of its engines keeps busy.
+    """
 
     def __init__(self, name: str) -> None:
+        self.name = name
+        self.shares: dict[Engine, float] = {}
         self._commands: SimpleQueue[_Command | None] = SimpleQueue()
         self._engines: list[Engine] = []
         self._thread = threading.Thread(target=self._run, name=f"a1agent-{name}", daemon=True)
@@ -119,16 +125,29 @@ def due(busy: list[C]) -> list[C]:
     return ready or [model for model, more in zip(busy, beyond, strict=True) if more == max(beyond)][:1]
 
 
-_devices: dict[str, _Device] = {}
+_devices: dict[str, list[_Device]] = {}
 _devices_lock = threading.Lock()
 
 
-def _device(name: str) -> _Device:
+def _take_device(engine: Engine, name: str, share: float) -> _Device:
+    """The thread that is to run an engine: one of its own while all shares together fit the device, else the first."""
     with _devices_lock:
-        if name not in _devices:
-            _devices[name] = _Device(name)
-            atexit.register(_devices[name].stop)
-        return _devices[name]
+        known = _devices.setdefault(name, [])
+        used = sum(max(device.shares.values()) for device in known if device.shares)
+        idle = next((device for device in known if not device.shares), None)
+        if known and used and used + share > 1 + 1e-9:
+            chosen = next(device for device in known if device.shares)
+        else:
+            chosen = idle or _new_device(known, name)
+        chosen.shares[engine] = share
+        return chosen
+
+
+def _new_device(known: list[_Device], name: str) -> _Device:
+    device = _Device(f"{name}-{len(known)}")
+    known.append(device)
+    atexit.register(device.stop)
+    return device
 
 
 class Engine:
@@ -150,8 +169,13 @@ class Engine:
         self._alive = 0
         self.forward_s = 0.0
         self.passed_over = 0
-        self._device = _device(runner.device)
+        self._device = _take_device(self, runner.device, runner.share)
         self._device.attach(self)
+
+    @property
+    def thread(self) -> str:
+        """The name of the thread that runs it: engines of different ones do not wait for each other."""
+        return self._device.name
 
     @property
     def counters(self) -> Counters:
@@ -326,5 +350,7 @@ class Engine:
             task.resolve(BackendClosed("the backend was closed while a call ran on it", "open it again"))
         self._scheduler.tasks.clear()
         self._device.detach(self)
+        with _devices_lock:
+            del self._device.shares[self]
         self._runner.free()
         then()
