@@ -18,11 +18,13 @@ from a1agent.errors import InvalidQuestion, nearest
 from a1agent.prompts import ask_after
 from a1agent.types import Question
 
-__all__ = ["JsonFormat", "ask", "check_schema", "format_of"]
+__all__ = ["JsonFormat", "ask", "check_schema", "closed", "format_of"]
 
 _TYPES = ("text", "json_object", "json_schema")
 _TOKENS = 512
 """Most tokens for a JSON statement where `answer_tokens` allows fewer: an object cut short is worth nothing."""
+_COMPOSING = frozenset({"allOf", "if", "dependentSchemas", "patternProperties", "unevaluatedProperties"})
+_VALUES = frozenset({"const", "enum", "default", "examples"})
 _OPENING = "The answer in JSON:\n```json\n"
 _CLOSING = "\n```"  # JSON text holds no raw line break inside a string, so this never cuts one
 
@@ -66,7 +68,7 @@ class JsonFormat:
             required=True,
             opening=_OPENING,
             closing=_CLOSING,
-            schema=self.schema,
+            schema=closed(self.schema),
         )
 
     def _matches(self, text: str) -> bool:
@@ -119,6 +121,35 @@ def check_schema(schema: Mapping[str, Any], what: str) -> Any:
             f"{what} refers to {error.ref!r}, which it does not hold", "put it under $defs; nothing is fetched"
         ) from error
     return kind(schema, registry=registry)
+
+
+def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema without properties that it allows and does not name: a model held to it would go on inventing some.
+
+    What matches the one matches the other. Schemas that put objects together from several are left as they are.
+    """
+    return schema if _COMPOSING & set(_keys(schema)) else _closed(schema)
+
+
+def _closed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[str, Any]", value)
+        inner = {name: _closed(field) for name, field in fields.items() if name not in _VALUES}
+        named = {"additionalProperties": False} if isinstance(fields.get("properties"), Mapping) else {}
+        return {**named, **fields, **inner}
+    if isinstance(value, list):
+        return [_closed(each) for each in cast("list[Any]", value)]
+    return value
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, field in cast("Mapping[str, Any]", value).items():
+            yield name
+            yield from _keys(field)
+    elif isinstance(value, list):
+        for each in cast("list[Any]", value):
+            yield from _keys(each)
 
 
 def _references(value: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from a1agent import A1, InvalidAnswer, InvalidQuestion, Message, Question
 from a1agent.backends.scripted import Replies, ScriptedBackend
-from a1agent.structured import ask, check_schema, format_of
+from a1agent.structured import ask, check_schema, closed, format_of
 
 NUMBER = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": NUMBER}}
@@ -105,3 +105,16 @@ def test_references_within_the_schema_are_followed() -> None:
     validator = check_schema(schema, "it")
     assert validator.is_valid({"a": 1})
     assert not validator.is_valid({"a": "1"})
+
+
+def test_a_model_is_not_invited_to_invent_properties() -> None:
+    inner = {"type": "object", "properties": {"additionalProperties": {"const": {"properties": {}}}}}
+    schema = {"type": "object", "properties": {"a": inner}, "$defs": {"free": {"type": "object"}}}
+    held = closed(schema)
+    assert held["additionalProperties"] is held["properties"]["a"]["additionalProperties"] is False
+    assert held["properties"]["a"]["properties"] == inner["properties"]
+    assert held["$defs"] == schema["$defs"]
+    allowing = {**schema, "additionalProperties": {"type": "integer"}}
+    assert closed(allowing)["additionalProperties"] == {"type": "integer"}
+    composed = {"allOf": [schema, {"properties": {"b": {}}}]}
+    assert closed(composed) is composed

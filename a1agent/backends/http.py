@@ -34,7 +34,7 @@ from a1agent.backends.replicas import Replica, Replicas
 from a1agent.backends.server_options import ServerOptions
 from a1agent.errors import A1Error, BackendError, ContextOverflow, InvalidOption, ModelNotFound
 
-__all__ = ["BadReply", "Http", "Line", "Retryable"]
+__all__ = ["BadReply", "Http", "Line", "Refused", "Retryable"]
 
 T = TypeVar("T")
 
@@ -60,6 +60,10 @@ class Retryable(BackendError):
 
 class BadReply(Retryable):
     """The server answered something that cannot be an answer."""
+
+
+class Refused(BackendError):
+    """The server does not take a field of a request, or its value."""
 
 
 class Line:
@@ -247,7 +251,8 @@ def failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1E
         return BackendError(f"{url} does not offer this ({status}): {said}", "is the address that of another server?")
     if status in (400, 413, 422) and _TOO_LONG.search(said):
         return ContextOverflow(f"{url}: {said}", "lower the number of turns or the step length")
-    return BackendError(f"{url} failed ({status}): {said}", "see the server's log")
+    kind = Refused if status in (400, 422) else BackendError
+    return kind(f"{url} failed ({status}): {said}", "see the server's log")
 
 
 def _message(body: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+import importlib.util
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -10,6 +12,7 @@ from pydantic import BaseModel
 
 from a1agent.backends.base import Sampling
 from a1agent.backends.http import Line
+from a1agent.backends.llama_grammar import grammar_of
 from a1agent.backends.vllm import TokenIds
 from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, parsed
 from a1agent.errors import CannotScore
@@ -54,7 +57,7 @@ class LlamaServerWire:
     """What llama-server calls things. It scores nothing: it tells no log-probabilities of a prompt."""
 
     can_score = False
-    can_constrain = False  # its grammars were seen to end in parser errors with small vocabularies
+    can_constrain = True
 
     def raw(self, sampling: Sampling) -> bool:
         """Its log-probabilities are those before all samplers."""
@@ -98,6 +101,8 @@ class LlamaServerWire:
             "seed": sampling.seed & 0x7FFFFFFF,
             "samplers": ["top_k", "top_p", "min_p", "temperature"],
         }
+        if sampling.schema is not None:
+            body |= await asyncio.to_thread(_held_to, sampling.schema)  # the first one loads a library
         held, seen = Chunk(), 0
         async with aclosing(line.events("/completion", body)) as events:
             async for data in events:
@@ -120,6 +125,17 @@ class LlamaServerWire:
     async def score(self, line: Line, ids: list[int], start: int) -> Scored:
         """Raises `CannotScore`."""
         raise CannotScore("llama-server tells no log-probabilities of a given text", "use it as draft")
+
+
+def _held_to(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """What holds the server to a schema: a grammar made here where that can be done, else whatever it makes of it.
+
+    Servers built with llguidance make one that allows white space without end, and of some vocabularies none at all.
+    """
+    if importlib.util.find_spec("llama_cpp") is None:
+        return {"json_schema": dict(schema)}
+    grammar = grammar_of(schema)
+    return {} if grammar is None else {"grammar": grammar.decode()}
 
 
 def _last(held: Chunk, event: _Event) -> Chunk:

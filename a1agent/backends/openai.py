@@ -15,6 +15,7 @@ next call; how, depends on the server, which is recognized by what it offers bes
 `api=` (chat, completions) and `continuation=` (final_message, prefix, trailing) overrule this. Raw completions need the
 chat template: `tokenizer=` names the model's tokenizer; without it a prompt is plain lines of role names.
 Log-probabilities are told by llama-server only; elsewhere those of a written step are not numbers.
+Where a chain states its answer, llama-server and chats hold the model to a JSON schema.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from a1agent.backends.server_check import Served, assemble, connect, find_model,
 from a1agent.backends.server_options import OPTIONS as SERVER_OPTIONS
 from a1agent.backends.server_options import ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import ServerTokenizer
-from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, parsed
+from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, parsed, schema_format
 from a1agent.errors import A1Error, CannotScore, InvalidOption, nearest
 from a1agent.types import Question
 
@@ -97,13 +98,13 @@ class OpenAIWire:
     """
 
     can_score = False
-    can_constrain = False
 
     def __init__(self, model: str, way: Way, text: PlainText, takes_all: bool = True) -> None:
         self.model = model
         self.way = way
         self.takes_all = takes_all
         self._text = text
+        self.can_constrain = way[0] == "chat"  # completions have no field for a schema that servers agree on
 
     def raw(self, sampling: Sampling) -> bool:
         """None are told."""
@@ -131,6 +132,8 @@ class OpenAIWire:
             path, more = "/v1/chat/completions", _chat(text.source, written, self.way[1])
         else:
             path, more = "/v1/completions", {"prompt": await self._text.render(text.source) + written}
+        if sampling.schema is not None and self.can_constrain:
+            body["response_format"] = schema_format(sampling.schema)
         async with aclosing(line.events(path, body | more)) as events:
             async for data in events:
                 event = parsed(_Event, data, line)
@@ -173,8 +176,6 @@ def _chat(question: Question, written: str, continuation: str) -> dict[str, Any]
             body |= {"continue_final_message": True, "add_generation_prompt": False}
     if question.tools:
         body["tools"] = [dict(tool) for tool in question.tools]
-    if question.response_format is not None:
-        body["response_format"] = dict(question.response_format)
     return body
 
 

@@ -8,19 +8,21 @@ and closed as soon as the step is whole, so that the server stops; what it had s
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from a1agent.backends.base import Counters, ModelInfo, StepText, TokenScores
+from a1agent.backends.base import Counters, ModelInfo, Sampling, StepText, TokenScores
 from a1agent.backends.batching.runner import Vocabulary
 from a1agent.backends.batching.sequence import BatchedBackend, BatchedSequence
 from a1agent.backends.batching.tasks import Generate, Holder, Prefill, Score, Task
 from a1agent.backends.batching.writing import Writing
-from a1agent.backends.http import BadReply, Http, Line, Retryable
+from a1agent.backends.http import BadReply, Http, Line, Refused, Retryable
 from a1agent.backends.shared_time import SharedTime
 from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, Tokens, Wire
 from a1agent.errors import A1Error, BackendClosed, BackendError, CannotScore
@@ -29,6 +31,7 @@ from a1agent.types import Question
 __all__ = ["ChatTokenizer", "RemoteBackend", "RemoteEngine"]
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class ChatTokenizer(Vocabulary, Protocol):
@@ -186,14 +189,24 @@ class RemoteEngine:
         return result
 
     async def _write(self, line: Line, task: Generate) -> Writing:
+        """What the server writes; without the schema where it has no grammar for that: whoever asked checks anyway."""
+        try:
+            return await self._stream(line, task, task.sampling)
+        except Refused as error:
+            if task.sampling.schema is None:
+                raise
+            _log.warning("%s is not held to a JSON schema, answers are only checked afterwards: %s", line.url, error)
+            return await self._stream(line, task, replace(task.sampling, schema=None))
+
+    async def _stream(self, line: Line, task: Generate, sampling: Sampling) -> Writing:
         """What the server writes, from the start: a stream that broke off leaves nothing behind."""
         ids, writing = task.ids.tolist(), Writing(task.limit, task.stop)
         text = Text(ids, task.holder.prompt, task.holder.source)
-        async with aclosing(self.wire.write(line, text, task.limit, task.sampling)) as chunks:
+        async with aclosing(self.wire.write(line, text, task.limit, sampling)) as chunks:
             read = await self._take(chunks, writing)
         if writing.finish is None:
             raise BadReply(f"{line.url} ended its stream in the middle of a text", "see the server's log")
-        again = await self._complete(line, ids, writing, task)
+        again = await self._complete(line, ids, writing, sampling)
         self._count(task, read or Read(len(ids)), written=len(writing.ids) + writing.trimmed)
         if again is not None:
             self._count(task, again)
@@ -217,7 +230,7 @@ class RemoteEngine:
                 raise
         return read
 
-    async def _complete(self, line: Line, ids: list[int], writing: Writing, task: Generate) -> Read | None:
+    async def _complete(self, line: Line, ids: list[int], writing: Writing, sampling: Sampling) -> Read | None:
         """Adds the text before a stop that fell inside a token, and log-probabilities that the stream did not have.
 
         What was read for those, if anything.
@@ -225,7 +238,7 @@ class RemoteEngine:
         known = len(writing.ids)
         for token, piece in await self._pieces(writing.rest) if writing.rest else []:
             writing.add_rest(token, piece, UNKNOWN)
-        if self.wire.raw(task.sampling):
+        if self.wire.raw(sampling):
             if len(writing.ids) == known or not self.wire.can_score:
                 return None
         else:

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import torch
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.batching.runner import Rows
+from a1agent.backends.batching.runner import Rows, Vocabulary
+from a1agent.backends.torch_guide import Guided, Guides
 from a1agent.backends.torch_sampling import Sampler, draw, log_probabilities
 from a1agent.errors import BackendError
 
@@ -44,8 +45,7 @@ class TorchRunner:
     def __init__(
         self,
         model: CachedModel,
-        vocabulary: int,
-        ends: frozenset[int],
+        vocabulary: Vocabulary,
         device: torch.device,
         *,
         cells: int,
@@ -55,11 +55,12 @@ class TorchRunner:
         threads: int = 0,
     ) -> None:
         self._model = model
-        self._vocabulary = vocabulary
+        self._size = vocabulary.size
+        self._guides = Guides(vocabulary)
         self._device = device
-        self._ends = torch.tensor(sorted(ends), dtype=torch.long, device=device)
+        self._ends = torch.tensor(sorted(vocabulary.end_ids), dtype=torch.long, device=device)
         self._threads = threads
-        self._logits = torch.empty(0, vocabulary, device=device)
+        self._logits = torch.empty(0, self._size, device=device)
         self.device = "cpu" if device.type == "cpu" else f"gpu{device.index or ''}"
         self.cells = cells
         self.lanes = lanes
@@ -96,7 +97,8 @@ class TorchRunner:
 
     def sampler(self, sampling: Sampling) -> Any:
         """None is greedy."""
-        return Sampler(sampling) if sampling.temperature > 0 else None
+        sampler = Sampler(sampling) if sampling.temperature > 0 else None
+        return sampler if sampling.schema is None else self._guides.guided(sampling.schema, sampler)
 
     @torch.inference_mode()
     def sample(self, picks: list[tuple[int, Any]]) -> list[int]:
@@ -105,7 +107,16 @@ class TorchRunner:
             return []
         rows = [row for row, _ in picks]
         logits = self._logits if rows == list(range(len(self._logits))) else self._logits[rows]
-        return draw(logits, [sampler for _, sampler in picks])
+        guided = [(i, sampler) for i, (_, sampler) in enumerate(picks) if isinstance(sampler, Guided)]
+        if guided:
+            forbidden = torch.stack([sampler.forbidden(logits.device) for _, sampler in guided])
+            masked = [i for i, _ in guided]
+            logits = logits.clone()  # the true ones are still to be read
+            logits[masked] = logits[masked].masked_fill(forbidden, -torch.inf)
+        drawn = draw(logits, [each.sampler if isinstance(each, Guided) else each for _, each in picks])
+        for i, sampler in guided:
+            sampler.take(drawn[i])
+        return drawn
 
     @torch.inference_mode()
     def log_probabilities(self, targets: list[int]) -> list[float]:
@@ -114,7 +125,7 @@ class TorchRunner:
 
     def free(self) -> None:
         """Drops the model and the logits."""
-        self._logits = torch.empty(0, self._vocabulary, device=self._device)
+        self._logits = torch.empty(0, self._size, device=self._device)
         self._model.free()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

@@ -88,6 +88,7 @@ def _leaves_memory(options: TransformersOptions) -> bool:
 def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> TransformersBackend:
     from a1agent.backends.hf_model import batched, enough_memory, load_model, place
     from a1agent.backends.hf_tokenizer import read_tokenizer
+    from a1agent.backends.torch_guide import draws_guided
     from a1agent.backends.torch_runner import TorchRunner
 
     device = place(options)
@@ -103,8 +104,7 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
         cached = batched(model, files.name, options, lanes, context)
     runner = TorchRunner(
         cached,
-        vocabulary.size,
-        vocabulary.end_ids,
+        vocabulary,
         model.device,
         cells=cells,
         lanes=lanes,
@@ -120,6 +120,7 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
         at_once=min(lanes, options.at_once or lanes),
         parameters=int(model.num_parameters()),
         scores_as_it_writes=True,
+        can_constrain=draws_guided() and bool(vocabulary.end_ids),
         processor=runner.device,
     )
     return TransformersBackend(Engine(runner, options.keep_tokens), info, vocabulary, template)

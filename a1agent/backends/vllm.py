@@ -32,7 +32,7 @@ from a1agent.backends.remote import ChatTokenizer, RemoteBackend
 from a1agent.backends.server_check import assemble, connect, find_model, given_tokenizer, tells_raw, why_it_cannot_score
 from a1agent.backends.server_options import OPTIONS, ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import PROBE, ServerTokenizer
-from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed
+from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed, schema_format
 from a1agent.errors import A1Error
 
 __all__ = ["OPTIONS", "TokenIds", "VllmWire", "check_path", "load"]
@@ -40,6 +40,9 @@ __all__ = ["OPTIONS", "TokenIds", "VllmWire", "check_path", "load"]
 check_path = ServerAddress.of
 
 _TOKEN_ID = re.compile(r"token_id:(\d+)")
+_NUMBERS = re.compile(r"v?(\d+)\.(\d+)")
+_NAMELESS = (0, 12)
+"""The first version without `guided_json`; before 0.10 completions took a schema by that name only."""
 _NEAR = 0.05
 
 
@@ -47,6 +50,10 @@ class TokenIds(BaseModel):
     """What `/tokenize` replies; SGLang's too."""
 
     tokens: list[int]
+
+
+class _Version(BaseModel):
+    version: str
 
 
 class _Cached(BaseModel):
@@ -88,7 +95,10 @@ class _Completion(BaseModel):
 
 
 class VllmWire:
-    """What vLLM calls things. `scores_steps`: it has the endpoint that scores without reading the chain again."""
+    """What vLLM calls things. `scores_steps`: it has the endpoint that scores without reading the chain again.
+
+    `guides_by_name`: it knows a schema by its own name for it too, and in completions perhaps by that only.
+    """
 
     can_constrain = True
 
@@ -96,6 +106,7 @@ class VllmWire:
         self.model = model
         self.can_score = True
         self.scores_steps = False
+        self.guides_by_name = False
         self.tells_raw = True
 
     def raw(self, sampling: Sampling) -> bool:
@@ -134,8 +145,9 @@ class VllmWire:
             return_tokens_as_token_ids=True,
         )
         if sampling.schema is not None:
-            form = {"name": "answer", "schema": dict(sampling.schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": form}
+            body["response_format"] = schema_format(sampling.schema)
+            if self.guides_by_name:
+                body["guided_json"] = dict(sampling.schema)
         async with aclosing(line.events("/v1/completions", body)) as events:
             async for event in events:
                 reply = parsed(_Completion, event, line)
@@ -227,9 +239,23 @@ async def _has_step_scoring(http: Http, wire: VllmWire, ids: list[int]) -> bool:
         return False
 
 
+async def _guides_by_name(http: Http) -> bool:
+    """Whether a replica is of the versions that know `guided_json`; later ones complain of a field that is unknown."""
+
+    async def version(line: Line) -> _Version:
+        return parsed(_Version, await line.get("/version"), line)
+
+    try:
+        numbers = [_NUMBERS.match(told.version) for told in await http.each(version)]
+    except A1Error:
+        return False
+    return any((int(found[1]), int(found[2])) < _NAMELESS for found in numbers if found)
+
+
 async def _start(http: Http, model: str) -> RemoteBackend:
     served = await find_model(http, model)
     wire = VllmWire(served.name)
+    wire.guides_by_name = await _guides_by_name(http)
     tokenizer: ChatTokenizer | None = await given_tokenizer(http, wire.ids)
     if tokenizer is None:
         tokenizer = ServerTokenizer(http, served.name, wire.ids, wire.prompt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from a1agent.backends.base import Sampling
 from a1agent.backends.http import BadReply, Line
 
-__all__ = ["UNKNOWN", "Chunk", "Read", "Scored", "Text", "Tokens", "Wire", "parsed"]
+__all__ = ["UNKNOWN", "Chunk", "Read", "Scored", "Text", "Tokens", "Wire", "parsed", "schema_format"]
 
 Reply = TypeVar("Reply", bound=BaseModel)
 
@@ -126,6 +126,11 @@ class Tokens:
             yield token, data[i : i + 1] if i < begun else b"", logprob
         token, logprob = self._held[-1]
         yield token, data[max(0, begun) :], logprob
+
+
+def schema_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON schema as servers with OpenAI's API take it, the value of `response_format`."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": True}}
 
 
 def parsed(kind: type[Reply], reply: Any, line: Line) -> Reply:

@@ -99,7 +99,8 @@ class Contract:
     ) -> None:
         self.needs("constrain")
         fields = {"colour": {"enum": ["red", "blue"]}, "sure": {"type": "boolean"}}
-        schema = {"type": "object", "properties": fields, "required": ["colour", "sure"]}
+        required = ["colour", "sure"]
+        schema = {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
         async with loaded(backend_factory) as backend:
             assert backend.info.can_constrain
             sequence = await backend.open(question)

@@ -1,6 +1,8 @@
 """Servers with OpenAI's API: the contract on llama.cpp's own server and on text-only ones of ours."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from a1agent import A1, embedded
 from a1agent.backends import openai
 from a1agent.backends.base import Sampling
+from a1agent.errors import BackendError
 from a1agent.prompts import ask_for_box
 from a1agent.types import Message, Question
 from tests.backends.contract import FREELY, GREEDY, BackendFactory, Capabilities, Contract, loaded
@@ -34,7 +37,7 @@ def spm_server(models: Path) -> Iterator[RealServer]:
 class TestLlamaServer(Contract):
     """Everything asked of the server."""
 
-    capabilities = Capabilities(counts=False, score=False, logprobs=False, control="<|im_end|>")
+    capabilities = Capabilities(counts=False, score=False, logprobs=False, constrain=True, control="<|im_end|>")
 
     @pytest.fixture
     def backend_factory(self, bpe_server: RealServer) -> BackendFactory:
@@ -44,7 +47,7 @@ class TestLlamaServer(Contract):
 class TestLlamaServerWithItsTokenizer(Contract):
     """SentencePiece, and the vocabulary at hand."""
 
-    capabilities = Capabilities(counts=False, score=False, logprobs=False, control="</s>")
+    capabilities = Capabilities(counts=False, score=False, logprobs=False, constrain=True, control="</s>")
 
     @pytest.fixture
     def backend_factory(self, spm_server: RealServer, models: Path) -> BackendFactory:
@@ -71,7 +74,7 @@ def plain_server(models: Path) -> Iterator[OpenAI]:
 class TestChat(Contract):
     """Messages in, the last of them continued."""
 
-    capabilities = TEXT
+    capabilities = replace(TEXT, constrain=True)
 
     @pytest.fixture
     def backend_factory(self, chat_server: OpenAI) -> BackendFactory:
@@ -112,6 +115,50 @@ async def test_a_message_is_continued_as_the_server_does_it(continuing: OpenAI, 
             await sequence.generate(6, Sampling(seed=2), FREELY)
             assert continuing.prompts == [continuing.prompts[0], continuing.prompts[0] + first.step.text]
             assert continuing.prompts[0].endswith("assistant\nThe sum" if question is started else "assistant\n")
+
+
+SCHEMA = {"type": "object", "properties": {"sure": {"type": "boolean"}}, "required": ["sure"]}
+
+
+@pytest.fixture
+def strict_server(models: Path) -> Iterator[OpenAI]:
+    server = OpenAI(models / "bpe.gguf", continues="final_message", strict=True)
+    server.known = server.known | {"continue_final_message", "add_generation_prompt"}
+    yield server
+    server.close()
+
+
+@pytest.mark.anyio
+async def test_a_server_that_takes_no_schema_writes_freely(
+    strict_server: OpenAI, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Refusals that have nothing to do with it stay errors."""
+    async with loaded(factory(openai.load, strict_server)) as backend:
+        sequence = await backend.open(Question.of("1 + 2"))
+        start = sequence.mark()
+        free = await sequence.generate(12, GREEDY, FREELY)
+        sequence.rewind(start)
+        asked = await sequence.generate(12, replace(GREEDY, schema=SCHEMA), FREELY)
+        assert asked.step.text == free.step.text
+        assert "not held to a JSON schema" in caplog.text
+        strict_server.known = frozenset()
+        with pytest.raises(BackendError, match="Unexpected keys"):
+            await sequence.generate(12, GREEDY, FREELY)
+
+
+@pytest.mark.anyio
+async def test_a_chat_is_held_to_a_format_only_where_the_answer_is_stated(chat_server: OpenAI) -> None:
+    """A chain must be able to think before it answers in JSON."""
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
+    question = replace(Question.of("1 + 2"), response_format=form)
+    async with loaded(factory(openai.load, chat_server)) as backend:
+        sequence = await backend.open(question)
+        start = sequence.mark()
+        thought = await sequence.generate(12, GREEDY, FREELY)
+        sequence.rewind(start)
+        stated = await sequence.generate(40, replace(GREEDY, schema=SCHEMA | {"additionalProperties": False}), FREELY)
+    assert not thought.step.text.lstrip().startswith("{")
+    assert set(json.loads(stated.step.text)) == {"sure"}
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def factory(path: Path, **options: object) -> BackendFactory:
 class TestByteLevelVocabulary(Contract):
     """BPE, no BOS, grouped heads."""
 
-    capabilities = Capabilities(control="<|im_end|>", shares=False)
+    capabilities = Capabilities(control="<|im_end|>", shares=False, constrain=True)
 
     @pytest.fixture
     def backend_factory(self, checkpoints: Path) -> BackendFactory:
@@ -74,7 +74,7 @@ class TestByteLevelVocabulary(Contract):
 class TestSlidingWindow(Contract):
     """Layers of two kinds, a vocabulary that adds spaces, BOS; tiny forwards, so that every call spans several."""
 
-    capabilities = Capabilities(control="</s>", shares=False)
+    capabilities = Capabilities(control="</s>", shares=False, constrain=True)
 
     @pytest.fixture
     def backend_factory(self, checkpoints: Path) -> BackendFactory:
@@ -84,7 +84,7 @@ class TestSlidingWindow(Contract):
 class TestFewCells(Contract):
     """A cache that cannot hold what the suite asks for: sequences wait, lose their cells, and decode them again."""
 
-    capabilities = Capabilities(control="</s>", counts=False, shares=False)
+    capabilities = Capabilities(control="</s>", counts=False, shares=False, constrain=True)
 
     @pytest.fixture
     def backend_factory(self, checkpoints: Path) -> BackendFactory:
@@ -94,7 +94,7 @@ class TestFewCells(Contract):
 class TestLanes(Contract):
     """One of the library's caches for each chain."""
 
-    capabilities = Capabilities(control="<|im_end|>", shares=False)
+    capabilities = Capabilities(control="<|im_end|>", shares=False, constrain=True)
 
     @pytest.fixture
     def backend_factory(self, checkpoints: Path) -> BackendFactory:
@@ -104,7 +104,7 @@ class TestLanes(Contract):
 class TestEmbeddedDraft(Contract):
     """A model that was trained, from its GGUF file."""
 
-    capabilities = Capabilities(control="<|im_end|>", question="What is 1 + 2?", shares=False)
+    capabilities = Capabilities(control="<|im_end|>", question="What is 1 + 2?", shares=False, constrain=True)
 
     @pytest.fixture
     def backend_factory(self) -> BackendFactory:
@@ -470,3 +470,59 @@ async def test_a_tool_template_serves_questions_with_tools(checkpoints: Path, tm
         asked = backend.encode(Question(messages=QUESTION.messages, tools=(tool,)))
         assert asked[-len(plain) :] == plain
         assert b'"name": "add"' in b"".join(map(backend.vocabulary.piece, asked))
+
+
+# What a schema allows
+
+BOTH = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
+
+
+async def test_chains_under_different_schemas_and_none_share_their_forwards(checkpoints: Path) -> None:
+    """What each is held to does not show in the others, nor in its own log-probabilities."""
+    samplings = [
+        Sampling(seed=7),
+        Sampling(seed=7, schema=BOTH),
+        Sampling(seed=7, temperature=0, schema={"enum": [12]}),
+    ]
+    async with loaded(factory(checkpoints / "llama")) as backend:
+        root = await backend.open(QUESTION)
+        alone = await root.fork().generate(30, samplings[0], FREELY)
+        forks = [root.fork() for _ in samplings]
+        free, held, fixed = await asyncio.gather(
+            *(fork.generate(30, sampling, FREELY) for fork, sampling in zip(forks, samplings, strict=True))
+        )
+        scores = await root.fork().score(held.step)
+    assert free.step.text == alone.step.text
+    assert held.step.text.startswith('{"a": ')
+    assert (fixed.step.text, fixed.finish) == ("12", "end")
+    assert held.logprobs == pytest.approx(scores.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        (
+            {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 2, "uniqueItems": True},
+            "a part of",
+        ),
+        ({"type": "string", "pattern": "^(?=a)b$"}, "no grammar"),
+    ],
+)
+async def test_keywords_without_a_grammar_are_left_to_those_who_check_the_answer(
+    checkpoints: Path, schema: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with loaded(factory(checkpoints / "llama")) as backend:
+        sequence = await backend.open(QUESTION)
+        written = await sequence.generate(60, Sampling(seed=3, schema=schema), FREELY)
+    assert told in caplog.text
+    assert written.step.text.startswith("[") is (told == "a part of")
+
+
+async def test_without_the_library_a_model_is_not_said_to_be_held(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    async with loaded(factory(checkpoints / "llama")) as backend:
+        assert not backend.info.can_constrain
+        sequence = await backend.open(QUESTION)
+        assert (await sequence.generate(5, Sampling(seed=3, schema=BOTH), FREELY)).step.ids

@@ -83,6 +83,7 @@ class Flavor:
 
 def sampling_of(body: dict[str, Any], seed: str) -> Sampling:
     schema = json.loads(body["json_schema"]) if "json_schema" in body else None
+    schema = body.get("guided_json", schema)
     if body.get("response_format"):
         schema = body["response_format"]["json_schema"]["schema"]
     return Sampling(
@@ -176,6 +177,8 @@ class Vllm(Flavor):
     """`step_scoring`: it has the newer scoring endpoint. `old_ids`: it spells ids in the place of tokens only.
     `processed`: its log-probabilities of sampled tokens are not the raw ones. `prompt_logprobs` False: it has none.
     `details`: started so that it tells how much of a prompt was in its cache.
+    `version`: what it says it is; before 0.10 its completions know a schema as `guided_json` only, from 0.12 on as
+    `response_format` only.
     """
 
     def __init__(
@@ -187,6 +190,7 @@ class Vllm(Flavor):
         processed: bool = False,
         prompt_logprobs: bool = True,
         details: bool = False,
+        version: str = "0.12.0",
         **options: Any,
     ) -> None:
         self.details = details
@@ -194,11 +198,16 @@ class Vllm(Flavor):
         self.old_ids = old_ids
         self.processed = processed
         self.prompt_logprobs = prompt_logprobs
+        self.version = version
         super().__init__(path, **options)
 
     def handlers(self) -> dict[str, Handler]:
         newer = {"/inference/v1/generate": self.inference} if self.step_scoring else {}
-        return {**super().handlers(), "/tokenize": self.tokenize, "/v1/completions": self.completions, **newer}
+        own = {"/version": self.say_version, "/tokenize": self.tokenize, "/v1/completions": self.completions}
+        return {**super().handlers(), **own, **newer}
+
+    async def say_version(self, request: Request) -> Reply:
+        return Reply({"version": self.version})
 
     async def completions(self, request: Request) -> Reply:
         body = request.body
@@ -234,7 +243,9 @@ class Vllm(Flavor):
         return {"prompt_tokens": len(ids), "completion_tokens": 1, "prompt_tokens_details": details}
 
     async def _events(self, ids: list[int], body: dict[str, Any]) -> AsyncGenerator[Any, None]:
-        sampling = sampling_of(body, "seed")
+        numbers = tuple(int(part) for part in self.version.split(".")[:2])
+        unread = "response_format" if numbers < (0, 10) else "guided_json" if numbers >= (0, 12) else ""
+        sampling = sampling_of({name: value for name, value in body.items() if name != unread}, "seed")
         scale = sampling.temperature if self.processed and sampling.temperature else 1.0
         cached = 0
         async with aclosing(self.sampled(ids, body["max_tokens"], sampling)) as tokens:
@@ -274,7 +285,7 @@ class OpenAI(Flavor):
     as Text Generation Inference does it.
     """
 
-    KNOWN = frozenset(
+    known = frozenset(
         (
             *("model", "messages", "prompt", "max_tokens", "stream", "stream_options"),
             *("temperature", "top_p", "top_k", "min_p", "seed"),
@@ -337,7 +348,7 @@ class OpenAI(Flavor):
         return self._reply(body, self.model.render(body["messages"], started), chat=True)
 
     def _reply(self, body: dict[str, Any], prompt: str, *, chat: bool) -> Reply:
-        unknown = set(body) - self.KNOWN
+        unknown = set(body) - self.known
         if self.strict and unknown:
             return Reply({"detail": f"Unexpected keys in the request: {unknown}"}, status=422)
         if self.tgi and not 0 < body.get("top_p", 0.5) < 1:
