@@ -138,16 +138,18 @@ class Options:
     def _check_shares(self) -> None:
         for name in ("rejection_rate", "verify_rate", "top_p", "min_p", "stop_probability"):
             value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value <= 1:
+            if not _is_number(value):
+                raise InvalidOption(f"{name} is {_typed(value)}", "it is a number, a share between 0 and 1")
+            if not 0 <= value <= 1:
                 raise InvalidOption(f"{name} is {value!r}", "it is a share between 0 and 1")
         if self.verify_rate < 1 and self.baseline == "ranking":
             raise InvalidOption("verify_rate is below 1 and the baseline a ranking", "a ranking ranks every step")
         if self.top_p == 0:
             raise InvalidOption("top_p is 0", "no token is left then; use a share above 0, or temperature=0 for greedy")
         if not _is_number(self.temperature) or self.temperature < 0:
-            raise InvalidOption(f"temperature is {self.temperature!r}", "use 0 (greedy) or more")
+            raise InvalidOption(f"temperature is {_typed(self.temperature)}", "use a number, 0 (greedy) or more")
         if self.timeout_s is not None and (not _is_number(self.timeout_s) or self.timeout_s <= 0):
-            raise InvalidOption(f"timeout_s is {self.timeout_s!r}", "use a number of seconds above 0, or None")
+            raise InvalidOption(f"timeout_s is {_typed(self.timeout_s)}", "use a number of seconds above 0, or None")
 
     def _check_choices(self) -> None:
         choices = {
@@ -165,7 +167,7 @@ class Options:
         for name, choice in choices.items():
             value, known = getattr(self, name), get_args(choice)
             if value not in known:
-                raise InvalidOption(f"{name} is {value!r}", nearest(str(value), known))
+                raise InvalidOption(f"{name} is {value!r}", f"use one of: {', '.join(known)}")
         if self.coverage == "conditional" and self.calibrator != "adaptive":
             raise InvalidOption(
                 f"coverage is conditional and the calibrator {self.calibrator}",
@@ -182,8 +184,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _typed(value: object) -> str:
+    """A value as an error shows it; of what is no number it says what it is."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return repr(value) if known else f"{value!r}, a {type(value).__name__}"
+
+
 def _at_least(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidOption(f"{name} is {value!r}", "it is a whole number")
+        raise InvalidOption(f"{name} is {_typed(value)}", "it is a whole number")
     if value < least:
         raise InvalidOption(f"{name} is {value}", f"use {least} or more")

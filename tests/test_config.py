@@ -29,3 +29,20 @@ def test_values_out_of_range_name_the_option(name: str, value: object) -> None:
     with pytest.raises(InvalidOption) as caught:
         Options.of(**{name: value})
     assert name in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"vote": "most"}, "vote is 'most': use one of: auto, majority, weighted, shortest, temporal, best"),
+        ({"rejection_rate": "0.3"}, "rejection_rate is '0.3', a str: it is a number, a share between 0 and 1"),
+        ({"rejection_rate": 3}, "rejection_rate is 3: it is a share between 0 and 1"),
+        ({"temperature": None}, "temperature is None, a NoneType: use a number, 0 (greedy) or more"),
+        ({"chains": "8"}, "chains is '8', a str: it is a whole number"),
+        ({"chains": 2.5}, "chains is 2.5: it is a whole number"),
+    ],
+)
+def test_a_value_that_will_not_do_is_told_with_those_that_will(options: dict[str, object], told: str) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        Options.of(**options)
+    assert str(caught.value) == told

@@ -94,3 +94,11 @@ def test_a_pair_that_does_not_fit_is_refused_with_the_sum(monkeypatch: pytest.Mo
     with pytest.raises(NotEnoughMemory) as caught:
         check_memory(pair, 4 * 2**30)
     assert "3.0 GiB for scripted:sums + 3.0 GiB" in caught.value.what
+
+
+def test_models_that_are_not_there_are_all_named() -> None:
+    addresses = [parse_address(f"llama-cpp:{name}.gguf") for name in ("small", "large")]
+    with pytest.raises(ModelNotFound) as caught:
+        check_memory(addresses, None)
+    assert "'small.gguf'" in caught.value.what and "'large.gguf'" in caught.value.what
+    assert caught.value.hint == "check the path of the model"

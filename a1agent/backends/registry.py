@@ -179,8 +179,11 @@ def _convert(key: str, value: str, kind: type) -> Any:
 
 
 def check_memory(addresses: list[Address], available: int | None) -> None:
-    """Raises `NotEnoughMemory` when the models and their caches do not fit together; `available` in bytes."""
-    needs = {str(address): address.memory() for address in addresses}
+    """Raises `NotEnoughMemory` when the models and their caches do not fit together; `available` in bytes.
+
+    Raises `ModelNotFound` that names every model that is not there, and what else reading their files raises.
+    """
+    needs = _needs(addresses)
     if available is None or sum(needs.values()) <= available:
         return
     parts = " + ".join(f"{need / 2**30:.1f} GiB for {name}" for name, need in needs.items())
@@ -188,6 +191,20 @@ def check_memory(addresses: list[Address], available: int | None) -> None:
         f"the models and their caches need {parts}, this machine has {available / 2**30:.1f} GiB free",
         "lower n_ctx or kv_tokens, quantize the cache (type_k=q8_0&type_v=q8_0), or use smaller models",
     )
+
+
+def _needs(addresses: list[Address]) -> dict[str, int]:
+    needs: dict[str, int] = {}
+    missing: list[ModelNotFound] = []
+    for address in addresses:
+        try:
+            needs[str(address)] = address.memory()
+        except ModelNotFound as error:
+            missing.append(error)
+    if missing:
+        hints = dict.fromkeys(error.hint for error in missing)
+        raise ModelNotFound("; ".join(error.what for error in missing), "; ".join(hints)) from missing[0]
+    return needs
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from a1agent.cli.console import console, one_line
+from a1agent.cli.console import console, one_line, warn
 from a1agent.cli.settings import config_path, read_settings
 
 __all__ = ["config"]
@@ -18,6 +18,8 @@ __all__ = ["config"]
 def config(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> int:
     """Print the settings in effect, and where each came from."""
     settings = read_settings()
+    for remark in settings.remarks:
+        warn(remark)
     if as_json:
         found = {name: {"value": v.value, "source": v.source} for name, v in settings.values.items()}
         typer.echo(json.dumps({"file": str(config_path()), "settings": found}))

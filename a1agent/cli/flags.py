@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from a1agent.cli.console import warn
 from a1agent.cli.settings import SETTINGS, Setting, Settings, read_settings
 
 __all__ = ["Command", "with_settings"]
@@ -25,6 +26,8 @@ def with_settings(command: Command) -> Command:
     def run(**given: Any) -> int:
         flags = {name: given.pop(name) for name in SETTINGS}
         settings: Settings = read_settings(flags)
+        for remark in settings.remarks:
+            warn(remark)
         return command(settings=settings, **given)
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *made)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -76,6 +77,7 @@ def _settings() -> dict[str, Setting]:
 
 
 SETTINGS = _settings()
+_OTHER_VARIABLES = frozenset({"A1_CONFIG", "A1_API_KEYS"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,10 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting with its value."""
+    """Every setting with its value. `remarks`: variables that look as if they were meant to set one, and do not."""
 
     values: Mapping[str, Value]
+    remarks: tuple[str, ...] = ()
 
     @property
     def options(self) -> Options:
@@ -128,7 +131,18 @@ def read_settings(flags: Mapping[str, Any] | None = None) -> Settings:
             values[name] = Value(_of_flag(SETTINGS[name], value), "flag")
     for name, value in values.items():
         _check(SETTINGS[name], value)
-    return Settings(values)
+    return Settings(values, tuple(_misspelled()))
+
+
+def _misspelled() -> Iterator[str]:
+    """Of unknown variables, those that are like a known one: others may hold keys that addresses name."""
+    known = {setting.variable for setting in SETTINGS.values()} | _OTHER_VARIABLES
+    for name in sorted(os.environ):
+        if name.startswith("A1_") and name not in known:
+            names = {each.removeprefix("A1_") for each in known}
+            close = difflib.get_close_matches(name.removeprefix("A1_"), names, n=1, cutoff=0.7)
+            if close:
+                yield f"the variable {name} sets nothing: did you mean A1_{close[0]}?"
 
 
 def _from_file(path: Path) -> dict[str, Value]:

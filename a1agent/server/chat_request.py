@@ -73,7 +73,7 @@ class ChatRequest(AskingFields):
     tools: list[FunctionTool] = Field(default_factory=list[FunctionTool])
     tool_choice: ToolChoice | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: Effort | None = Field(None, description="scales the chains and turns the operator set")
+    reasoning_effort: Effort | None = Field(None, description="scales the chains, turns and rate the operator set")
     stream_options: StreamOptions | None = None
 
     @property

@@ -107,3 +107,14 @@ def test_config_prints_values_and_where_they_come_from(a1, file: Path) -> None:
     assert found["chains"] == {"value": 2, "source": str(file)}
     assert found["turns"] == {"value": 7, "source": "A1_TURNS"}
     assert "A1_TURNS" in a1("config", env={"A1_TURNS": "7"}).stdout
+
+
+def test_a_misspelled_variable_is_remarked_on_and_others_are_left_alone(a1, monkeypatch) -> None:
+    monkeypatch.setenv("A1_REJECTON_RATE", "0.5")
+    monkeypatch.setenv("A1_WORK_SERVER_TOKEN", "secret")
+    remark = "the variable A1_REJECTON_RATE sets nothing: did you mean A1_REJECTION_RATE?"
+    assert read_settings().remarks == (remark,)
+    done = a1("config", "--json")
+    assert done.exit_code == 0
+    assert remark in done.stderr
+    assert json.loads(done.stdout)["settings"]["rejection_rate"]["source"] == "default"

@@ -94,11 +94,18 @@ async def test_a_request_may_have_fewer_steps_verified_and_drafts_written_ahead(
     ]
 
 
-@pytest.mark.parametrize(("effort", "chains"), [("none", 1), ("low", 4), ("medium", 8), ("high", 16), ("xhigh", 32)])
-async def test_effort_scales_the_operators_chains(effort: Any, chains: int) -> None:
+@pytest.mark.parametrize(
+    ("effort", "chains", "rate"),
+    [("none", 1, 0.2), ("low", 4, 0.2), ("medium", 8, 0.3), ("high", 16, 0.4), ("xhigh", 32, 0.4)],
+)
+async def test_effort_scales_the_operators_chains_and_rate(effort: Any, chains: int, rate: float) -> None:
     async with serving() as running, running.client() as client:
         answer = await client.chat.completions.create(**ASKED, reasoning_effort=effort)
-    assert answer.model_extra["a1"]["chains_started"] == chains
+        own: Any = {"a1": {"rejection_rate": 0.5}}
+        chosen = await client.chat.completions.create(**ASKED, reasoning_effort=effort, extra_body=own)
+    stats = answer.model_extra["a1"]
+    assert (stats["chains_started"], stats["asked_rate"]) == (chains, rate)
+    assert chosen.model_extra["a1"]["asked_rate"] == 0.5
 
 
 async def test_effort_and_n_stay_within_the_cap_on_chains() -> None:

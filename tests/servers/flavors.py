@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -243,7 +244,8 @@ class Vllm(Flavor):
         return {"prompt_tokens": len(ids), "completion_tokens": 1, "prompt_tokens_details": details}
 
     async def _events(self, ids: list[int], body: dict[str, Any]) -> AsyncGenerator[Any, None]:
-        numbers = tuple(int(part) for part in self.version.split(".")[:2])
+        found = re.match(r"v?(\d+)\.(\d+)", self.version)
+        numbers = (int(found[1]), int(found[2])) if found else (1, 0)
         unread = "response_format" if numbers < (0, 10) else "guided_json" if numbers >= (0, 12) else ""
         sampling = sampling_of({name: value for name, value in body.items() if name != unread}, "seed")
         scale = sampling.temperature if self.processed and sampling.temperature else 1.0

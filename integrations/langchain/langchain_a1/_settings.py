@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from a1agent import Options
+from a1agent.effort import preset
 from a1agent.errors import InvalidOption, nearest
 
-__all__ = ["EFFORTS", "OPTION_NAMES", "SETTING_NAMES", "Effort", "call_options"]
-
-Effort = Literal["low", "medium", "high"]
-
-EFFORTS: dict[str, dict[str, Any]] = {
-    "low": {"chains": 4, "turns": 8, "rejection_rate": 0.2},
-    "medium": {"chains": 8, "turns": 15, "rejection_rate": 0.3},
-    "high": {"chains": 16, "turns": 30, "rejection_rate": 0.4},
-}
-"""What `reasoning_effort` stands for; `medium` is what A1 does by default."""
+__all__ = ["OPTION_NAMES", "SETTING_NAMES", "call_options"]
 
 OPTION_NAMES = frozenset(field.name for field in dataclasses.fields(Options))
 
@@ -40,13 +32,5 @@ def call_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
         for key in given:
             if key not in OPTION_NAMES:
                 raise InvalidOption(f"unknown option {key!r}", nearest(key, OPTION_NAMES | {"reasoning_effort"}))
-        merged.update({**_preset(effort), **given})
+        merged.update({**({} if effort is None else preset(str(effort))), **given})
     return merged
-
-
-def _preset(effort: object) -> Mapping[str, Any]:
-    if effort is None:
-        return {}
-    if effort not in EFFORTS:
-        raise InvalidOption(f"reasoning_effort is {effort!r}", nearest(str(effort), EFFORTS))
-    return EFFORTS[str(effort)]

@@ -20,6 +20,7 @@ from a1agent.config import (
     TakeoverMode,
     VoteMethod,
 )
+from a1agent.effort import Effort
 from a1agent.errors import nearest
 from a1agent.narrator import Narrator
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -37,7 +38,7 @@ from langchain_a1._agents import forget, shared_agent
 from langchain_a1._events import areporter, reporter, with_run_id, within
 from langchain_a1._messages import a1_messages
 from langchain_a1._requests import KEEP_INVALID, Request, tool_choice_name
-from langchain_a1._settings import OPTION_NAMES, SETTING_NAMES, Effort, call_options
+from langchain_a1._settings import OPTION_NAMES, SETTING_NAMES, call_options
 from langchain_a1._structured import structured_output
 
 __all__ = ["ChatA1"]

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from a1agent import A1, A1Error, RejectionStats, Result, __version__
-from a1agent.effort import with_effort
+from a1agent.effort import preset
 from a1agent.events import Event, StepAccepted, StepTakenOver, VoteClosed
 from a1agent.server.admission import Admission
 from a1agent.server.errors import ApiError
@@ -99,14 +99,15 @@ def create_server(agent: A1, limits: Limits | None = None) -> MCPServer[None]:
     async def reason(
         question: Annotated[str, Field(min_length=1, description="what to think about, whole by itself")],
         ctx: Context[None, Any],
-        effort: Annotated[Literal["low", "medium", "high"], Field(description="how many chains and turns")] = "medium",
+        effort: Annotated[
+            Literal["low", "medium", "high"], Field(description="how many chains and turns, and the rate")
+        ] = "medium",
         rate: Annotated[
-            float | None, Field(ge=0, le=1, description="share of steps the large model takes over; null: the default")
+            float | None, Field(ge=0, le=1, description="share of steps the large model takes over; null: by effort")
         ] = None,
     ) -> Annotated[CallToolResult, Reasoned]:
         """Think a question through with a small and a large model, in parallel chains that vote."""
-        scaled = with_effort(agent.options, effort)
-        options: dict[str, Any] = {"chains": scaled.chains, "turns": scaled.turns}
+        options = preset(effort, agent.options)
         if rate is not None:
             options["rejection_rate"] = rate
         tenant = _TENANT.get()

@@ -89,10 +89,13 @@ async def test_each_turn_is_told_while_the_chains_think() -> None:
     assert 0 < taken <= answer.structured_content["stats"]["rejections"]
 
 
-@pytest.mark.parametrize(("effort", "chains"), [("low", 4), ("medium", 8), ("high", 16)])
-async def test_effort_and_rate_reach_the_call(effort: str, chains: int) -> None:
+@pytest.mark.parametrize(("effort", "chains", "rate"), [("low", 4, 0.2), ("medium", 8, 0.3), ("high", 16, 0.4)])
+async def test_effort_and_rate_reach_the_call(effort: str, chains: int, rate: float) -> None:
     async with agent() as a1, Client(create_server(a1)) as client:
+        usual = await client.call_tool("reason", {**ASKED, "effort": effort})
         answer = await client.call_tool("reason", {**ASKED, "effort": effort, "rate": 1.0})
+    assert usual.structured_content is not None
+    assert usual.structured_content["stats"]["asked_rate"] == rate
     assert answer.structured_content is not None
     stats = answer.structured_content["stats"]
     assert (stats["chains_started"], stats["asked_rate"], stats["observed_rate"]) == (chains, 1.0, 1.0)

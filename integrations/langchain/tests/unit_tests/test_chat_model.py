@@ -3,17 +3,19 @@
 import dataclasses
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import a1agent
 import pytest
 from a1agent import A1, Options, RejectionStats
 from a1agent.backends.scripted import ScriptedBackend, Sums
+from a1agent.effort import Effort, preset
 from langchain_core._api import LangChainBetaWarning
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import get_usage_metadata_callback
@@ -26,7 +28,7 @@ from pydantic import ValidationError
 import langchain_a1
 from langchain_a1 import ChatA1
 from langchain_a1._messages import a1_messages
-from langchain_a1._settings import EFFORTS, call_options
+from langchain_a1._settings import call_options
 from tests.doubles import forwards, says
 
 IMAGE = {"type": "image", "base64": "AAAA", "mime_type": "image/png"}
@@ -71,11 +73,16 @@ def test_usage_counts_what_both_models_processed() -> None:
 
 
 def test_a_preset_of_effort_gives_way_to_options_beside_it() -> None:
-    assert call_options({"reasoning_effort": "high"}) == EFFORTS["high"]
+    assert call_options({"reasoning_effort": "high"}) == {"chains": 16, "turns": 30, "rejection_rate": 0.4}
     assert call_options({"reasoning_effort": "high", "chains": 2})["chains"] == 2
-    assert call_options({"chains": 2}, {"reasoning_effort": "low"})["chains"] == EFFORTS["low"]["chains"]
-    defaults = Options()
-    assert {name: getattr(defaults, name) for name in EFFORTS["medium"]} == EFFORTS["medium"]
+    assert call_options({"chains": 2}, {"reasoning_effort": "low"})["chains"] == 4
+
+
+def test_the_readme_tells_what_each_effort_stands_for() -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    for effort in get_args(Effort):
+        values = " | ".join(str(value) for value in preset(effort).values())
+        assert re.search(rf"^\| [^|]*`{effort}`[^|]* \| {re.escape(values)} \|$", readme, re.MULTILINE), effort
 
 
 def test_options_may_be_given_per_call_and_bound(obedient: ChatA1) -> None:
@@ -233,7 +240,7 @@ def test_mistakes_in_the_constructor_are_told_at_once(make: Callable[[], ChatA1]
     ("question", "options", "told"),
     [
         ("Hi.", {"rejection_rat": 0.1}, "did you mean 'rejection_rate'"),
-        ("Hi.", {"reasoning_effort": "hi"}, "reasoning_effort is 'hi'"),
+        ("Hi.", {"reasoning_effort": "hi"}, "the effort is 'hi'"),
         ("Hi.", {"chains": 0}, "use 1 or more"),
         ("Hi.", {"response_format": {"type": "xml"}}, "unknown response_format"),
         ("Hi.", {"tools": [{"name": "add"}]}, "a tool is malformed"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.messages import ToolMessage
 
 HOME = Path(__file__).parent.parent.parent
 PRINTED = {
@@ -37,3 +38,5 @@ def test_the_readme_s_snippets_run_one_after_the_other() -> None:
     names: dict[str, Any] = {"__name__": "readme"}
     for snippet in SNIPPETS:
         exec(compile(snippet, "README.md", "exec"), names)
+    assert isinstance(names["called"], ToolMessage)
+    assert names["called"].artifact["answer"] == "1316"
