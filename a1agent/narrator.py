@@ -17,8 +17,9 @@ _CALLS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 class Narrator:
     """Follows the chain that settles a step first, to its end: `tell` gives what each event adds to its reasoning.
 
-    Only steps that stand are told, so nothing is taken back. When another chain wins the vote, its reasoning follows,
-    so that what was told always holds the reasoning of the answer.
+    Only steps that stand are told, not tokens as they are drawn: until a step is whole and scored the target may
+    replace it, and most who watch (chat clients, LangChain) cannot unsay what they were given. When another chain wins
+    the vote, its reasoning follows, so that what was told always holds the reasoning of the answer.
     """
 
     chain: int | None = None

@@ -1,13 +1,15 @@
 """Answers in a given format: asked for, validated, voted on by value."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from a1agent import A1, InvalidAnswer, InvalidQuestion, Message, Question
+from a1agent import A1, InvalidAnswer, InvalidQuestion, Message, Question, embedded
 from a1agent.backends.scripted import Replies, ScriptedBackend
 from a1agent.structured import ask, check_schema, closed, format_of
+from tests.servers.llama_server import llama_server
 
 NUMBER = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": NUMBER}}
@@ -70,14 +72,29 @@ def test_the_format_is_asked_for_once_after_the_last_user_message() -> None:
     assert asked.messages[0].content.startswith("What is 47 * 28?\n\n")
 
 
-def test_a_model_held_to_a_schema_answers_in_it_whatever_it_knows() -> None:
+@pytest.fixture(params=["in llama.cpp", "in transformers", "on llama-server"])
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """Models that never saw JSON; whatever they are run by holds them to it."""
     pytest.importorskip("llama_cpp")
+    if request.param == "on llama-server":
+        with llama_server(embedded.path("draft")) as server:
+            yield f"openai:{server.url}#{server.name}", "embedded:target"
+    elif request.param == "in transformers":
+        pytest.importorskip("transformers")
+        options = "n_threads=1&max_sequences=8&n_ctx=1024"
+        yield f"hf:{embedded.path('draft')}?{options}", f"hf:{embedded.path('target')}?{options}"
+    else:
+        yield "embedded:draft", "embedded:target"
+
+
+def test_a_model_held_to_a_schema_answers_in_it_whatever_it_knows(pair: tuple[str, str]) -> None:
     schema = {
         "type": "object",
         "properties": {"number": {"type": "integer"}, "sure": {"enum": ["yes", "no"]}},
         "required": ["number", "sure"],
     }
-    with A1(calibration=None, seed=1, chains=4) as a1:
+    small: dict[str, int] = {"chains": 3, "step_tokens": 64, "min_step_tokens": 0, "turns": 6}
+    with A1(*pair, calibration=None, seed=1, early_stop="off", **small) as a1:
         result = a1.solve(question({"type": "json_schema", "json_schema": {"schema": schema}}))
     assert check_schema(schema, "it").is_valid(json.loads(result.answer or ""))
     assert all(chain.answer is not None for chain in result.chains if chain.finished)
