@@ -24,6 +24,7 @@ _TYPES = ("text", "json_object", "json_schema")
 _TOKENS = 512
 """Most tokens for a JSON statement where `answer_tokens` allows fewer: an object cut short is worth nothing."""
 _COMPOSING = frozenset({"allOf", "if", "dependentSchemas", "patternProperties", "unevaluatedProperties"})
+_JOINED = frozenset({"$ref", "anyOf", "oneOf"})
 _VALUES = frozenset({"const", "enum", "default", "examples"})
 _OPENING = "The answer in JSON:\n```json\n"
 _CLOSING = "\n```"  # JSON text holds no raw line break inside a string, so this never cuts one
@@ -128,7 +129,7 @@ def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
     What matches the one matches the other. Schemas that put objects together from several are left as they are.
     """
-    return schema if _COMPOSING & set(_keys(schema)) else _closed(schema)
+    return schema if _is_composed(schema) else _closed(schema)
 
 
 def _closed(value: Any) -> Any:
@@ -142,14 +143,13 @@ def _closed(value: Any) -> Any:
     return value
 
 
-def _keys(value: Any) -> Iterator[str]:
+def _is_composed(value: Any) -> bool:
+    """Whether an object's properties may be named in several places."""
     if isinstance(value, Mapping):
-        for name, field in cast("Mapping[str, Any]", value).items():
-            yield name
-            yield from _keys(field)
-    elif isinstance(value, list):
-        for each in cast("list[Any]", value):
-            yield from _keys(each)
+        fields = cast("Mapping[str, Any]", value)
+        beside = "properties" in fields and bool(_JOINED & fields.keys())
+        return beside or bool(_COMPOSING & fields.keys()) or any(map(_is_composed, fields.values()))
+    return isinstance(value, list) and any(map(_is_composed, cast("list[Any]", value)))
 
 
 def _references(value: Any) -> Iterator[str]:

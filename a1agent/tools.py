@@ -23,7 +23,7 @@ from typing import Any, cast
 from a1agent.engine.extract import Answer, canonical_json
 from a1agent.engine.statement import Statement
 from a1agent.errors import InvalidQuestion, nearest
-from a1agent.structured import check_schema
+from a1agent.structured import check_schema, closed
 from a1agent.types import InvalidToolCall, Question, ToolCall
 
 __all__ = ["Calls", "call_id", "calls_in", "canonical_calls", "offer", "parse_calls", "tool_statement"]
@@ -97,7 +97,7 @@ def tool_statement(question: Question, otherwise: Statement) -> Statement:
         required=True,
         opening=_OPENING,
         closing=_CLOSING,
-        schema=_calls_schema(question.tools),
+        schema=closed(_calls_schema(question.tools)),
     )
 
 
@@ -230,7 +230,10 @@ def _calls_schema(tools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     calls: list[dict[str, Any]] = []
     for tool in tools:
         parameters = dict(_parameters(tool))
-        definitions.update(parameters.pop("$defs", {}))  # references start at the root
+        own: dict[str, Any] = parameters.pop("$defs", {})  # references start at the root
+        if any(definitions.get(name, schema) != schema for name, schema in own.items()):
+            own, parameters = {}, {"type": "object"}  # of two tools that mean different things by one name
+        definitions.update(own)
         fields = {"name": {"const": _name(tool)}, "arguments": parameters}
         calls.append({"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False})
     return {"anyOf": calls, "$defs": definitions}

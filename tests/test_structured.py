@@ -133,5 +133,8 @@ def test_a_model_is_not_invited_to_invent_properties() -> None:
     assert held["$defs"] == schema["$defs"]
     allowing = {**schema, "additionalProperties": {"type": "integer"}}
     assert closed(allowing)["additionalProperties"] == {"type": "integer"}
-    composed = {"allOf": [schema, {"properties": {"b": {}}}]}
-    assert closed(composed) is composed
+    for composed in (
+        {"allOf": [schema, {"properties": {"b": {}}}]},
+        {**schema, "anyOf": [{"properties": {"b": {}}}, {}]},
+    ):
+        assert closed({"items": composed})["items"] is composed

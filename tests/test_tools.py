@@ -13,7 +13,8 @@ from a1agent import A1, InvalidAnswer, InvalidQuestion, Message, Question, ToolC
 from a1agent.backends import obedient
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.scripted import ScriptedBackend
-from a1agent.tools import Calls, call_id, canonical_calls, offer, parse_calls
+from a1agent.engine.statement import plain_statement
+from a1agent.tools import Calls, call_id, canonical_calls, offer, parse_calls, tool_statement
 
 
 def tool(name: str, **fields: str) -> dict[str, Any]:
@@ -264,3 +265,21 @@ def test_tools_on_a_template_without_a_place_for_them_are_refused() -> None:
     plain = ChatTemplate("{{ messages[0].content }}", (), {}, "plain")
     with pytest.raises(InvalidQuestion, match="no place for tools"):
         plain.pieces(ask())
+
+
+def test_what_a_forced_call_is_held_to_names_the_tools_and_their_arguments_only() -> None:
+    """Definitions go to the root; where two tools mean different things by one name, the later is held to less."""
+
+    def using(name: str, kind: str) -> dict[str, Any]:
+        parameters = {"type": "object", "properties": {"x": {"$ref": "#/$defs/X"}}, "$defs": {"X": {"type": kind}}}
+        return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+    asked = ask(choice="required", tools=(ADD, using("one", "integer"), using("two", "string")))
+    schema = tool_statement(asked, plain_statement("auto", boxed=False, tokens=8)).schema
+    assert schema is not None
+    arguments = {call["properties"]["name"]["const"]: call["properties"]["arguments"] for call in schema["anyOf"]}
+    assert all(call["additionalProperties"] is False for call in schema["anyOf"])
+    assert arguments["add"]["additionalProperties"] is False
+    assert arguments["one"]["properties"] == {"x": {"$ref": "#/$defs/X"}}
+    assert arguments["two"] == {"type": "object"}
+    assert schema["$defs"] == {"X": {"type": "integer"}}
