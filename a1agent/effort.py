@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from a1agent.config import Options
 from a1agent.errors import InvalidOption, nearest
 
-__all__ = ["Effort", "preset"]
+__all__ = ["Effort", "preset", "with_effort"]
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
@@ -45,3 +45,8 @@ def preset(effort: str, options: Options | None = None) -> dict[str, Any]:
         "turns": max(1, round(usual.turns * turns)),
         "rejection_rate": min(1.0, round(usual.rejection_rate * rate, 4)),
     }
+
+
+def with_effort(options: Options, effort: str) -> Options:
+    """The options with what an effort sets. Raises `InvalidOption`."""
+    return options.replace(**preset(effort, options))

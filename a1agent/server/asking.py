@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from a1agent.config import Options, help_of
-from a1agent.effort import Effort, preset
+from a1agent.effort import Effort, with_effort
 from a1agent.errors import InvalidOption
 from a1agent.server.errors import ApiError
 from a1agent.server.fields import Fields, check_whole
@@ -163,7 +163,7 @@ def _capped(options: Options, settings: ServerSettings) -> Options:
 
 def _with_effort(options: Options, wishes: Wishes, settings: ServerSettings) -> Options:
     """An effort and a number of answers that would break the caps get as many chains as they allow."""
-    scaled = options if wishes.effort is None else options.replace(**preset(wishes.effort, options))
+    scaled = options if wishes.effort is None else with_effort(options, wishes.effort)
     chains = max(1, min(scaled.chains, settings.max_chains // wishes.n))
     return scaled.replace(chains=chains, turns=min(scaled.turns, settings.max_turns))
 
