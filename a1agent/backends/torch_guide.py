@@ -54,13 +54,16 @@ class Guides:
 
     def _compiled(self, schema: str) -> Any:
         library: Any = importlib.import_module("llguidance")
-        if self._tokenizer is None:
-            self._tokenizer = self._read(library)
-        grammar = library.LLMatcher.grammar_from_json_schema(schema, overrides=_WRITTEN)
-        matcher = library.LLMatcher(self._tokenizer, grammar, log_level=0)
-        if matcher.is_error():
-            error = matcher.get_error().splitlines()[0]
-            _log.warning("this JSON schema has no grammar, answers are only checked afterwards: %s", error)
+        try:
+            self._tokenizer = self._tokenizer or self._read(library)
+            grammar = library.LLMatcher.grammar_from_json_schema(schema, overrides=_WRITTEN)
+            matcher = library.LLMatcher(self._tokenizer, grammar, log_level=0)
+            error = matcher.get_error()
+        except ValueError as refused:  # a vocabulary that the library cannot read
+            matcher, error = None, str(refused)
+        if error:
+            reason = error.splitlines()[0]
+            _log.warning("this JSON schema has no grammar, answers are only checked afterwards: %s", reason)
             return None
         for warning in matcher.get_grammar_warnings():
             _log.warning("a part of this JSON schema is only checked afterwards: %s", warning)
@@ -99,10 +102,8 @@ class Guided:
 
     def forbidden(self, device: torch.device) -> torch.Tensor:
         """Which ids may not come next [vocabulary]; where nothing may, all but those that end the turn."""
-        allowed = np.zeros(self._size, np.uint8)
-        if not self._matcher.is_error():
-            bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-            allowed = np.unpackbits(bits, bitorder="little", count=self._size)
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        allowed = np.unpackbits(bits, bitorder="little", count=self._size)
         if not allowed.any():
             allowed[self._ends] = 1
         return torch.as_tensor(allowed == 0, device=device)
