@@ -58,11 +58,10 @@ class Guides:
             self._tokenizer = self._tokenizer or self._read(library)
             grammar = library.LLMatcher.grammar_from_json_schema(schema, overrides=_WRITTEN)
             matcher = library.LLMatcher(self._tokenizer, grammar, log_level=0)
-            error = matcher.get_error()
-        except ValueError as refused:  # a vocabulary that the library cannot read
-            matcher, error = None, str(refused)
-        if error:
-            reason = error.splitlines()[0]
+            if matcher.is_error():
+                raise ValueError(matcher.get_error())
+        except ValueError as error:  # a vocabulary that the library cannot read comes here too
+            reason = str(error).partition("\n")[0]
             _log.warning("this JSON schema has no grammar, answers are only checked afterwards: %s", reason)
             return None
         for warning in matcher.get_grammar_warnings():
