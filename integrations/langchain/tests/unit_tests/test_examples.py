@@ -39,4 +39,4 @@ def test_the_readme_s_snippets_run_one_after_the_other() -> None:
     for snippet in SNIPPETS:
         exec(compile(snippet, "README.md", "exec"), names)
     assert isinstance(names["called"], ToolMessage)
-    assert names["called"].artifact["answer"] == "1316"
+    assert names["called"].artifact["stats"]["chains_started"] == 8  # the answer hangs on chance
