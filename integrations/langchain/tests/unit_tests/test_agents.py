@@ -70,7 +70,7 @@ async def test_an_agent_solves_it_asynchronously_and_streams_its_messages(obedie
 
 def test_a_wrong_call_of_a_few_chains_is_outvoted() -> None:
     models: Any = {"draft": "scripted:obedient?accuracy=0.8", "target": "scripted:obedient", "rejection_rate": 0.0}
-    chat = ChatA1(**models, chains=16, vote="majority", early_stop="off", seed=1, calibration=None)
+    chat = ChatA1(**models, chains=48, vote="majority", early_stop="off", seed=1, calibration=None)
     messages = run(create_agent(chat, [add, multiply, describe]), TASK)["messages"]
     assert messages[-1].text.endswith("20 is even")
     confidences = [m.response_metadata["confidence"] for m in messages if isinstance(m, AIMessage) and m.tool_calls]

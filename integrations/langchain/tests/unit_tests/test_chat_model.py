@@ -47,18 +47,19 @@ def test_every_option_of_a1_is_a_field() -> None:
 
 
 def test_the_voted_message_comes_back_with_what_it_cost() -> None:
-    once: Any = {"calibration": None, "seed": 1, "chains": 1, "rejection_rate": 0.25}  # several arrive in any order
-    message = ChatA1(**once).invoke("What is 47 * 28 + 783?")
-    with A1(**once) as a1:
-        result = a1.solve("What is 47 * 28 + 783?")
+    models: Any = {"draft": "scripted:sums?accuracy=0.5", "target": "scripted:sums"}  # the same in every run
+    same: Any = {**models, "calibration": None, "seed": 1, "chains": 4, "rejection_rate": 1.0, "early_stop": "off"}
+    message = ChatA1(**same).invoke("What is 47 + 28 + 783?")
+    with A1(**same) as a1:
+        result = a1.solve("What is 47 + 28 + 783?")
     assert message.content == result.text
     assert message.additional_kwargs["reasoning_content"] == result.reasoning
     assert message.response_metadata["answer"] == result.answer
     assert message.response_metadata["confidence"] == result.confidence
     assert message.response_metadata["finish_reason"] == "stop"
     stats = RejectionStats.model_validate(message.response_metadata["a1"])
-    assert stats.asked_rate == 0.25
-    assert stats.chains_started == 1
+    assert stats.asked_rate == 1.0
+    assert stats.chains_started == 4
 
 
 def test_usage_counts_what_both_models_processed() -> None:

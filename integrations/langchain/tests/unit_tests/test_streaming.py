@@ -178,5 +178,5 @@ async def test_a_batch_shares_forwards_and_leaves_no_sequence_behind(embedded: C
     messages = await embedded.abatch(questions)
     after = sum(model.counters.forwards for model in models)
     assert all(message.response_metadata["a1"]["chains_started"] == 4 for message in messages)
-    assert after - between < (between - before) / 2
+    assert after - between < 0.75 * (between - before)  # about half; how many exactly hangs on who arrives when
     assert all(model.counters.sequences_alive == 0 for model in models)
