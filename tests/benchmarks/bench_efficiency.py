@@ -25,6 +25,7 @@ from random_gguf import Shape, random_model
 
 from a1agent import A1, Question, Result, VoteClosed
 from a1agent.backends.base import Backend, Sampling, Sequence, Stop
+from a1agent.backends.llama_options import physical_cores
 from a1agent.bench.timeline import PHASES, Phase, Timeline
 
 DRAFT = Shape("30m", width=384, layers=3, inner=1024, heads=6)
@@ -155,7 +156,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--rate", type=float, default=0.3)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=physical_cores(), help="fewer: the models run side by side")
     parser.add_argument("--cpu", action="store_true", help="count seconds of CPU instead of the clock's")
     found = asyncio.run(measure(parser.parse_args()))
     for name, values in found.items():

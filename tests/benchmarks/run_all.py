@@ -1,6 +1,9 @@
 """Runs every benchmark and writes BENCHMARKS.md: commands, machine, date, versions, figures and plots.
 
-python tests/benchmarks/run_all.py [--questions 200] [--only NAME ...]
+    python tests/benchmarks/run_all.py [--questions 200] [--only NAME ...] [--missing]
+
+What a benchmark printed is kept in tests/benchmarks/results/NAME.md as soon as it is done, and the page is put together
+from these files: a run that was cut short goes on with `--missing`, and a figure can be taken anew without the others.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from pathlib import Path
 from a1agent.bench.machine import describe
 
 ROOT = Path(__file__).parents[2]
-PLOTS = Path("docs/benchmarks")
+RESULTS = Path("tests/benchmarks/results")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Section:
     @property
     def command(self) -> list[str]:
         """What is run, from the project's root."""
-        return [self.script, *(("--plots", PLOTS.as_posix()) if self.plots else ())]
+        return [self.script, *(("--plots", RESULTS.as_posix()) if self.plots else ())]
 
 
 SECTIONS = {
@@ -60,42 +63,58 @@ SECTIONS = {
 }
 
 
-def printed(section: Section) -> str:
+def printed(name: str) -> str:
     """Title, command, what it printed, and its plots; tables stay tables."""
+    section = SECTIONS[name]
     print(f"python {' '.join(section.command)}", flush=True)
     run = [sys.executable, *section.command]
     done = subprocess.run(run, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     text = done.stdout.strip()
-    shown = text if "|---" in text else "\n".join(f"    {line}" for line in text.splitlines())
-    plots = [f"![{name}]({PLOTS.as_posix()}/{name}.png)\n\n{caption}" for name, caption in section.plots.items()]
-    return "\n\n".join((f"## {section.title}", f"    python {' '.join(section.command)}", shown, *plots))
+    shown = text if "|---" in text or "| ---" in text else "\n".join(f"    {line}" for line in text.splitlines())
+    plots = [f"![{plot}]({RESULTS.as_posix()}/{plot}.png)\n\n{caption}" for plot, caption in section.plots.items()]
+    return "\n\n".join((f"## {section.title}", made(), f"    python {' '.join(section.command)}", shown, *plots))
+
+
+def made() -> str:
+    """When, and on what."""
+    facts = "; ".join(f"{name} {value}" for name, value in describe().items())
+    return f"Measured {datetime.now(UTC):%Y-%m-%d}; {facts}."
 
 
 def accuracy(questions: int) -> str:
     """The report of `a1 bench` on the embedded pair, its headings one level lower, its plots kept beside the page."""
-    (ROOT / PLOTS).mkdir(parents=True, exist_ok=True)
     flags = ["--limit", str(questions), "--seed", "7", "--more-chains", "2,4,16", "--scored", "0.25,0.5,0.75"]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         subprocess.run([sys.executable, "-m", "a1agent", "bench", *flags, "--out", str(out)], cwd=ROOT, check=True)
         for plot in (*out.glob("*.png"), *out.glob("*.svg")):
-            shutil.copy(plot, ROOT / PLOTS)
+            shutil.copy(plot, ROOT / RESULTS)
         report = (out / "report.md").read_text(encoding="utf-8").replace(str(out), "bench")
     lowered = [f"#{line}" if line.startswith("#") else line for line in report.splitlines()]
-    return "\n".join(lowered).replace("](", f"]({PLOTS.as_posix()}/")
+    return "\n".join(lowered).replace("](", f"]({RESULTS.as_posix()}/")
+
+
+def page() -> str:
+    """What has been measured so far, in order."""
+    files = [ROOT / RESULTS / f"{name}.md" for name in ("accuracy", *SECTIONS)]
+    parts = [file.read_text(encoding="utf-8").strip() for file in files if file.exists()]
+    opening = "# Benchmarks\n\nMade by `make bench` (`tests/benchmarks/run_all.py`). Nothing here is typed by hand."
+    return "\n\n".join((opening, *parts)) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=200, help="of the embedded pair's accuracy")
     parser.add_argument("--only", nargs="*", choices=["accuracy", *SECTIONS], help="these benchmarks only")
+    parser.add_argument("--missing", action="store_true", help="only what an earlier run has left out")
     options = parser.parse_args()
-    chosen = options.only or ["accuracy", *SECTIONS]
-    facts = "; ".join(f"{name} {value}" for name, value in describe().items())
-    made = f"Made by `make bench` on {datetime.now(UTC):%Y-%m-%d}; {facts}. Nothing here is typed by hand."
-    parts = [f"# Benchmarks\n\n{made}"]
-    parts += [accuracy(options.questions) if name == "accuracy" else printed(SECTIONS[name]) for name in chosen]
-    (ROOT / "BENCHMARKS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (ROOT / RESULTS).mkdir(parents=True, exist_ok=True)
+    for name in options.only or ("accuracy", *SECTIONS):
+        file = ROOT / RESULTS / f"{name}.md"
+        if not (options.missing and file.exists()):
+            text = accuracy(options.questions) if name == "accuracy" else printed(name)
+            file.write_text(text + "\n", encoding="utf-8")
+            (ROOT / "BENCHMARKS.md").write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
