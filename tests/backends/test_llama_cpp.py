@@ -12,6 +12,7 @@ import pytest
 from a1agent import embedded
 from a1agent.backends import _llama_api, llama_cpp, llama_runner
 from a1agent.backends.base import Mark, Sampling, StepText, Stop
+from a1agent.backends.batching import worker
 from a1agent.backends.gguf_info import read_gguf
 from a1agent.backends.llama_cpp import LlamaCppBackend
 from a1agent.errors import InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, UsageError
@@ -598,6 +599,7 @@ async def test_models_that_fit_on_the_processor_side_by_side_run_so(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llama_runner, "physical_cores", lambda: 2)
+    monkeypatch.setattr(worker, "_devices", {})  # models of other tests may be loaded still
     path = models / "bpe.gguf"
     async with loaded(factory(path)) as one, loaded(factory(path)) as other:
         assert one.engine.thread != other.engine.thread
