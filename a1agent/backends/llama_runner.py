@@ -49,7 +49,8 @@ class LlamaRunner:
         self.cells = int(api.llama_n_ctx(self._context))
         self._memory = api.llama_get_memory(self._context)
         self._window = int(api.llama_model_n_swa(model))
-        self._moved: Any = (ctypes.c_uint8 * 0)()
+        self._moved = [_buffer(0), _buffer(0)]
+        self.swap = self._swap if room.apart and not self._window else None
         self._fill_batch_struct()
         self._logits: npt.NDArray[np.float32] = np.empty((0, self._vocab_size), np.float32)
         self._output_rows: list[int] = []
@@ -134,13 +135,27 @@ class LlamaRunner:
             self._api.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             self.remove(target, length)
             return
-        size = int(self._api.llama_state_seq_get_size(self._context, source))
-        if size > len(self._moved):
-            self._moved = (ctypes.c_uint8 * size)()
-        self._api.llama_state_seq_get_data(self._context, self._moved, size, source)
-        if self._api.llama_state_seq_set_data(self._context, self._moved, size, target) != size:
-            raise BackendError("llama.cpp refused the copy of a sequence", "use kv=shared")
+        size = self._save(source, 0)
+        self._restore(target, 0, size)
         self.remove(target, length)
+
+    def _swap(self, first: int, second: int) -> None:
+        """llama.cpp runs lanes together only where none is left out between them."""
+        sizes = self._save(first, 0), self._save(second, 1)
+        self._restore(second, 0, sizes[0])
+        self._restore(first, 1, sizes[1])
+
+    def _save(self, lane: int, buffer: int) -> int:
+        """Bytes of a lane's cells, which are in a buffer now."""
+        size = int(self._api.llama_state_seq_get_size(self._context, lane))
+        if size > len(self._moved[buffer]):
+            self._moved[buffer] = _buffer(size)
+        return int(self._api.llama_state_seq_get_data(self._context, self._moved[buffer], size, lane))
+
+    def _restore(self, lane: int, buffer: int, size: int) -> None:
+        self.remove(lane, 0)  # a state without cells would leave the lane as it is
+        if self._api.llama_state_seq_set_data(self._context, self._moved[buffer], size, lane) != size:
+            raise BackendError("llama.cpp refused the copy of a sequence", "use kv=shared")
 
     def _pick(self, output: int, sampler: Any) -> int:
         if sampler is None:
@@ -225,6 +240,10 @@ def _log_sum_exp(logits: npt.NDArray[np.float32], scratch: npt.NDArray[np.float3
     np.subtract(logits, top[:, None], out=work)
     np.exp(work, out=work)
     return np.log(work.sum(axis=1)) + top
+
+
+def _buffer(size: int) -> Any:
+    return (ctypes.c_uint8 * size)()
 
 
 def _pointer(values: npt.NDArray[Any], kind: Any) -> Any:

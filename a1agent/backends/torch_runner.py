@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -40,6 +41,7 @@ class TorchRunner:
 
     can_rewind = True
     copies = True
+    swap: Callable[[int, int], None] | None = None
     share = 1.0
 
     def __init__(

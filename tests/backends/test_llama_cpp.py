@@ -13,6 +13,7 @@ from a1agent import embedded
 from a1agent.backends import _llama_api, llama_cpp, llama_runner
 from a1agent.backends.base import Mark, Sampling, StepText, Stop
 from a1agent.backends.batching import worker
+from a1agent.backends.batching.runner import Rows
 from a1agent.backends.gguf_info import read_gguf
 from a1agent.backends.llama_cpp import LlamaCppBackend
 from a1agent.errors import InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, UsageError
@@ -498,6 +499,48 @@ async def test_cells_apart_change_no_score(models: Path) -> None:
             read = await asyncio.gather(*(fork.score(STEP) for fork in forks))
             scores.append(tuple(value for each in read for value in each.logprobs))
     assert close_to(*scores)
+
+
+async def test_where_cells_are_apart_sequences_that_write_together_become_neighbours(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp runs what lies beside each other at once, and anything else one after the other."""
+    lanes: list[list[int]] = []
+    forward = llama_runner.LlamaRunner.forward
+
+    def watched(self: llama_runner.LlamaRunner, rows: Rows) -> None:
+        lanes.append(sorted(rows.lanes))
+        forward(self, rows)
+
+    monkeypatch.setattr(llama_runner.LlamaRunner, "forward", watched)
+    written, scores = [], []
+    for kv in ("shared", "apart"):
+        async with loaded(factory(models / "bpe.gguf", kv=kv, max_sequences=9, **EXACT)) as backend:
+            root = await backend.open(QUESTION)
+            chains = [root.fork() for _ in range(6)]
+            for length, chain in enumerate(chains, 1):
+                await chain.append(StepText(text="a b c " * length))
+            lanes.clear()
+            said = await asyncio.gather(*(chains[i].generate(24, GREEDY, FREELY) for i in (0, 2, 5)))
+            written.append([generated.step.ids for generated in said])
+            scores.append([p for chain in chains for p in (await chain.score(STEP)).logprobs])
+    together = [forward for forward in lanes if len(forward) == 3]
+    assert len(together) > 10
+    assert all(last - first == 2 for first, _, last in together)
+    assert written[0] == written[1]
+    assert close_to(scores[0], scores[1])
+
+
+@pytest.mark.parametrize(("tokens", "pays"), [(1, False), (24, True)])
+async def test_cells_move_where_a_call_writes_long_enough(
+    models: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, pays: bool
+) -> None:
+    moves: list[tuple[int, int]] = []
+    monkeypatch.setattr(llama_runner.LlamaRunner, "_swap", lambda _self, *lanes: moves.append(lanes))
+    async with loaded(factory(models / "bpe.gguf", kv="apart", n_ctx=2048, max_sequences=5, **EXACT)) as backend:
+        chains = [await backend.open(Question.of("a b c d " * 60)) for _ in range(3)]
+        await asyncio.gather(*(chains[i].generate(tokens, GREEDY, FREELY) for i in (0, 2)))
+    assert bool(moves) == pays
 
 
 def test_cells_apart_need_room_for_one_sequence(models: Path) -> None:

@@ -81,7 +81,8 @@ async def backends_alone(
             if rng.random() < options.rate:
                 d.rewind(marks[0])
                 t.rewind(marks[1])
-                tokens["takeover"] += await take_over(d, t, replace(sampling, seed=sampling.seed + 500))
+                written = await take_over(d, t, replace(sampling, seed=sampling.seed + 500))
+                tokens["takeover"] += written
         await asyncio.gather(d.close(), t.close())
 
     await asyncio.gather(*(chain(i) for i in range(options.chains)))
@@ -114,7 +115,10 @@ def bare_costs(batches: dict[Phase, int], clock: Clock, threads: int) -> dict[Ph
 async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """Efficiencies of each round, and where the seconds of the last call went."""
     clock: Clock = time.process_time if options.cpu else time.perf_counter
-    names = [f"llama-cpp:{random_model(shape)}?n_threads={options.threads}&n_ctx=2048" for shape in (DRAFT, TARGET)]
+    names = [
+        f"llama-cpp:{random_model(shape)}?n_threads={options.threads}&n_ctx=1024&kv={options.kv}"
+        for shape in (DRAFT, TARGET)
+    ]
     settings: dict[str, Any] = {
         "chains": options.chains,
         "turns": options.turns,
@@ -129,7 +133,7 @@ async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
         pair = await a1.pair.load()
         await a1.asolve("w1 w2 w3", turns=1)  # what is done once is not what is measured
         for number in range(options.rounds):
-            question = Question.of(" ".join(f"w{i}" for i in some_ids(number, 48)))
+            question = Question.of(" ".join(f"w{i}" for i in some_ids(number, 16)))
             call, result, batches = await whole_call(a1, question, clock)
             alone = await backends_alone(pair.draft, pair.target, question, clock, options)
             bare = await asyncio.to_thread(bare_costs, batches, clock, options.threads)
@@ -157,6 +161,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=physical_cores(), help="fewer: the models run side by side")
+    parser.add_argument("--kv", choices=["apart", "shared"], default="apart", help="option of the llama.cpp backend")
     parser.add_argument("--cpu", action="store_true", help="count seconds of CPU instead of the clock's")
     found = asyncio.run(measure(parser.parse_args()))
     for name, values in found.items():

@@ -131,6 +131,21 @@ class Cache:
         lane.cells.extend(cells)
         lane.ids.extend(ids)
 
+    def move(self, lane: Lane, index: int) -> None:
+        """Gives a lane another number; the lane that has it, if any, takes the old one."""
+        assert self._runner.swap is not None
+        self._runner.swap(lane.index, index)
+        other = next((other for other in self._lanes if other.index == index), None)
+        if other is None:
+            self._free_lanes[self._free_lanes.index(index)] = lane.index
+        else:
+            other.index = lane.index
+        lane.index = index
+
+    def held(self, index: int) -> int:
+        """How many tokens the lane of a number holds."""
+        return next((len(lane) for lane in self._lanes if lane.index == index), 0)
+
     def trim(self, lane: Lane, length: int) -> None:
         """Cuts a lane to `length` tokens. A model that cannot rewind loses the lane's content instead."""
         if length >= len(lane):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -63,6 +64,7 @@ class Runner(Protocol):
     `device`: what it runs on; `share`: which part of it a forward keeps busy, 1 for all. Models that do not fit beside
     each other take turns. `batch`: most rows of a forward; `outputs`: most rows with logits.
     `copies`: lanes hold copies of what they have in common, so that each takes cells for all of its tokens.
+    `swap`: exchanges what two lanes hold, where a forward is cheaper for lanes that follow each other; else None.
     """
 
     device: str
@@ -73,6 +75,7 @@ class Runner(Protocol):
     outputs: int
     can_rewind: bool
     copies: bool
+    swap: Callable[[int, int], None] | None
 
     def forward(self, rows: Rows) -> None:
         """Runs the model; logits of the wanted rows stay readable until the next forward. Raises `NoCells`."""

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 
 from a1agent.backends.batching.cache import Cache, Lane, common_prefix
 from a1agent.backends.batching.runner import Rows, Runner
-from a1agent.backends.batching.tasks import Holder, Prefill, Task
+from a1agent.backends.batching.tasks import Generate, Holder, Prefill, Task
 
 __all__ = ["Plan", "Scheduler", "Share"]
 
 _WORTH = 16  # tokens in common for which a prompt waits until another has decoded them
+_MOVED = 128
+"""Tokens whose cells are moved for each token that a call may still write beside its neighbours. Moving a token's cells
+costs less than a five-hundredth of a forward; a call may end sooner than it has to."""
 
 
 @dataclass(slots=True)
@@ -136,6 +139,8 @@ class Scheduler:
             self._force(plan)
         if plan.outputs >= self._runner.outputs or plan.size >= self._runner.batch:
             self._rotate(plan)
+        if self._runner.swap is not None:
+            self._gather(plan)
         return plan
 
     def squeeze(self) -> bool:
@@ -236,6 +241,19 @@ class Scheduler:
                 return
             self.evict(holder)
         self._admit(task, plan)
+
+    def _gather(self, plan: Plan) -> None:
+        """Gives the generating sequences lanes that follow each other: fewest moves, where they pay."""
+        writing = {s.lane.index: s for s in plan.shares if isinstance(s.task, Generate) and s.stop - s.start == 1}
+        count = len(writing)
+        starts = range(self._runner.lanes - count + 1)
+        start = max(starts, key=lambda at: sum(at <= index < at + count for index in writing))
+        vacant = [index for index in range(start, start + count) if index not in writing]
+        for share in [share for index, share in writing.items() if not start <= index < start + count]:
+            task, index = share.task, vacant.pop()
+            assert isinstance(task, Generate)
+            if len(share.lane) + self._cache.held(index) <= _MOVED * task.left:
+                self._cache.move(share.lane, index)
 
     def _rotate(self, plan: Plan) -> None:
         """Who was served goes behind who was not, so that a full forward starves nobody."""

@@ -212,6 +212,11 @@ class Generate(Task):
             self._forced = self._vocabulary.tokenize(writing.rest) if writing.rest else []
         self._follow(token)
 
+    @property
+    def left(self) -> int:
+        """Most tokens that it may still write."""
+        return self.limit - len(self._writing.ids)
+
     def adopt(self, writing: Writing) -> None:
         """Takes what was written elsewhere as the result of this call."""
         self._writing = writing
