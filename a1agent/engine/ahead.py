@@ -27,9 +27,15 @@ class Ahead:
 
     async def drop(self) -> Generated | None:
         """Takes the sequence back to where it stood; returns what had been written by then, if it was all of it."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        if self._task.cancel():
+            await self._ended()
         if self._task.cancelled() or self._task.exception() is not None:
             return None  # the sequence is as before the call
         self._sequence.rewind(self.mark)
         return self._task.result()
+
+    async def _ended(self) -> None:
+        """Waits for the end of the task, whichever it is; cheaper than `asyncio.wait`, and every rejected step pays."""
+        ended = asyncio.get_running_loop().create_future()
+        self._task.add_done_callback(lambda _: None if ended.done() else ended.set_result(None))
+        await ended
