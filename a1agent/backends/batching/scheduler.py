@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from a1agent.backends.batching.cache import Cache, Lane, common_prefix
@@ -245,9 +246,11 @@ class Scheduler:
     def _gather(self, plan: Plan) -> None:
         """Gives the generating sequences lanes that follow each other: fewest moves, where they pay."""
         writing = {s.lane.index: s for s in plan.shares if isinstance(s.task, Generate) and s.stop - s.start == 1}
-        count = len(writing)
-        starts = range(self._runner.lanes - count + 1)
-        start = max(starts, key=lambda at: sum(at <= index < at + count for index in writing))
+        places, count = sorted(writing), len(writing)
+        if not places or places[-1] - places[0] < count:
+            return
+        first = max(places, key=lambda place: bisect_left(places, place + count) - bisect_left(places, place))
+        start = min(first, self._runner.lanes - count)
         vacant = [index for index in range(start, start + count) if index not in writing]
         for share in [share for index, share in writing.items() if not start <= index < start + count]:
             task, index = share.task, vacant.pop()
