@@ -14,14 +14,17 @@ from starlette.types import Scope
 from a1agent.prompts import BOXED_INSTRUCTION
 from a1agent.server.service import Service
 
-__all__ = ["files", "router"]
+__all__ = ["CONTENT_POLICY", "files", "router"]
 
 _FOLDER = Path(__file__).parent / "page"
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+"""What a browser lets the page do: load its own files, talk to its own server, and nothing else."""
+
 _HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
-    ),
+    "content-security-policy": CONTENT_POLICY,
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",

@@ -1,16 +1,13 @@
 // Talks to the server: its configuration, and one call as a stream of chunks.
 
+import * as storage from "./storage.js";
+
 export class Refused extends Error {}
 
 const KEY = "a1.key";
 
-export function key() {
-  return sessionStorage.getItem(KEY) ?? "";
-}
-
-export function setKey(value) {
-  sessionStorage.setItem(KEY, value);
-}
+export const key = () => storage.read(KEY) ?? "";
+export const setKey = (value) => storage.write(KEY, value);
 
 export async function config() {
   const answer = await fetch("page/config");
@@ -19,9 +16,9 @@ export async function config() {
 }
 
 // Yields the chunks of a chat completion; throws Refused with the server's own words.
-export async function* stream(body, signal) {
+export async function* stream(body, bearer, signal) {
   const headers = { "content-type": "application/json" };
-  if (key()) headers.authorization = `Bearer ${key()}`;
+  if (bearer) headers.authorization = `Bearer ${bearer}`;
   const answer = await fetch("v1/chat/completions", { method: "POST", headers, body: JSON.stringify(body), signal });
   if (!answer.ok) throw new Refused(await reason(answer));
   let rest = "";

@@ -1,21 +1,22 @@
 // The page: a form, the call that runs, and the calls of this session.
 
 import { Refused, config, key, setKey, stream } from "./api.js";
-import { State, isRecord, newRecord, stateOf, take } from "./call.js";
-import { View, make } from "./view.js";
+import { State, stateOf, take } from "./call.js";
+import { button, by, make, short } from "./dom.js";
+import { History } from "./history.js";
+import { Malformed, newRecord, recordOf } from "./record.js";
+import { View } from "./view.js";
 
-const STORE = "a1.history";
-const MOST_KEPT = 20;
-const by = (id) => document.getElementById(id);
+const MOST_BYTES = 64 * 2 ** 20;
 const view = new View();
+const history = new History();
 let server = null;
 let running = null;
 let shown = null;
-let history = load();
 
 async function start() {
-  view.clear();
-  listHistory();
+  show(history.records.at(-1) ?? null);
+  if (history.dropped) view.status(`Calls kept before that could not be read, and are gone: ${history.dropped}.`);
   try {
     server = await config();
   } catch (error) {
@@ -29,7 +30,7 @@ async function start() {
   by("coverage").value = server.options.coverage;
   by("key-row").hidden = !server.needs_key;
   by("key").value = key();
-  if (history.length) show(history.at(-1));
+  by("send").disabled = false;
 }
 
 function slider(id, value, most) {
@@ -53,112 +54,91 @@ function chosen() {
 async function ask() {
   const question = by("question").value.trim();
   if (!question || running || !server) return;
-  setKey(by("key").value.trim());
   const record = newRecord(question, chosen());
   const state = new State();
-  running = new AbortController();
-  by("send").disabled = true;
-  by("stop").disabled = false;
+  run(new AbortController());
   view.clear();
-  shown = record;
   view.status("Waiting for the first step");
   try {
     await follow(record, state);
     record.end = "answered";
   } catch (error) {
     record.end = error.name === "AbortError" ? "stopped" : "failed";
-    if (record.end === "failed") view.error(error instanceof Refused ? error.message : `The connection failed: ${error.message}`);
-  } finally {
-    running = null;
-    by("send").disabled = false;
-    by("stop").disabled = true;
+    if (record.end === "failed") record.error = error instanceof Refused ? error.message : `The connection failed: ${error.message}`;
   }
+  run(null);
+  const stored = !record.events.length || history.keep(record);
+  if (record.events.length) shown = record;
   finish(record, state);
-  if (record.events.length) keep(record);
+  if (!stored) view.error("This call is too large for the browser to keep over a reload: download it to keep it.");
 }
 
+// While a call runs it can be stopped, and no other can be asked or opened.
+function run(call) {
+  running = call;
+  const busy = call !== null;
+  if (busy) shown = null;
+  if (!busy && document.activeElement === by("stop")) by("question").focus({ preventScroll: true });
+  by("stop").disabled = !busy;
+  by("send").disabled = by("open").disabled = busy;
+  document.body.classList.toggle("running", busy);
+  listHistory();
+}
+
+// Draws once a frame, however many chunks came since the last.
 async function follow(record, state) {
+  const { question, options } = record;
   const body = {
     model: server.model,
-    messages: [{ role: "user", content: `${record.question}\n\n${server.instruction}` }],
+    messages: [{ role: "user", content: `${question}\n\n${server.instruction}` }],
     stream: true,
     stream_options: { include_usage: true },
-    a1: { ...record.options, events: true },
+    a1: { ...options, events: true },
   };
-  const changed = new Set();
+  const bearer = by("key").value.trim();
+  setKey(bearer);
   let frame = 0;
   const draw = () => {
     frame = 0;
-    for (const chain of changed) view.chain(chain);
-    changed.clear();
-    live(record, state);
+    view.draw(state, options.rejection_rate);
   };
-  for await (const chunk of stream(body, running.signal)) {
-    const event = take(record, chunk);
-    const chain = event && state.add(event);
-    if (chain) changed.add(chain);
-    if (!frame) frame = requestAnimationFrame(draw);
+  try {
+    for await (const chunk of stream(body, bearer, running.signal)) {
+      const event = take(record, chunk);
+      if (!event) continue;
+      state.add(event);
+      if (!frame) frame = requestAnimationFrame(draw);
+    }
+  } finally {
+    cancelAnimationFrame(frame);
   }
-  cancelAnimationFrame(frame);
-  draw();
-}
-
-function live(record, state) {
-  view.votes(state);
-  view.charts(state, record.options.rejection_rate);
-  const leader = [...state.votes].sort((a, b) => b[1] - a[1])[0];
-  view.status(`${state.finished} of ${state.chains.length} chains finished${leader ? `; ${leader[0]} leads` : ""}`);
 }
 
 function finish(record, state) {
-  for (const chain of state.chains) if (chain) view.chain(chain);
-  live(record, state);
-  view.result(record, state);
-  view.stats(record);
-  if (record.end === "stopped") view.status("Stopped.");
-  if (record.end === "failed") view.status("No answer.");
-  if (record.end === "answered") view.status(`The answer is ${record.outcome?.answer ?? "missing"}.`);
-  by("download").disabled = record.events.length === 0;
+  if (record.events.length) view.draw(state, record.options.rejection_rate);
+  view.end(record, state);
+  const answer = record.outcome?.answer ?? null;
+  const answered = answer === null ? "No chain stated an answer." : `The answer is ${short(answer, 120)}.`;
+  view.status({ answered, stopped: "Stopped.", failed: "No answer." }[record.end]);
+  listHistory();
 }
 
 function show(record) {
-  if (running) return;
-  shown = record;
   view.clear();
-  finish(record, stateOf(record));
-  listHistory();
-}
-
-function keep(record) {
-  history = [...history, record].slice(-MOST_KEPT);
-  // The browser bounds what a session stores: the oldest calls go first.
-  for (let kept = history; ; kept = kept.slice(1)) {
-    try {
-      sessionStorage.setItem(STORE, JSON.stringify(kept));
-      break;
-    } catch {
-      if (!kept.length) break;
-    }
-  }
-  listHistory();
-}
-
-function load() {
-  try {
-    return JSON.parse(sessionStorage.getItem(STORE) ?? "[]").filter(isRecord);
-  } catch {
-    return [];
-  }
+  shown = record;
+  if (record) finish(record, stateOf(record));
+  else listHistory();
 }
 
 function listHistory() {
-  by("forget").disabled = history.length === 0;
-  by("history").replaceChildren(...history.map((record) => {
+  by("forget").disabled = history.records.length === 0;
+  by("download").disabled = shown === null;
+  by("history").replaceChildren(...history.records.map((record) => {
     const item = make("li");
-    const button = item.appendChild(make("button", "", `${record.question} → ${record.outcome?.answer ?? record.end}`));
-    button.type = "button";
-    button.setAttribute("aria-current", String(record === shown));
-    button.addEventListener("click", () => show(record));
+    const again = item.appendChild(button("", `${record.question} → ${record.outcome?.answer ?? record.end}`, () => show(record)));
+    again.disabled = running !== null;
+    again.title = new Date(record.at).toLocaleString();
+    again.setAttribute("aria-current", String(record === shown));
     return item;
   }).reverse());
 }
@@ -172,15 +152,27 @@ function download() {
   URL.revokeObjectURL(address);
 }
 
+// A file is checked whole before anything of it is kept or shown.
 async function openFile(file) {
   try {
-    const record = JSON.parse(await file.text());
-    if (!isRecord(record)) throw new Error("it is no call that this page saved");
-    stateOf(record);
-    keep(record);
+    const record = recordOf(await parsed(file));
+    if (running) throw new Malformed("a call is running; open it when that has ended");
+    const stored = history.keep(record);
     show(record);
+    if (!stored) view.error(`${file.name} is too large for the browser to keep over a reload.`);
   } catch (error) {
     view.error(`${file.name} cannot be opened: ${error.message}`);
+    if (!(error instanceof Malformed)) throw error;
+  }
+}
+
+async function parsed(file) {
+  if (file.size > MOST_BYTES) throw new Malformed(`it is larger than ${MOST_BYTES / 2 ** 20} MiB`);
+  const text = await file.text();
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Malformed(`it is no JSON (${error.message})`);
   }
 }
 
@@ -189,14 +181,19 @@ by("stop").addEventListener("click", () => running?.abort());
 by("download").addEventListener("click", download);
 by("open").addEventListener("change", (event) => {
   const [file] = event.target.files;
-  event.target.value = "";
   if (file) openFile(file);
+  event.target.value = "";
 });
 by("forget").addEventListener("click", () => {
-  history = [];
-  sessionStorage.removeItem(STORE);
-  listHistory();
+  history.forget();
+  show(null);
 });
+for (const example of document.querySelectorAll(".example")) {
+  example.addEventListener("click", () => {
+    by("question").value = example.textContent;
+    by("question").focus();
+  });
+}
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask();
   if (event.key === "Escape") running?.abort();

@@ -1,84 +1,74 @@
-// What is known of a call: a record that can be kept as JSON, and the state that its events fold into.
+// What is known of a call while it runs: the state that its events fold into.
 
-export const FORMAT = "a1-call-1";
+import { eventOf, outcomeOf, statsOf } from "./record.js";
 
-export function newRecord(question, options) {
-  return { format: FORMAT, at: new Date().toISOString(), question, options, events: [], text: "", outcome: null,
-    stats: null, usage: null, end: null };
-}
-
-export function isRecord(value) {
-  return value?.format === FORMAT && typeof value.question === "string" && Array.isArray(value.events)
-    && value.events.every((event) => typeof event?.event === "string") && typeof value.options === "object";
-}
-
-// Takes one chunk of the stream into the record; returns the event in it, if any.
+// Takes one chunk of the stream into the record; returns the event in it, if it has one that is shown.
 export function take(record, chunk) {
   const choice = chunk.choices[0];
   if (choice?.delta.content) record.text += choice.delta.content;
-  if (choice?.a1) record.outcome = choice.a1;
+  if (choice?.a1) record.outcome = outcomeOf(choice.a1);
   if (chunk.usage) record.usage = chunk.usage;
-  if (chunk.a1?.asked_rate !== undefined) record.stats = chunk.a1;
-  if (!chunk.a1?.event) return null;
-  record.events.push(chunk.a1);
-  return chunk.a1;
+  if (chunk.a1?.asked_rate !== undefined) record.stats = statsOf(chunk.a1);
+  const event = chunk.a1 ? eventOf(chunk.a1) : null;
+  if (event) record.events.push(event);
+  return event;
 }
 
+// `touched` has the chains, and that of each chain the turns, that changed since they were last drawn.
 export class State {
   constructor() {
     this.chains = [];
+    this.touched = new Set();
     this.votes = new Map();
-    this.rejections = [];
+    this.taken = []; // how many of the first 1, 2, ... verified steps were taken over
     this.bins = new Array(10).fill(0);
     this.finished = 0;
   }
 
-  // Folds an event in; returns the chain it is about, if any.
+  get started() {
+    return this.chains.length;
+  }
+
   add(event) {
-    const chain = event.chain === undefined ? null : this.chain(event.chain);
-    this[event.event]?.(chain, event);
-    return chain;
-  }
-
-  chain(index) {
-    return (this.chains[index] ??= { index, steps: [], answer: null, end: null, error: null });
-  }
-
-  StepDrafted(chain, event) {
-    const tried = chain.steps[event.turn]?.tried ?? [];
-    chain.steps[event.turn] = { turn: event.turn, author: "pending", drafted: event.step.text, written: null, verdict: null,
-      tried: [...tried, event.step.text], takeover: null };
-  }
-
-  // A step drafted ahead of its turn, which the verdict on the one before has made void.
-  StepDropped(chain, event) {
-    const step = chain.steps[event.turn];
-    if (step) step.dropped = true;
-  }
-
-  StepVerified(chain, event) {
-    chain.steps[event.turn].verdict = event.verdict;
-    this.rejections.push(event.verdict.rejected);
-    const p = event.verdict.p_value;
-    if (p !== null) this.bins[Math.min(9, Math.floor(p * 10))] += 1;
-  }
-
-  StepAccepted(chain, event) {
-    Object.assign(chain.steps[event.turn], { author: "draft", drafted: event.step.text });
-  }
-
-  StepTakenOver(chain, event) {
-    Object.assign(chain.steps[event.turn], { author: "target", written: event.step.text, takeover: event.takeover });
-  }
-
-  ChainFinished(chain, event) {
-    Object.assign(chain, { answer: event.result.answer, end: event.result.end, error: event.result.error });
-    if (event.result.end === "cancelled" || event.result.end === "failed") return;
-    this.finished += 1;
-    const name = event.result.answer ?? "no answer";
-    this.votes.set(name, (this.votes.get(name) ?? 0) + 1);
+    const chain = (this.chains[event.chain] ??= { index: event.chain, steps: [], touched: new Set(), answer: null,
+      end: null, error: null });
+    this.touched.add(chain);
+    FOLDS[event.event](chain, event, this);
+    const turn = event.turn ?? chain.steps.length - 1;
+    if (turn >= 0) chain.touched.add(turn);
   }
 }
+
+const FOLDS = {
+  ChainStarted() {},
+
+  StepDrafted(chain, { turn, step: { text } }) {
+    const tried = chain.steps[turn]?.tried ?? [];
+    chain.steps[turn] = { turn, author: "pending", drafted: text, written: null, verdict: null, tried: [...tried, text],
+      takeover: null };
+  },
+
+  StepVerified(chain, { turn, verdict }, state) {
+    chain.steps[turn].verdict = verdict;
+    state.taken.push((state.taken.at(-1) ?? 0) + (verdict.rejected ? 1 : 0));
+    if (verdict.p_value !== null) state.bins[Math.min(9, Math.max(0, Math.floor(verdict.p_value * 10)))] += 1;
+  },
+
+  StepAccepted(chain, { turn, step: { text } }) {
+    Object.assign(chain.steps[turn], { author: "draft", drafted: text });
+  },
+
+  StepTakenOver(chain, { turn, step: { text }, takeover }) {
+    Object.assign(chain.steps[turn], { author: "target", written: text, takeover });
+  },
+
+  ChainFinished(chain, { result: { answer, end, error } }, state) {
+    Object.assign(chain, { answer, end, error });
+    if (end === "cancelled" || end === "failed") return;
+    state.finished += 1;
+    state.votes.set(answer, (state.votes.get(answer) ?? 0) + 1);
+  },
+};
 
 export function stateOf(record) {
   const state = new State();
@@ -86,27 +76,35 @@ export function stateOf(record) {
   return state;
 }
 
-const ENDS = {
-  answered: "answers", ended: "answers", turns: "out of turns", tokens: "out of tokens", timeout: "out of time",
-  cancelled: "cancelled: the vote was settled", failed: "failed",
-};
+// The answers that lead, with the chains that state each; null stands for chains without one.
+export const leaders = (state) => [...state.votes].sort((a, b) => (a[0] === null) - (b[0] === null) || b[1] - a[1]);
 
+const ENDS = { turns: "out of turns", tokens: "out of tokens", timeout: "out of time" };
+
+// What a chain is at, in words; an answer that it states stands apart, since it may be mathematics.
 export function doing(chain) {
-  if (chain.end === "failed") return `failed: ${chain.error ?? "no reason given"}`;
-  if (chain.end === "cancelled") return ENDS.cancelled;
-  if (chain.end) return chain.answer === null ? `${ENDS[chain.end] ?? chain.end}, no answer` : `answers ${chain.answer}`;
-  const last = chain.steps.at(-1);
-  if (!last || last.author !== "pending") return "drafts";
-  if (!last.verdict) return "is verified";
-  return last.verdict.rejected ? "target takes over" : "drafts";
+  if (chain.end === "failed") return { words: `failed: ${chain.error ?? "no reason given"}`, answer: null };
+  if (chain.end === "cancelled") return { words: "cancelled: the vote was settled", answer: null };
+  if (chain.end && chain.answer !== null) return { words: "answers", answer: chain.answer };
+  if (chain.end) return { words: [ENDS[chain.end], "no answer"].filter(Boolean).join(", "), answer: null };
+  return { words: busy(chain.steps.at(-1)), answer: null };
 }
 
-export function describe(step) {
-  const verdict = step.verdict;
-  const waiting = step.dropped ? "drafted ahead, dropped" : "waits for its verdict";
-  const unsettled = verdict ? "judged, not settled" : waiting;
-  const author = { draft: "drafted and accepted", target: "taken over by the target", pending: unsettled }[step.author];
-  if (!verdict) return `Step ${step.turn + 1}: ${author}`;
-  const p = verdict.p_value === null ? "p-value none" : `p-value ${verdict.p_value.toFixed(2)}`;
-  return `Step ${step.turn + 1}: ${author}, ${p}, level ${verdict.level.toFixed(2)}${verdict.forced ? ", forced to keep the rate" : ""}`;
+function busy(step) {
+  if (!step || step.author !== "pending") return "drafts";
+  if (!step.verdict) return "is verified";
+  return step.verdict.rejected ? "target takes over" : "drafts";
+}
+
+const AUTHORS = { draft: "drafted and accepted", target: "taken over by the target" };
+
+export function describe(step, chain) {
+  const { verdict, author } = step;
+  const unsettled = chain.end ? "not settled when the chain ended" : verdict ? "judged, not settled" : "waits for its verdict";
+  const words = [`Step ${step.turn + 1}: ${AUTHORS[author] ?? unsettled}`];
+  if (!verdict && author === "draft") words.push("not verified");
+  if (verdict) words.push(verdict.p_value === null ? "no p-value" : `p-value ${verdict.p_value.toFixed(2)}`,
+    `level ${verdict.level.toFixed(2)}`);
+  if (verdict?.forced) words.push("forced to keep the rate");
+  return words.join(", ");
 }

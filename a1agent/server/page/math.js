@@ -1,7 +1,11 @@
 // Text of models: always text nodes; mathematics in it is typeset by KaTeX, which is not trusted with links or HTML.
 
+import { short } from "./dom.js";
+
+const MOST_MATH = 5000;
 const OPENERS = [["\\[", "\\]", true], ["$$", "$$", true], ["\\(", "\\)", false], ["$", "$", false]];
-const OPTIONS = { trust: false, throwOnError: false, strict: "ignore", maxExpand: 200, maxSize: 20, output: "htmlAndMathml" };
+const LOOKS_LIKE_MATH = /\\[a-zA-Z]|\^|_\{/;
+const OPTIONS = { trust: false, throwOnError: true, strict: "ignore", maxExpand: 200, maxSize: 20, output: "htmlAndMathml" };
 
 export function renderText(target, text) {
   target.replaceChildren();
@@ -13,15 +17,21 @@ export function renderText(target, text) {
   }
 }
 
-// An answer stands alone: mathematics where it looks like some.
-export function renderAnswer(target, answer) {
-  target.replaceChildren(/[\\^_{}]/.test(answer) ? typeset({ math: answer, display: false }) : answer);
+// An answer stands alone: mathematics where it looks like some, and has no more than `most` characters.
+export function renderAnswer(target, answer, most = Infinity) {
+  const math = answer.length <= most && LOOKS_LIKE_MATH.test(answer);
+  target.replaceChildren(math ? typeset({ math: answer, source: answer, display: false }) : short(answer, most));
 }
 
-function typeset({ math, display }) {
+// What KaTeX cannot read stands there as it was written.
+function typeset({ math, source, display }) {
   const span = document.createElement("span");
-  if (window.katex && math.length < 5000) window.katex.render(math, span, { ...OPTIONS, displayMode: display });
-  else span.textContent = math;
+  try {
+    if (math.length > MOST_MATH) throw new RangeError("too long to typeset");
+    window.katex.render(math, span, { ...OPTIONS, displayMode: display });
+  } catch {
+    span.textContent = source;
+  }
   return span;
 }
 
@@ -50,7 +60,7 @@ function opened(text, at) {
     const math = text.slice(at + open.length, end);
     // A lone dollar is money.
     if (end > 0 && math.trim() && !(open === "$" && (/^\s|\s$/.test(math) || math.includes("\n")))) {
-      return { part: { math, display }, end: end + close.length };
+      return { part: { math, source: text.slice(at, end + close.length), display }, end: end + close.length };
     }
   }
   return null;
@@ -61,7 +71,10 @@ function boxed(text, at) {
   let depth = 0;
   for (let end = at + 6; end < text.length; end += 1) {
     if (text[end] === "{") depth += 1;
-    else if (text[end] === "}" && --depth === 0) return { part: { math: text.slice(at, end + 1), display: false }, end: end + 1 };
+    else if (text[end] === "}" && --depth === 0) {
+      const math = text.slice(at, end + 1);
+      return { part: { math, source: math, display: false }, end: end + 1 };
+    }
   }
   return null;
 }

@@ -1,182 +1,112 @@
-// Shows a call. Text of models and questions only ever becomes text nodes.
+// Shows a call: its chains and votes while they grow, its answer and statistics at the end.
 
-import { describe, doing } from "./call.js";
-import { histogram, rateChart } from "./charts.js";
+import { leaders } from "./call.js";
+import { Chains } from "./chains.js";
+import { Histogram, RateChart } from "./charts.js";
+import { by, make, say, short } from "./dom.js";
 import { renderAnswer, renderText } from "./math.js";
+import { drawStats } from "./stats.js";
 
-const by = (id) => document.getElementById(id);
+const MOST_VOTES = 8;
+const BOXES = ["result", "votes-box", "chains-box", "stats-box", "error"];
+const nameOf = (answer) => (answer === null ? "no answer" : answer);
 
 export class View {
+  constructor() {
+    this.chains = new Chains();
+    this.rate = new RateChart(by("rate-chart"), by("rate-summary"));
+    this.histogram = new Histogram(by("p-chart"), by("p-summary"), 10);
+    this.clear();
+  }
+
   clear() {
-    this.rows = new Map();
-    this.open = null;
-    by("chains-list").replaceChildren();
-    for (const id of ["result", "votes-box", "chains-box", "stats-box", "error"]) by(id).hidden = true;
-    by("status").textContent = "";
+    this.chains.clear();
+    for (const id of BOXES) by(id).hidden = true;
+    for (const id of ["votes", "headlines", "stats"]) by(id).replaceChildren();
+    by("votes-hint").hidden = true;
+    by("intro").hidden = false;
+    this.status("");
+    this.progress(0, 0);
   }
 
-  chain(chain) {
-    by("chains-box").hidden = false;
-    let row = this.rows.get(chain.index);
-    if (!row) this.rows.set(chain.index, (row = this.addRow(chain)));
-    row.state.textContent = doing(chain);
-    chain.steps.forEach((step, i) => this.step(row, step, i));
-    const last = chain.steps.at(-1);
-    row.preview.textContent = last ? (last.written ?? last.drafted).replace(/\s+/g, " ").trim() : "";
-    if (this.open?.row === row) this.detail(row, chain.steps[this.open.turn]);
-  }
-
-  addRow(chain) {
-    const item = make("li", "chain");
-    const head = item.appendChild(make("div", "chain-head"));
-    head.append(make("h3", "", `Chain ${chain.index + 1}`));
-    const steps = head.appendChild(make("ol", "steps"));
-    steps.setAttribute("aria-label", `Steps of chain ${chain.index + 1}`);
-    const state = head.appendChild(make("span", "state"));
-    const preview = item.appendChild(make("p", "preview"));
-    const detail = item.appendChild(make("div", "detail prose"));
-    detail.hidden = true;
-    detail.id = `detail-${chain.index}`;
-    by("chains-list").append(item);
-    return { item, steps, state, preview, detail, chain, buttons: [] };
-  }
-
-  step(row, step, i) {
-    let button = row.buttons[i];
-    if (!button) {
-      button = row.buttons[i] = make("button");
-      button.type = "button";
-      button.setAttribute("aria-expanded", "false");
-      button.setAttribute("aria-controls", row.detail.id);
-      button.addEventListener("click", () => this.toggle(row, i));
-      row.steps.appendChild(make("li")).append(button);
-    }
-    const text = describe(step);
-    if (button.title === text) return;
-    button.title = text;
-    button.setAttribute("aria-label", text);
-    button.className = `step ${step.author}${step.verdict ? " judged" : ""}`;
-    button.style.setProperty("--p", step.verdict?.p_value ?? 0);
-    button.style.setProperty("--level", Math.min(1, Math.max(0, step.verdict?.level ?? 0)));
-  }
-
-  toggle(row, turn) {
-    const again = this.open?.row === row && this.open.turn === turn;
-    if (this.open) {
-      this.open.row.detail.hidden = true;
-      this.open.row.buttons[this.open.turn].setAttribute("aria-expanded", "false");
-    }
-    this.open = again ? null : { row, turn };
-    if (again) return;
-    row.buttons[turn].setAttribute("aria-expanded", "true");
-    this.detail(row, row.chain.steps[turn]);
-  }
-
-  detail(row, step) {
-    row.detail.hidden = false;
-    row.detail.replaceChildren(make("p", "hint", describe(step)));
-    const drafts = step.tried.length > 1 ? step.tried : [step.drafted];
-    drafts.forEach((text) => {
-      const dropped = text !== step.drafted || step.takeover === "rewrite";
-      part(row.detail, dropped ? "The draft wrote, and it was dropped" : "The draft wrote", text, dropped);
-    });
-    if (step.written !== null) part(row.detail, "The target wrote", step.written, false);
+  // One frame: what changed since the last.
+  draw(state, asked) {
+    by("intro").hidden = true;
+    by("chains-box").hidden = state.started === 0;
+    this.chains.draw(state);
+    this.votes(state);
+    by("stats-box").hidden = state.taken.length === 0;
+    this.rate.draw(state.taken, asked);
+    this.histogram.draw(state.bins);
+    this.progress(state.finished, state.started);
+    const [leader] = leaders(state);
+    this.status(`${state.finished} of ${state.started} chains finished`
+      + (leader && leader[0] !== null ? `; ${short(leader[0], 40)} leads` : ""));
   }
 
   votes(state) {
     by("votes-box").hidden = state.votes.size === 0;
-    const total = Math.max(1, state.chains.length);
-    const sorted = [...state.votes].sort((a, b) => b[1] - a[1]);
-    by("votes").replaceChildren(...sorted.slice(0, 8).map(([name, count]) => {
-      const item = make("li");
-      const label = item.appendChild(make("span", "name", name));
-      label.title = name;
-      item.appendChild(make("span")).appendChild(make("div", "bar")).style.setProperty("--share", count / total);
-      item.append(make("span", "count", String(count)));
-      return item;
-    }));
+    const told = leaders(state).slice(0, MOST_VOTES);
+    while (by("votes").children.length < told.length) by("votes").append(bar());
+    while (by("votes").children.length > told.length) by("votes").lastChild.remove();
+    told.forEach(([answer, count], i) => {
+      const [name, track, number] = by("votes").children[i].children;
+      if (name.title !== nameOf(answer)) {
+        name.title = nameOf(answer);
+        renderAnswer(name, nameOf(answer), 80);
+      }
+      track.firstChild.style.setProperty("--share", count / state.started);
+      say(number, String(count));
+    });
   }
 
-  charts(state, asked) {
-    by("stats-box").hidden = state.rejections.length === 0;
-    rateChart(by("rate-chart"), by("rate-summary"), state.rejections, asked);
-    histogram(by("p-chart"), by("p-summary"), state.bins);
+  progress(finished, started) {
+    by("progress").hidden = started === 0;
+    by("progress").max = Math.max(1, started);
+    by("progress").value = finished;
   }
 
   status(text) {
-    if (by("status").textContent !== text) by("status").textContent = text;
+    say(by("status"), text);
   }
 
   error(text) {
     by("error").textContent = text;
     by("error").hidden = false;
+    by("error").scrollIntoView({ block: "nearest" });
   }
 
-  result(record, state) {
-    by("asked").textContent = record.question;
-    by("result").hidden = record.outcome === null;
-    if (record.outcome === null) return;
-    const { answer, confidence, complete, winner, notices } = record.outcome;
-    if (answer === null) by("answer").textContent = "No chain stated an answer.";
-    else renderAnswer(by("answer"), answer);
-    by("confidence").textContent = `${Math.round(confidence * 100)} % of the chains that were started say so`
-      + (complete ? "" : "; a limit cut the call short");
-    by("notices").replaceChildren(...notices.map((text) => make("li", "", text)));
-    renderText(by("message"), record.text);
-    if (winner !== null) this.rows.get(winner)?.item.classList.add("won");
-    for (const chain of state.chains) if (chain && chain.index === winner) this.rows.get(winner).state.textContent += " (wins)";
-  }
-
-  stats(record) {
-    by("stats").replaceChildren();
+  // What is known once a call has ended, however it ended.
+  end(record, state) {
+    if (record.error !== null) this.error(record.error);
+    if (record.outcome !== null) this.result(record, state);
     if (record.stats === null) return;
     by("stats-box").hidden = false;
-    for (const [name, value] of lines(record.stats)) {
-      const pair = by("stats").appendChild(make("div"));
-      pair.append(make("dt", "", name), make("dd", "", value));
-    }
+    drawStats(record.stats);
+  }
+
+  result({ question, outcome, text }, state) {
+    const { answer, confidence, complete, winner, notices } = outcome;
+    by("result").hidden = false;
+    say(by("asked"), question);
+    if (answer === null) say(by("answer"), "No chain stated an answer.");
+    else renderAnswer(by("answer"), answer);
+    by("share").style.setProperty("--share", confidence);
+    say(by("confidence"), `Confidence ${confidence.toFixed(2)}: ${Math.round(confidence * 100)} % of the chains that were`
+      + ` started say so${complete ? "" : "; a limit cut the call short"}`);
+    by("notices").replaceChildren(...notices.map((notice) => make("li", "", notice)));
+    renderText(by("message"), text);
+    by("message-box").hidden = !text.trim();
+    if (winner !== null) this.chains.won(winner);
+    const [first] = leaders(state);
+    by("votes-hint").hidden = first?.[0] === answer && first[1] >= Math.round(confidence * state.started);
   }
 }
 
-function part(target, title, text, dropped) {
-  target.append(make("h4", "", title));
-  const body = target.appendChild(make("div", dropped ? "dropped" : ""));
-  renderText(body, text);
-}
-
-function lines(s) {
-  const number = (value, digits = 2) => (value === null ? "none" : value.toFixed(digits));
-  return [
-    ["Rate asked", number(s.asked_rate)],
-    ["Rate observed", number(s.observed_rate)],
-    ["Steps verified", String(s.verifications)],
-    ["Steps taken over", String(s.rejections)],
-    ["Selectivity (1: by score only)", number(s.selectivity)],
-    ["Scores calibrated on", String(s.calibration_size)],
-    ["Chains finished / cancelled / failed", `${s.chains_finished} / ${s.chains_cancelled} / ${s.chains_failed}`],
-    ["Tokens drafted (kept)", `${s.drafted_tokens} (${s.kept_tokens})`],
-    ["Tokens the target wrote", String(s.target_tokens)],
-    ["Tokens the target was spared", String(s.kept_tokens)],
-    ["Tokens the target read", String(s.scored_tokens)],
-    ["Seconds drafting", number(s.draft_s)],
-    ["Seconds verifying", number(s.verify_s)],
-    ["Seconds taking over", number(s.takeover_s)],
-    ["Seconds in all", number(s.wall_s)],
-    ["Against the target alone (estimated)", saved(s)],
-  ];
-}
-
-// What the target would have taken to write the text that stands, at the speed it wrote with here.
-function saved(s) {
-  if (!s.target_tokens_per_s) return "not measured: it wrote nothing";
-  const alone = (s.kept_tokens + s.target_tokens) / s.target_tokens_per_s;
-  const seconds = alone - (s.draft_s + s.verify_s + s.takeover_s);
-  return seconds >= 0 ? `${seconds.toFixed(2)} s saved` : `${(-seconds).toFixed(2)} s more`;
-}
-
-export function make(name, className = "", text = "") {
-  const element = document.createElement(name);
-  if (className) element.className = className;
-  if (text) element.textContent = text;
-  return element;
+function bar() {
+  const item = make("li");
+  const track = make("span", "track");
+  track.append(make("div", "bar"));
+  item.append(make("span", "name"), track, make("span", "count"));
+  return item;
 }

@@ -1,0 +1,33 @@
+"""One Chromium for all tests of the page: starting it takes longer than most of them."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, async_playwright
+
+BROWSER = os.environ.get("A1_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="package")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="package")
+def chromium() -> str:
+    """Its path. All tests skip in this one line, so that pytest tells of them in one."""
+    if BROWSER is None:
+        pytest.skip("no Chromium: apt-get install chromium, or name one in A1_CHROMIUM, to test the page")
+    return BROWSER
+
+
+@pytest.fixture(scope="package")
+async def browser(chromium: str, anyio_backend: str) -> AsyncIterator[Browser]:
+    # Names of other hosts are not even looked up: what the page needs it has from its own server.
+    args = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(executable_path=chromium, args=args)
+        yield launched
+        await launched.close()
