@@ -135,7 +135,8 @@ function listHistory() {
   by("download").disabled = shown === null;
   by("history").replaceChildren(...history.records.map((record) => {
     const item = make("li");
-    const again = item.appendChild(button("", `${record.question} → ${record.outcome?.answer ?? record.end}`, () => show(record)));
+    const again = item.appendChild(button("", "", () => show(record)));
+    again.append(make("span", "", record.question), make("span", "end", ` → ${record.outcome?.answer ?? record.end}`));
     again.disabled = running !== null;
     again.title = new Date(record.at).toLocaleString();
     again.setAttribute("aria-current", String(record === shown));

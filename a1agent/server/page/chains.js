@@ -62,10 +62,10 @@ export class Chains {
     const { words, answer } = doing(row.chain);
     if (row.told !== words + answer) {
       row.told = words + answer;
-      row.state.replaceChildren(words);
+      row.state.replaceChildren(answer === null ? words : `${words} `);
       if (answer !== null) renderAnswer(row.state.appendChild(make("b")), answer, 80);
     }
-    const last = row.chain.steps.at(-1);
+    const last = answer === null ? row.chain.steps.at(-1) : null; // an answer says it all
     say(row.preview, last ? (last.written ?? last.drafted).slice(0, 400).replace(/\s+/g, " ").trim() : "");
   }
 

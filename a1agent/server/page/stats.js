@@ -2,7 +2,7 @@
 
 import { by, make } from "./dom.js";
 
-const fixed = (value, digits = 2) => (value === null ? "none" : value.toFixed(digits));
+const fixed = (value) => (value === null ? "none" : value.toFixed(2).replace(/^-(?=0\.00$)/, ""));
 const percent = (part, all) => (all ? `${Math.round((100 * part) / all)} %` : "none");
 
 export function drawStats(stats) {
@@ -30,7 +30,7 @@ function headlines(s) {
 
 // What the target would have taken to write the text that stands, at the speed it wrote with here.
 function saved(s) {
-  if (!s.target_tokens_per_s) return ["none", "not measured: the target wrote nothing"];
+  if (!s.target_tokens_per_s) return ["none", `not measured: the target ${s.target_tokens ? "tells no seconds" : "wrote nothing"}`];
   const alone = (s.kept_tokens + s.target_tokens) / s.target_tokens_per_s;
   const took = s.draft_s + s.verify_s + s.takeover_s;
   return [fixed(alone - took), `estimated: the target alone ${fixed(alone)} s, both ${fixed(took)} s`];

@@ -78,6 +78,7 @@ export class View {
 
   // What is known once a call has ended, however it ended.
   end(record, state) {
+    by("progress").hidden = true;
     if (record.error !== null) this.error(record.error);
     if (record.outcome !== null) this.result(record, state);
     if (record.stats === null) return;
@@ -88,7 +89,7 @@ export class View {
   result({ question, outcome, text }, state) {
     const { answer, confidence, complete, winner, notices } = outcome;
     by("result").hidden = false;
-    say(by("asked"), question);
+    renderText(by("asked"), question);
     if (answer === null) say(by("answer"), "No chain stated an answer.");
     else renderAnswer(by("answer"), answer);
     by("share").style.setProperty("--share", confidence);

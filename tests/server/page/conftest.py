@@ -15,19 +15,17 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="package")
-def chromium() -> str:
-    """Its path. All tests skip in this one line, so that pytest tells of them in one."""
-    if BROWSER is None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """All skip at one place, so that pytest tells of them in one line."""
+    if BROWSER is None and "browser" in getattr(item, "fixturenames", ()):
         pytest.skip("no Chromium: apt-get install chromium, or name one in A1_CHROMIUM, to test the page")
-    return BROWSER
 
 
 @pytest.fixture(scope="package")
-async def browser(chromium: str, anyio_backend: str) -> AsyncIterator[Browser]:
+async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
     # Names of other hosts are not even looked up: what the page needs it has from its own server.
     args = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
     async with async_playwright() as playwright:
-        launched = await playwright.chromium.launch(executable_path=chromium, args=args)
+        launched = await playwright.chromium.launch(executable_path=BROWSER, args=args)
         yield launched
         await launched.close()

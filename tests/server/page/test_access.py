@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.server.page.watching import ask, page_of
-from tests.server.serving import SUM, serving
+from tests.server.page.watching import ask, page_of, served
+from tests.server.serving import SUM
 
 pytestmark = pytest.mark.anyio
 
@@ -15,7 +15,7 @@ PHONE: Any = {"viewport": {"width": 360, "height": 700}}
 
 
 async def test_a_call_is_asked_and_read_by_keyboard_alone(browser: Browser) -> None:
-    async with serving() as running, page_of(running, browser) as page:
+    async with served() as running, page_of(running, browser) as page:
         keys = page.keyboard
         await to(page, "#question")
         await keys.type(SUM)
@@ -38,7 +38,7 @@ async def test_a_call_is_asked_and_read_by_keyboard_alone(browser: Browser) -> N
 
 
 async def test_arrow_keys_walk_the_steps_of_a_chain_and_one_tab_leaves_it(browser: Browser) -> None:
-    async with serving() as running, page_of(running, browser) as page:
+    async with served() as running, page_of(running, browser) as page:
         await ask(page, SUM)
         await expect(page.get_by_role("status")).to_have_text("The answer is 10.")
         steps = page.get_by_role("toolbar", name="Steps of chain 1", exact=True).get_by_role("button")
@@ -64,11 +64,11 @@ async def to(page: Page, selector: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_a_screen_reader_has_a_name_for_everything_and_text_has_contrast(browser: Browser, scheme: Any) -> None:
-    async with serving() as running, page_of(running, browser, color_scheme=scheme) as page:
+    async with served() as running, page_of(running, browser, color_scheme=scheme) as page:
         faint = await page.evaluate(FAINT)
         await ask(page, SUM)
         await expect(page.get_by_role("status")).to_have_text("The answer is 10.")
-        await page.locator(".step.target").first.click()
+        await page.locator("button.step.target").first.click()
         devtools = await page.context.new_cdp_session(page)
         tree = (await devtools.send("Accessibility.getFullAXTree"))["nodes"]
         named = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in tree if not node["ignored"]]
@@ -110,7 +110,7 @@ FAINT = """() => {
 
 
 async def test_a_finger_can_hit_a_step(browser: Browser) -> None:
-    async with serving() as running, page_of(running, browser, has_touch=True, is_mobile=True, **PHONE) as page:
+    async with served() as running, page_of(running, browser, has_touch=True, is_mobile=True, **PHONE) as page:
         await ask(page, SUM)
         await expect(page.get_by_role("status")).to_have_text("The answer is 10.")
         box = await page.locator("button.step").first.bounding_box()
@@ -121,7 +121,7 @@ async def test_a_finger_can_hit_a_step(browser: Browser) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_nothing_is_wider_than_a_phone(browser: Browser, scheme: Any) -> None:
-    async with serving() as running, page_of(running, browser, color_scheme=scheme, **PHONE) as page:
+    async with served() as running, page_of(running, browser, color_scheme=scheme, **PHONE) as page:
         await ask(page, SUM + " + " + "7" * 200)
         await expect(page.get_by_role("status")).to_have_text(re.compile("^The answer is"))
         await page.locator("button.name").first.click()

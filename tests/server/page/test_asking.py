@@ -6,15 +6,16 @@ import re
 import pytest
 from playwright.async_api import Browser, expect
 
+from a1agent.backends.scripted import Sums
 from a1agent.server import Keys
-from tests.server.page.watching import ask, listening, page_of
-from tests.server.serving import KEY, SUM, Gate, held_agent, serving, until
+from tests.server.page.watching import Turnstile, ask, page_of, served, told_to, watched_agent
+from tests.server.serving import KEY, SUM, serving, until
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_question_is_answered_with_its_chains_votes_and_statistics(browser: Browser) -> None:
-    async with serving() as running, page_of(running, browser) as page:
+    async with served() as running, page_of(running, browser) as page:
         await expect(page.get_by_role("heading", name="Two models, one answer")).to_be_visible()
         await ask(page, SUM)
         await expect(page.get_by_role("status")).to_have_text("The answer is 10.")
@@ -31,7 +32,7 @@ async def test_a_question_is_answered_with_its_chains_votes_and_statistics(brows
 
 
 async def test_what_the_controls_say_is_what_is_asked(browser: Browser) -> None:
-    async with serving(max_chains=12) as running, page_of(running, browser) as page:
+    async with served(max_chains=12) as running, page_of(running, browser) as page:
         chains = page.get_by_role("slider", name="Chains")
         await expect(chains).to_have_attribute("max", "12")
         await chains.fill("3")
@@ -40,9 +41,9 @@ async def test_what_the_controls_say_is_what_is_asked(browser: Browser) -> None:
         await page.get_by_role("slider", name="Rejection rate").fill("0.55")
         await page.get_by_role("combobox", name="Coverage").select_option("conditional")
         async with page.expect_request("**/v1/chat/completions") as asking:
-            async with listening(page) as told:
-                await ask(page, SUM)
-            await expect(page.get_by_role("status")).to_contain_text("answer")
+            await ask(page, SUM)
+        await expect(page.get_by_role("status")).to_contain_text("answer")
+        told = await told_to(page)
         sent = json.loads((await asking.value).post_data or "")
         await expect(page.locator(".chain")).to_have_count(3)
     assert sent["messages"][0]["content"].startswith(SUM)
@@ -59,36 +60,37 @@ async def test_what_the_controls_say_is_what_is_asked(browser: Browser) -> None:
 
 
 async def test_the_stop_button_frees_the_chains_on_the_server(browser: Browser) -> None:
-    gate = Gate()
-    async with held_agent(gate) as agent, serving(agent) as running, page_of(running, browser) as page:
-        stop = page.get_by_role("button", name="Stop")
+    draft = Turnstile()
+    async with watched_agent(draft) as agent, serving(agent) as running, page_of(running, browser) as page:
+        stop = page.get_by_role("button", name="Stop", exact=True)
         await expect(stop).to_be_disabled()
         await ask(page, SUM)
         await expect(page.locator(".chain .state").first).to_have_text("drafts")
-        await until(lambda: gate.waiting == 8)
+        await until(lambda: draft.waiting == 8)
         await stop.click()
         await expect(page.get_by_role("status")).to_have_text("Stopped.")
-        await until(lambda: (running.alive, gate.waiting) == (0, 0))
+        await until(lambda: (running.alive, draft.waiting) == (0, 0))
         await expect(stop).to_be_disabled()
         await expect(page.get_by_role("button", name=f"{SUM} → stopped")).to_be_visible()
 
 
 async def test_escape_stops_and_the_next_question_is_answered(browser: Browser) -> None:
-    gate = Gate()
-    async with held_agent(gate) as agent, serving(agent) as running, page_of(running, browser) as page:
+    draft = Turnstile()
+    agent = watched_agent(draft, script=Sums(1.0))
+    async with agent, serving(agent) as running, page_of(running, browser) as page:
         await page.get_by_role("textbox", name="Question").fill(SUM)
         await page.keyboard.press("Control+Enter")
         await expect(page.locator(".chain .state").first).to_have_text("drafts")
         await page.keyboard.press("Escape")
         await expect(page.get_by_role("status")).to_have_text("Stopped.")
         await until(lambda: running.alive == 0)
-        gate.open.set()
+        draft.let(100)
         await ask(page, SUM)
         await expect(page.get_by_role("status")).to_have_text("The answer is 10.")
 
 
 async def test_what_the_server_refuses_is_said_in_its_words(browser: Browser) -> None:
-    async with serving() as running, page_of(running, browser) as page:
+    async with served() as running, page_of(running, browser) as page:
         await ask(page, "1 + " * 30000)
         await expect(page.get_by_role("alert")).to_contain_text("the context of draft holds")
         await ask(page, SUM)
@@ -97,7 +99,7 @@ async def test_what_the_server_refuses_is_said_in_its_words(browser: Browser) ->
 
 
 async def test_a_key_is_asked_for_where_one_is_needed(browser: Browser) -> None:
-    async with serving(keys=Keys({"ann": KEY})) as running, page_of(running, browser) as page:
+    async with served(keys=Keys({"ann": KEY})) as running, page_of(running, browser) as page:
         await ask(page, SUM)
         await expect(page.get_by_role("alert")).to_contain_text("API key")
         await page.get_by_label("API key").fill(KEY)
@@ -106,7 +108,7 @@ async def test_a_key_is_asked_for_where_one_is_needed(browser: Browser) -> None:
 
 
 async def test_an_example_fills_in_the_question(browser: Browser) -> None:
-    async with serving() as running, page_of(running, browser) as page:
+    async with served() as running, page_of(running, browser) as page:
         await page.get_by_role("button", name="What is 47 * 28 + 783?").click()
         await expect(page.get_by_role("textbox", name="Question")).to_have_value("What is 47 * 28 + 783?")
         await expect(page.get_by_role("textbox", name="Question")).to_be_focused()

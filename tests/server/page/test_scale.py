@@ -5,13 +5,15 @@ from playwright.async_api import Browser, expect
 
 from a1agent import A1
 from tests.doubles import sums_pair
-from tests.server.page.watching import ask, listening, page_of
+from tests.server.page.watching import ask, page_of, told_to
 from tests.server.serving import serving
 
 pytestmark = pytest.mark.anyio
 
 CHAINS, TURNS = 64, 32
-QUESTION = " + ".join(map(str, range(1, TURNS + 1)))  # a step for each number but the first, and one that states the sum
+QUESTION = " + ".join(
+    map(str, range(1, TURNS + 1))
+)  # a step for each number but the first, and one that states the sum
 
 COUNT = """
   window.counted = { mutations: 0, batches: 0, frames: 0 };
@@ -32,9 +34,9 @@ async def test_64_chains_of_32_steps_are_drawn_once_a_frame_and_step_by_step(bro
         await page.add_init_script(COUNT)
         await page.reload()
         await expect(page.locator("#models")).to_contain_text("draft")
-        async with listening(page) as told:
-            await ask(page, QUESTION)
+        await ask(page, QUESTION)
         await expect(page.get_by_role("status")).to_contain_text("The answer is")
+        told = await told_to(page)
         counted = await page.evaluate("counted")
         nodes = await page.evaluate("document.querySelectorAll('*').length")
         points = await page.evaluate("document.querySelector('#rate-chart .observed').points.length")

@@ -1,18 +1,41 @@
-"""What tests of the page share: a page that must not complain, a model let on step by step, what the server streamed."""
+"""What tests of the page share: a page that must not complain, models let on step by step, what was streamed."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Browser, Page, Response, expect
+from playwright.async_api import Browser, Page, expect
 
 from a1agent import A1
 from a1agent.backends.base import Work
 from a1agent.backends.scripted import Script, ScriptedBackend, Sums
-from tests.server.serving import Running
+from tests.doubles import sums_pair
+from tests.server.serving import Running, serving
+
+
+@asynccontextmanager
+async def served(**settings: Any) -> AsyncIterator[Running]:
+    """A server whose models never err, so that every answer is known."""
+    async with (
+        A1(*sums_pair(1.0), calibration=None, min_step_tokens=0, seed=1) as agent,
+        serving(agent, **settings) as running,
+    ):
+        yield running
+
+
+LISTEN = """
+  const fetched = window.fetch.bind(window);
+  window.fetch = async (...request) => {
+    const response = await fetched(...request);
+    if (request[0] === "v1/chat/completions") window.told = response.clone().text().catch(() => "");
+    return response;
+  };
+"""
+"""Keeps a copy of what the server streams: browsers let nobody read it again."""
 
 
 @asynccontextmanager
@@ -26,6 +49,7 @@ async def page_of(running: Running, browser: Browser, **more: Any) -> AsyncItera
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda line: complaints.append(line.text) if "Security Policy" in line.text else None)
     page.on("request", lambda r: None if r.url.startswith((running.url, "blob:")) else foreign.append(r.url))
+    await page.add_init_script(LISTEN)
     await page.goto(running.url)
     await expect(page.locator("#models")).to_contain_text("draft")
     yield page
@@ -38,6 +62,14 @@ async def ask(page: Page, question: str) -> None:
     await page.get_by_role("button", name="Ask").click()
 
 
+async def downloaded(page: Page, file: Path) -> dict[str, Any]:
+    """The call that the page shows, as it saves it."""
+    async with page.expect_download() as download:
+        await page.get_by_role("button", name="Download").click()
+    await (await download.value).save_as(file)
+    return await asyncio.to_thread(lambda: json.loads(file.read_bytes()))
+
+
 @dataclass
 class Turnstile:
     """A model's time: it reads at once, and writes a step for each that is let through."""
@@ -45,6 +77,11 @@ class Turnstile:
     steps: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     waiting: int = 0
     written: int = 0
+
+    @classmethod
+    def open(cls) -> "Turnstile":
+        """One that lets everything through."""
+        return cls(asyncio.Semaphore(10**9))
 
     def let(self, count: int) -> None:
         for _ in range(count):
@@ -58,10 +95,12 @@ class Turnstile:
             finally:
                 self.waiting -= 1
             self.written += 1
-        return Work(decoded_tokens=to_read + to_write)
+        return Work(decoded_tokens=to_read + to_write, compute_s=0.001 * to_read + 0.01 * to_write)
 
 
-def watched_agent(draft: Turnstile, target: Turnstile | None = None, *, script: Script | None = None, **more: Any) -> A1:
+def watched_agent(
+    draft: Turnstile, target: Turnstile | None = None, *, script: Script | None = None, **more: Any
+) -> A1:
     """An agent whose models write as they are let to; the target freely, unless it has a turnstile too."""
     options = {"calibration": None, "min_step_tokens": 0, "lookahead": "off", "early_stop": "off", "seed": 1} | more
     return A1(
@@ -93,13 +132,10 @@ class Told:
         return next(c["choices"][0]["a1"] for c in self.chunks if c["choices"] and "a1" in c["choices"][0])
 
 
-@asynccontextmanager
-async def listening(page: Page) -> AsyncIterator[Told]:
-    """Holds what the server streams to the page's next call, complete at the end of the block."""
-    told = Told([])
-    async with page.expect_response("**/v1/chat/completions") as answer:
-        yield told
-    response: Response = await answer.value
-    lines = [line.removeprefix("data: ") for line in (await response.text()).splitlines() if line.startswith("data: ")]
+async def told_to(page: Page) -> Told:
+    """What the server streamed to the page's last call, to its end."""
+    lines = [
+        line.removeprefix("data: ") for line in (await page.evaluate("told")).splitlines() if line.startswith("data: ")
+    ]
     assert lines[-1] == "[DONE]"
-    told.chunks = [json.loads(line) for line in lines[:-1]]
+    return Told([json.loads(line) for line in lines[:-1]])
