@@ -59,6 +59,7 @@ async function ask() {
   run(new AbortController());
   view.clear();
   view.status("Waiting for the first step");
+  view.lookAtResults();
   try {
     await follow(record, state);
     record.end = "answered";
@@ -79,9 +80,8 @@ function run(call) {
   const busy = call !== null;
   if (busy) shown = null;
   if (!busy && document.activeElement === by("stop")) by("question").focus({ preventScroll: true });
-  by("stop").disabled = !busy;
+  by("stop").hidden = !busy;
   by("send").disabled = by("open").disabled = busy;
-  document.body.classList.toggle("running", busy);
   listHistory();
 }
 

@@ -70,6 +70,11 @@ export class View {
     say(by("status"), text);
   }
 
+  // On a phone the form fills the screen; what happens next is below it.
+  lookAtResults() {
+    if (by("now").getBoundingClientRect().bottom > window.innerHeight) by("results").scrollIntoView();
+  }
+
   error(text) {
     by("error").textContent = text;
     by("error").hidden = false;

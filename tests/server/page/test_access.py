@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.server.page.watching import ask, page_of, served
-from tests.server.serving import SUM
+from tests.server.page.watching import Turnstile, ask, page_of, served, watched_agent
+from tests.server.serving import SUM, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -127,3 +127,21 @@ async def test_nothing_is_wider_than_a_phone(browser: Browser, scheme: Any) -> N
         await page.locator("button.name").first.click()
         width = await page.locator("html").evaluate("element => element.scrollWidth")
     assert width <= 360
+
+
+async def test_on_a_phone_what_happens_is_in_sight_and_can_be_stopped(browser: Browser) -> None:
+    async with (
+        watched_agent(Turnstile()) as agent,
+        serving(agent) as running,
+        page_of(running, browser, has_touch=True, is_mobile=True, **PHONE) as page,
+    ):
+        await page.get_by_role("textbox", name="Question").fill(SUM)
+        await page.get_by_role("button", name="Ask").tap()
+        stop = page.get_by_role("button", name="Stop", exact=True)
+        await expect(page.locator(".chain")).to_have_count(8)
+        await expect(stop).to_be_in_viewport()
+        await expect(page.get_by_role("status")).to_be_in_viewport()
+        await page.locator(".chain").last.scroll_into_view_if_needed()
+        await expect(stop).to_be_in_viewport()
+        await stop.tap()
+        await expect(page.get_by_role("status")).to_have_text("Stopped.")

@@ -206,7 +206,7 @@ async def test_a_call_too_large_to_keep_is_said_and_costs_no_other(browser: Brow
 async def test_a_browser_that_stores_nothing_still_asks(browser: Browser) -> None:
     async with served() as running, page_of(running, browser) as page:
         await page.add_init_script(
-            "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('', 'SecurityError'); } })"
+            "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('', 'SecurityError') } })"
         )
         await page.reload()
         await answered(page, SUM, "10")
