@@ -3,10 +3,9 @@
 import pytest
 from playwright.async_api import Browser, expect
 
-from a1agent import A1
-from tests.doubles import sums_pair
-from tests.server.page.watching import ask, page_of, told_to
-from tests.server.serving import serving
+from a1agent.backends.scripted import Sums
+from tests.server.page.watching import Turnstile, ask, page_of, told_to, watched_agent
+from tests.server.serving import serving, until
 
 pytestmark = pytest.mark.anyio
 
@@ -29,23 +28,28 @@ PER_FRAME = 80
 
 
 async def test_64_chains_of_32_steps_are_drawn_once_a_frame_and_step_by_step(browser: Browser) -> None:
-    agent = A1(*sums_pair(0.9), calibration=None, min_step_tokens=0, early_stop="off", chains=CHAINS, turns=TURNS)
+    draft = Turnstile()
+    agent = watched_agent(draft, script=Sums(0.9), chains=CHAINS, turns=TURNS)
     async with agent, serving(agent) as running, page_of(running, browser) as page:
         await page.add_init_script(COUNT)
         await page.reload()
         await expect(page.locator("#models")).to_contain_text("draft")
         await ask(page, QUESTION)
+        for turn in range(TURNS):  # the page has seen each turn before the next, so nothing hides in one late frame
+            await until(lambda: draft.waiting == CHAINS)
+            draft.let(CHAINS)
+            await expect(page.locator("button.step")).to_have_count(CHAINS * (turn + 1))
         await expect(page.get_by_role("status")).to_contain_text("The answer is")
         told = await told_to(page)
         counted = await page.evaluate("counted")
         nodes = await page.evaluate("document.querySelectorAll('*').length")
         points = await page.evaluate("document.querySelector('#rate-chart .observed').points.length")
         stored = await page.evaluate("Object.keys(sessionStorage).filter((name) => name.startsWith('a1.call.')).length")
-        await expect(page.locator("button.step")).to_have_count(CHAINS * TURNS)
     steps = len({(event["chain"], event["turn"]) for event in told.of("StepDrafted")})
     assert steps == CHAINS * TURNS
     assert nodes <= steps + 12 * CHAINS + 300
     assert points <= 201
+    assert counted["frames"] >= TURNS
     assert counted["mutations"] <= PER_STEP * steps + PER_FRAME * counted["frames"] + 500
     assert counted["batches"] <= counted["frames"] + 50  # nothing is drawn between frames
     assert stored == 1
