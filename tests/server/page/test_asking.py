@@ -98,6 +98,25 @@ async def test_what_the_server_refuses_is_said_in_its_words(browser: Browser) ->
         await expect(page.locator("#error")).to_be_hidden()
 
 
+async def test_when_the_server_ends_during_a_call_the_page_says_so_and_keeps_what_it_had(browser: Browser) -> None:
+    draft = Turnstile()
+    async with (
+        watched_agent(draft, chains=2, rejection_rate=0.0) as agent,
+        serving(agent, grace_s=0) as running,
+        page_of(running, browser) as page,
+    ):
+        await ask(page, SUM)
+        draft.let(2)
+        await expect(page.locator("button.step.draft")).to_have_count(2)
+        running.server.should_exit = True
+        await expect(page.get_by_role("alert")).to_have_text("the server shut down before the answer was ready")
+        await expect(page.get_by_role("status")).to_have_text("No answer.")
+        await expect(page.locator("button.step.draft")).to_have_count(2)
+        await expect(page.get_by_role("button", name=f"{SUM} → failed")).to_be_visible()
+        await ask(page, SUM)
+        await expect(page.get_by_role("alert")).to_have_text(re.compile("The connection failed|shutting down"))
+
+
 async def test_a_key_is_asked_for_where_one_is_needed(browser: Browser) -> None:
     async with served(keys=Keys({"ann": KEY})) as running, page_of(running, browser) as page:
         await ask(page, SUM)

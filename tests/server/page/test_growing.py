@@ -9,7 +9,8 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from a1agent import A1
-from tests.doubles import Fixed
+from a1agent.backends.scripted import Replies, Sums
+from tests.doubles import Failing, Fixed
 from tests.server.page.watching import Told, Turnstile, ask, page_of, told_to, watched_agent
 from tests.server.serving import SUM, Running, serving, until
 
@@ -146,6 +147,39 @@ async def test_votes_move_as_chains_finish(browser: Browser) -> None:
         draft.let(1)
         await expect(page.get_by_role("status")).to_have_text("The answer is 7.")
         await expect(page.locator("#votes .count")).to_have_text(["4"])
+
+
+async def test_chains_that_the_settled_vote_cancels_say_so_and_do_not_vote(browser: Browser) -> None:
+    draft = Turnstile()
+    agent = watched_agent(draft, script=Fixed("It is \\boxed{7}."), chains=8, rejection_rate=0.0, early_stop="exact")
+    async with watched(agent, browser) as (_, page):
+        await ask(page, "How many?")
+        draft.let(5)
+        await expect(page.get_by_role("status")).to_have_text("The answer is 7.")
+        await expect(page.locator(".chain .state", has_text="answers 7")).to_have_count(5)
+        await expect(page.locator(".chain .state", has_text="cancelled: the vote was settled")).to_have_count(3)
+        await expect(page.locator("#votes .count")).to_have_text(["5"])
+        await expect(page.locator("#stats")).to_contain_text("5 / 3 / 0")
+
+
+async def test_a_chain_that_fails_says_why_and_the_others_go_on(browser: Browser) -> None:
+    agent = watched_agent(Turnstile.open(), script=Failing(1, Sums(1.0)), chains=3)
+    async with watched(agent, browser) as (_, page):
+        await ask(page, SUM)
+        await expect(page.get_by_role("status")).to_have_text("The answer is 10.")
+        await expect(page.locator(".chain .state", has_text="failed: the model fell over")).to_have_count(1)
+        await expect(page.locator(".chain .state", has_text="answers 10")).to_have_count(2)
+
+
+async def test_an_answer_in_other_spellings_is_counted_apart_and_the_page_says_so(browser: Browser) -> None:
+    draft = Turnstile.open()
+    script = Replies(("It is \\boxed{0.5}.", "It is \\boxed{\\frac{1}{2}}."))
+    async with watched(watched_agent(draft, script=script, chains=8, rejection_rate=0.0), browser) as (_, page):
+        told = await answered(page, "How much?")
+        assert told.outcome["confidence"] == 1.0
+        await expect(page.locator("#votes .count")).to_have_count(2)
+        await expect(page.locator("#votes-hint")).to_be_visible()
+        await expect(page.locator("#votes .name .katex")).to_have_count(1)
 
 
 async def test_the_confidence_is_the_one_of_the_call(browser: Browser) -> None:
