@@ -46,7 +46,9 @@ export class View {
 
   votes(state) {
     by("votes-box").hidden = state.votes.size === 0;
-    const told = leaders(state).slice(0, MOST_VOTES);
+    const all = leaders(state);
+    const told = all.slice(0, MOST_VOTES);
+    say(by("votes-more"), all.length > MOST_VOTES ? `and ${all.length - MOST_VOTES} more answers, of fewer chains or as many` : "");
     while (by("votes").children.length < told.length) by("votes").append(bar());
     while (by("votes").children.length > told.length) by("votes").lastChild.remove();
     told.forEach(([answer, count], i) => {

@@ -5,8 +5,9 @@ import shutil
 from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
+expect.set_options(timeout=30_000)  # what is waited for comes at once, or late on a loaded machine, or never
 BROWSER = os.environ.get("A1_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 

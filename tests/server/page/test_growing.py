@@ -182,6 +182,16 @@ async def test_an_answer_in_other_spellings_is_counted_apart_and_the_page_says_s
         await expect(page.locator("#votes .name .katex")).to_have_count(1)
 
 
+async def test_of_many_answers_the_first_eight_are_shown_and_the_others_counted(browser: Browser) -> None:
+    replies = Replies(tuple(f"It is \\boxed{{{number}}}." for number in range(1000)))
+    async with watched(watched_agent(Turnstile.open(), script=replies, chains=12), browser) as (_, page):
+        told = await answered(page, "Which?")
+        answers = {event["result"]["answer"] for event in told.of("ChainFinished")}
+        assert len(answers) > 9
+        await expect(page.locator("#votes li")).to_have_count(8)
+        await expect(page.locator("#votes-more")).to_contain_text(f"and {len(answers) - 8} more answers")
+
+
 async def test_the_confidence_is_the_one_of_the_call(browser: Browser) -> None:
     async with watched(watched_agent(Turnstile.open(), chains=8, rejection_rate=0.0), browser) as (_, page):
         told = await answered(page)
