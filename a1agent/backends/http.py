@@ -17,6 +17,7 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import httpx2
@@ -96,8 +97,11 @@ class Line:
         self._check(response)
         return self._read(response.text)
 
-    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        """The JSON of each server-sent event; closing the generator closes the request. Raises as `post`."""
+    async def events(self, path: str, body: Mapping[str, Any], unsaid: int = 503) -> AsyncGenerator[dict[str, Any]]:
+        """The JSON of each server-sent event; closing the generator closes the request. Raises as `post`.
+
+        `unsaid`: the status of an error in the stream that names none.
+        """
         url = self._replica.url + path
         async with contextlib.AsyncExitStack() as stack:
             with self._mapped():
@@ -115,16 +119,16 @@ class Line:
                 if event is None:
                     return
                 if event.data != "[DONE]":  # the connection is used again only when it was read to its end
-                    yield self._event(event.data)
+                    yield self._event(event.data, unsaid)
                 limit = self._options.between_tokens_s
 
-    def _event(self, data: str) -> dict[str, Any]:
+    def _event(self, data: str, unsaid: int) -> dict[str, Any]:
         event = self._read(data)
         if not isinstance(event, dict):
             raise BadReply(f"{self._replica.url} streamed something that is no object")
         found = cast("dict[str, Any]", event)
         if found.get("error"):
-            raise self._failure(_status_of(found["error"]), data, {})
+            raise self.failure(_status_of(found["error"], _message(data), unsaid), data)
         return found
 
     def _read(self, text: str) -> Any:
@@ -135,10 +139,11 @@ class Line:
 
     def _check(self, response: httpx2.Response) -> None:
         if not response.is_success:
-            raise self._failure(response.status_code, response.text, response.headers)
+            raise self.failure(response.status_code, response.text, response.headers)
 
-    def _failure(self, status: int, body: str, headers: Mapping[str, str]) -> A1Error:
-        return failure(self._replica.url, status, self._http.hidden(body), headers)
+    def failure(self, status: int, body: str, headers: Mapping[str, str] = MappingProxyType({})) -> A1Error:
+        """What a reply with an error status means, or an error that a server puts into a reply."""
+        return _failure(self._replica.url, status, self._http.hidden(body), headers)
 
     @contextlib.contextmanager
     def _mapped(self) -> Generator[None]:
@@ -236,8 +241,7 @@ def _given_up() -> Generator[None]:
         raise BackendError(error.what, error.hint) from error
 
 
-def failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1Error:
-    """What a reply with an error status means."""
+def _failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1Error:
     said = _message(body)
     if status in _AGAIN:
         after = _seconds(headers.get("retry-after"))
@@ -266,9 +270,11 @@ def _message(body: str) -> str:
     return body.strip()[:300] or "no reason given"
 
 
-def _status_of(error: Any) -> int:
+def _status_of(error: Any, said: str, unsaid: int) -> int:
     code = cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) and 400 <= code < 600 else 503
+    if isinstance(code, int) and 400 <= code < 600:
+        return code
+    return 400 if _TOO_LONG.search(said) else unsaid
 
 
 def _seconds(after: str | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from a1agent.backends.base import ModelInfo, Sampling
@@ -18,10 +18,20 @@ from a1agent.backends.wire import Text, Wire
 from a1agent.errors import A1Error, InvalidOption, ModelLoadError, ModelNotFound, nearest
 from a1agent.types import Message, Question
 
-__all__ = ["Served", "assemble", "connect", "find_model", "given_tokenizer", "tells_raw", "why_it_cannot_score"]
+__all__ = [
+    "Served",
+    "assemble",
+    "connect",
+    "find_model",
+    "given_tokenizer",
+    "tells_raw",
+    "why_it_cannot_score",
+    "with_context",
+]
 
 Start = Callable[[Http, str], Coroutine[Any, Any, RemoteBackend]]
 _NEAR = 0.02
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,13 @@ def _choose(url: str, models: list[dict[str, Any]], asked: str) -> Served:
     return Served(name, length if isinstance(length, int) else 0, entry)
 
 
+def with_context(http: Http, served: Served, told: int | None) -> Served:
+    """The model with the length that the server tells elsewhere than in its list. Raises `ModelLoadError`."""
+    if not told:
+        raise ModelLoadError(f"{http} does not say how long texts may be", "give it: ?context_length=TOKENS")
+    return replace(served, context_length=told)
+
+
 async def given_tokenizer(http: Http, ask_ids: AskIds | None) -> LocalTokenizer | None:
     """The tokenizer that the options name; its ids of a probe text must be the server's. Raises `ModelLoadError`."""
     if not http.options.tokenizer:
@@ -107,7 +124,11 @@ async def why_it_cannot_score(http: Http, wire: Wire, ids: list[int]) -> str:
         scored = await http.call(lambda line: wire.score(line, ids, 1))
     except A1Error as error:
         return str(error)
-    return "" if len(scored.logprobs) == len(ids) - 1 else "it returned scores of the wrong length"
+    if len(scored.logprobs) != len(ids) - 1:
+        return "it returned scores of the wrong length"
+    if any(value > _ROUNDING for value in scored.logprobs):
+        return "its scores are no log-probabilities; vLLM gives others when started with --logprobs-mode"
+    return ""
 
 
 async def tells_raw(http: Http, wire: Wire, ids: list[int]) -> bool:

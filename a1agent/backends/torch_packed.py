@@ -13,7 +13,7 @@ from a1agent.backends.torch_attention import KEYWORD, NAME, Attention, Layout, S
 from a1agent.backends.torch_cuda import DecodeGraphs, VarlenAttention
 from a1agent.backends.torch_slots import LayerShape, SlotCache
 
-__all__ = ["LayerKind", "PackedModel", "Unpackable", "probe"]
+__all__ = ["LayerKind", "PackedModel", "Unpackable", "device_of_rows", "probe"]
 
 _interface: Any = AttentionInterface
 _interface.register(NAME, attend)
@@ -54,8 +54,9 @@ def probe(model: Any) -> list[LayerKind]:
     seen = _Probe()
     model.set_attn_implementation(NAME)
     tokens = torch.zeros(2, dtype=torch.long, device=model.device)
+    keep = torch.zeros(1, dtype=torch.long, device=device_of_rows(model))
     try:
-        run(model, tokens, torch.arange(2, device=model.device), tokens[:1], seen)
+        run(model, tokens, torch.arange(2, device=model.device), keep, seen)
     except Exception as error:
         raise Unpackable(f"its layers do not take our attention ({error!r})") from error
     config = model.config.get_text_config()
@@ -64,6 +65,12 @@ def probe(model: Any) -> list[LayerKind]:
     kinds = [seen.found[layer] for layer in range(len(seen.found))]
     _check_windows(config, kinds)
     return kinds
+
+
+def device_of_rows(model: Any) -> torch.device:
+    """Where the numbers of the rows belong whose logits are wanted."""
+    spread = len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
+    return torch.device("cpu") if spread else torch.device(model.device)
 
 
 def _check_windows(config: Any, kinds: list[LayerKind]) -> None:
@@ -80,7 +87,10 @@ def _check_windows(config: Any, kinds: list[LayerKind]) -> None:
 
 
 def run(model: Any, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor, attention: Any) -> torch.Tensor:
-    """Logits of the rows `keep` of a packed forward: [tokens] -> [kept, vocabulary]."""
+    """Logits of the rows `keep` of a packed forward: [tokens] -> [kept, vocabulary].
+
+    Of a model that is spread over devices, `keep` is on the processor: the last layer's device need not be the first's.
+    """
     found = model(
         input_ids=tokens[None],
         position_ids=positions[None],
@@ -111,9 +121,8 @@ class PackedModel:
         replayed = self._graphs.run(layout) if self._graphs is not None else None
         if replayed is not None:
             return replayed
-        tokens, positions, keep = (
-            torch.as_tensor(part).to(self._device) for part in (layout.tokens, layout.positions, layout.keep)
-        )
+        tokens, positions = (torch.as_tensor(part).to(self._device) for part in (layout.tokens, layout.positions))
+        keep = torch.as_tensor(layout.keep).to(device_of_rows(self._model))
         return self._run(tokens, positions, keep, self._attention(layout))
 
     def copy(self, source: int, target: int, length: int) -> None:

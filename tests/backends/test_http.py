@@ -126,6 +126,16 @@ async def test_a_fault_costs_a_retry_and_changes_no_result(server: Flavor, fault
         assert server.socket.faults.struck == [fault] * 2
 
 
+async def test_a_stream_that_the_server_gives_up_is_asked_for_again(server: Flavor) -> None:
+    """A server that is paused, or whose weights are replaced, ends what runs: that is no end of a step."""
+    async with loaded(server) as backend:
+        root = await backend.open(QUESTION)
+        expected = await root.fork().generate(12, Sampling(seed=3), FREELY)
+        server.aborts = 1
+        assert (await root.fork().generate(12, Sampling(seed=3), FREELY)).step == expected.step
+        assert server.aborts == 0
+
+
 async def test_a_call_that_keeps_failing_says_where_and_changes_nothing(server: Flavor) -> None:
     async with loaded(server, retries=2) as backend:
         sequence = await backend.open(QUESTION)

@@ -1,9 +1,10 @@
 """Servers with OpenAI's API: the contract on llama.cpp's own server and on text-only ones of ours."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,7 @@ class TestLlamaServerWithItsTokenizer(Contract):
         return factory(openai.load, spm_server, tokenizer=str(models / "spm.gguf"))
 
 
+QUESTION = Question.of("1 + 2")
 TEXT = Capabilities(counts=False, score=False, logprobs=False)
 
 
@@ -159,6 +161,68 @@ async def test_a_chat_is_held_to_a_format_only_where_the_answer_is_stated(chat_s
         stated = await sequence.generate(40, replace(GREEDY, schema=SCHEMA | {"additionalProperties": False}), FREELY)
     assert not thought.step.text.lstrip().startswith("{")
     assert set(json.loads(stated.step.text)) == {"sure"}
+
+
+Serve = Callable[..., OpenAI]
+
+
+@pytest.fixture
+def serve(models: Path) -> Iterator[Serve]:
+    started: list[OpenAI] = []
+
+    def start(**options: Any) -> OpenAI:
+        started.append(OpenAI(models / "bpe.gguf", **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.mark.anyio
+async def test_a_server_that_answers_every_path_is_not_taken_for_another(serve: Serve, models: Path) -> None:
+    server = serve(studio=True)
+    async with loaded(factory(openai.load, server, tokenizer=str(models / "bpe.gguf"))) as backend:
+        await (await backend.open(QUESTION)).generate(4, GREEDY, FREELY)
+    assert server.socket.log[-1].path == "/v1/completions"
+
+
+@pytest.mark.anyio
+async def test_fields_that_a_server_refuses_are_done_without(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    server = serve(continues="prefix", strict=True)
+    server.known = server.known - {"seed", "stream_options"}
+    way = {"api": "chat", "continuation": "prefix"}
+    async with loaded(factory(openai.load, server, **way)) as backend:
+        sequence = await backend.open(QUESTION)
+        for _ in range(2):
+            assert (await sequence.generate(4, GREEDY, FREELY)).step.text
+        assert len([request for request in server.socket.log if request.path == "/v1/chat/completions"]) == 3
+        assert "seed, stream_options" in caplog.text
+        server.known = server.known - {"top_k"}
+        with pytest.raises(BackendError, match="top_k"):  # without it another distribution would be drawn from
+            await sequence.generate(4, Sampling(top_k=5), FREELY)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("apart", ["reasoning", "reasoning_content", "tool_calls"])
+async def test_what_a_server_takes_out_of_the_text_is_not_lost_unsaid(serve: Serve, apart: str) -> None:
+    async with loaded(factory(openai.load, serve(continues="trailing", apart=apart))) as backend:
+        sequence = await backend.open(QUESTION)
+        length = sequence.length
+        with pytest.raises(BackendError, match="tool call" if apart == "tool_calls" else "thoughts") as caught:
+            await sequence.generate(6, GREEDY, FREELY)
+        assert "parser" in caught.value.hint
+        assert sequence.length == length
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_is_given_up_is_no_end_of_a_turn(serve: Serve) -> None:
+    server = serve(continues="final_message")
+    async with loaded(factory(openai.load, server)) as backend:
+        root = await backend.open(QUESTION)
+        expected = await root.fork().generate(6, GREEDY, FREELY)
+        server.aborts = 1
+        assert (await root.fork().generate(6, GREEDY, FREELY)).step.text == expected.step.text
 
 
 @pytest.fixture
