@@ -6,6 +6,8 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,45 @@ async def test_a_server_that_is_restarted_is_waited_for(server: Flavor) -> None:
         await asyncio.sleep(0)
         await asyncio.to_thread(server.socket.listen)
         assert {generated.step for generated in await asyncio.gather(*calls)} == {expected.step}
+
+
+async def test_a_stream_that_falls_silent_is_asked_for_again(server: Flavor) -> None:
+    async with loaded(server, between_tokens_s=0.3) as backend:
+        root = await backend.open(QUESTION)
+        expected = await root.fork().generate(12, Sampling(seed=3), FREELY)
+        server.socket.faults = Faults(plan=["stall"])
+        assert (await root.fork().generate(12, Sampling(seed=3), FREELY)).step == expected.step
+        assert server.socket.faults.struck == ["stall"]
+
+
+@pytest.mark.parametrize(("after", "least", "most"), [("7", 7, 8), ("soon", 0, 1), ("", 0, 1), ("in an hour", 60, 61)])
+async def test_a_full_server_is_left_alone_for_as_long_as_it_asks_but_not_for_ever(
+    server: Flavor, after: str, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if after == "in an hour":
+        after = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def pretend(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(0)
+
+    async with loaded(server) as backend:
+        sequence = await backend.open(QUESTION)
+        server.socket.faults = Faults(plan=["429"], after=after)
+        monkeypatch.setattr(asyncio, "sleep", pretend)
+        assert (await sequence.score(STEP)).logprobs
+        monkeypatch.undo()
+    assert least <= max(slept) < most
+
+
+async def test_no_more_requests_are_under_way_than_connections_are_allowed(server: Flavor) -> None:
+    async with loaded(server, max_connections=2) as backend:
+        root = await backend.open(QUESTION)
+        server.socket.most = 0
+        await asyncio.gather(*(root.fork().generate(6, GREEDY, FREELY) for _ in range(8)))
+        assert server.socket.most == 2
 
 
 # What is left behind
