@@ -39,7 +39,10 @@ class Reply:
 
 @dataclass
 class Faults:
-    """Which faults strike, how often. `plan` comes first: one entry a request, None for none. `after`: when to try again."""
+    """Which faults strike, how often. `plan` comes first: one entry a request, None for none.
+
+    `after`: when a full server asks to be tried again.
+    """
 
     rate: float = 0.0
     kinds: tuple[str, ...] = ()
