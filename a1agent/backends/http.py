@@ -42,6 +42,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _AGAIN = (429, 502, 503, 504)
 _LONGEST_WAIT_S = 60.0
+_RANK_HEADER = "X-Data-Parallel-Rank"  # vLLM's and SGLang's
 _TOO_LONG = re.compile(
     r"context.?length|context.?size|max_model_len|too long|longer than|exceed\w* .*(context|token)", re.I
 )
@@ -75,6 +76,8 @@ class Line:
         self._options = http.options
         self._replica = replica
         self._headers = {} if session is None else {http.options.session_header: session}
+        if replica.rank is not None:
+            self._headers[_RANK_HEADER] = str(replica.rank)
 
     @property
     def url(self) -> str:
@@ -177,11 +180,13 @@ class Http:
             timeout=httpx2.Timeout(None, connect=options.connect_s),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=options.max_connections),
         )
-        self.replicas = Replicas(urls, options.max_connections, options.cooldown_s, options.patience_s)
+        self.replicas = Replicas(
+            urls, options.max_connections, options.cooldown_s, options.patience_s, options.data_parallel
+        )
         self.thread = LoopThread("a1agent-http")
 
     def __str__(self) -> str:
-        return ", ".join(replica.url for replica in self.replicas.all)
+        return self.replicas.names
 
     def hidden(self, text: str) -> str:
         """A text without the key."""

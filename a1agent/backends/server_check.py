@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -126,6 +127,8 @@ async def why_it_cannot_score(http: Http, wire: Wire, ids: list[int]) -> str:
         return str(error)
     if len(scored.logprobs) != len(ids) - 1:
         return "it returned scores of the wrong length"
+    if not all(map(math.isfinite, scored.logprobs)):
+        return "it told no log-probability of some tokens of a plain text"
     if any(value > _ROUNDING for value in scored.logprobs):
         return "its scores are no log-probabilities; vLLM gives others when started with --logprobs-mode"
     return ""

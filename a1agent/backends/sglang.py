@@ -12,7 +12,8 @@ without it, the whole step so far, which works too and costs bandwidth. A seed m
 server runs with `--enable-deterministic-inference`.
 
 Behind SGLang's router use `--policy manual` or `consistent_hashing`, which keep a chain on its replica by a header that
-every request carries. The policy `cache_aware` compares texts, and finds none in requests of token ids.
+every request carries. The policy `cache_aware` compares texts, and finds none in requests of token ids. Of a server
+with `--dp-size N` a chain stays with one engine by `?data_parallel=N`, in versions that read the header for that.
 
 The log-probabilities of sampled tokens are those after temperature, unless the server runs with
 `SGLANG_RETURN_ORIGINAL_LOGPROB=1`. This is found out at start-up; where needed, what was written is scored once more.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -149,9 +151,10 @@ class SglangWire:
         """Log-probabilities of `ids[start:]`; the entry before them has none and is dropped."""
         body = _body({"input_ids": ids}, _NOTHING, return_logprob=True, logprob_start_len=start - 1)
         meta = _reply(line, await line.post("/generate", body)).meta_info
-        logprobs, found = _pairs(line, (meta.input_token_logprobs or [])[1:])
-        if found != ids[start:]:
+        rows = (meta.input_token_logprobs or [])[1:]
+        if [row[1] for row in rows] != ids[start:]:
             raise BadReply(f"{line.url} scored other tokens than it was sent", "see the server's log")
+        logprobs = [-math.inf if row[0] is None else row[0] for row in rows]  # JSON has no infinity
         return Scored(logprobs, Read(len(ids), meta.cached_tokens))
 
 

@@ -11,8 +11,8 @@ or from a local tokenizer (`tokenizer=`). Steps are scored in one of two ways, t
   (`reread_tokens`).
 
 What else the cache held is known only from a server that was started with `--enable-prompt-tokens-details`. One that
-was started with `--data-parallel-size` shares requests out by its queues, each with a cache of its own: a chain finds
-its text there by chance, where a list of URLs or a router that heeds `session_header` would keep it in one place.
+was started with `--data-parallel-size N` shares requests out by its queues, to engines with a cache each: a chain finds
+its text there by chance. With `?data_parallel=N` it stays with one engine, named in a header of its requests.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -54,6 +55,7 @@ _NUMBERS = re.compile(r"v?(\d+)\.(\d+)")
 _NAMELESS = (0, 12)
 """The first version without `guided_json`; before 0.10 completions took a schema by that name only."""
 _NEAR = 0.05
+_CLAMP = -9999.0
 _COMPLETIONS = "/v1/completions"
 _TOKENS = "/inference/v1/generate"
 _FINISHES: dict[str, Literal["end", "length"]] = {"stop": "end", "length": "length", "repetition": "length"}
@@ -184,7 +186,7 @@ class VllmWire:
         reply = parsed(_Completion, await line.post(_COMPLETIONS, body), line)
         table = reply.choices[0].prompt_logprobs if reply.choices else None
         try:
-            found = [((table or [])[i] or {})[ids[i]].logprob for i in range(start, len(ids))]
+            found = [_unclamped(((table or [])[i] or {})[ids[i]].logprob) for i in range(start, len(ids))]
         except (KeyError, IndexError):
             raise BadReply(f"{line.url} returned no log-probabilities of the prompt", "see the server's log") from None
         return Scored(found, Read(len(ids), 0))
@@ -236,6 +238,11 @@ def _chunk(line: Line, choice: _Choice) -> Chunk:
         finish=None if finish is None else _FINISHES[finish],
         end=end,
     )
+
+
+def _unclamped(logprob: float) -> float:
+    """JSON has no infinity: vLLM puts a number in its place."""
+    return logprob if logprob > _CLAMP else -math.inf
 
 
 def _rows(line: Line, data: str) -> list[float]:

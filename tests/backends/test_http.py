@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -79,6 +80,24 @@ async def test_scores_equal_those_in_process(server: Flavor, models: Path) -> No
         assert close_to(scores.logprobs, expected.logprobs)
         assert scores.work.decoded_tokens + scores.work.cached_tokens == sequence.length
         assert scores.work.compute_s > 0
+
+
+@pytest.mark.parametrize("kind", ["sglang", "vllm", "vllm, old scoring"])
+async def test_a_token_without_any_probability_is_infinitely_strange(kind: str, models: Path) -> None:
+    """JSON cannot say so: a server puts null in its place, or a number that would be stored as a score."""
+    server: Flavor = (
+        Sglang(models / "bpe.gguf") if kind == "sglang" else Vllm(models / "bpe.gguf", step_scoring="old" not in kind)
+    )
+    async with loaded(server) as backend:
+        sequence = await backend.open(QUESTION)
+        mark = sequence.mark()
+        scores = await sequence.score(STEP)
+        sequence.rewind(mark)
+        server.impossible = scores.ids[1]
+        again = await sequence.score(STEP)
+    assert again.logprobs[1] == -math.inf
+    assert all(math.isfinite(value) for value in (again.logprobs[0], *scores.logprobs))
+    server.close()
 
 
 def test_a_server_that_reads_the_chain_for_each_score_is_counted_and_said_once(models: Path) -> None:
@@ -340,6 +359,26 @@ async def test_chains_stay_with_their_replica_move_when_it_fails_and_come_back(
             break
     assert pair[0].socket.log
     await backend.aclose()
+
+
+async def test_chains_stay_with_their_engine_of_a_data_parallel_server(server: Flavor) -> None:
+    async with loaded(server, data_parallel=3, session_header="X-Chain") as backend:
+        assert str(backend._remote.http) == server.url
+        root = await backend.open(QUESTION)
+        forks = [root.fork() for _ in range(6)]
+        server.socket.log.clear()
+        for _ in range(2):
+            await asyncio.gather(*(fork.generate(4, GREEDY, FREELY) for fork in forks))
+        streams = [request for request in server.socket.log if request.body.get("stream")]
+        ranks = [{r.headers["x-data-parallel-rank"] for r in each} for each in _by_session(streams).values()]
+        assert all(len(each) == 1 for each in ranks)
+        assert sorted(min(each) for each in ranks) == ["0", "0", "1", "1", "2", "2"]
+
+
+async def test_a_server_with_one_engine_is_not_told_of_engines(server: Flavor) -> None:
+    async with loaded(server) as backend:
+        await (await backend.open(QUESTION)).generate(2, GREEDY, FREELY)
+    assert not [request for request in server.socket.log if "x-data-parallel-rank" in request.headers]
 
 
 class Clock:

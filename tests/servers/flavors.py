@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -26,6 +27,7 @@ class Flavor:
         self.name = name
         self.key = key
         self.aborts = 0  # how many of the next streams the server gives up in the middle
+        self.impossible: int | None = None  # a token that the model gives no probability at all
         self.scored: list[tuple[int, ...]] = []
         self.written: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         self.socket = SocketServer({path: self._guarded(handler) for path, handler in self.handlers().items()}, ssl)
@@ -84,7 +86,9 @@ class Flavor:
 
     async def scores(self, ids: list[int], start: int) -> tuple[list[float], int]:
         self.scored.append(tuple(ids))
-        return await self.model.score(ids, start)
+        logprobs, cached = await self.model.score(ids, start)
+        pairs = zip(logprobs, ids[start:], strict=True)
+        return [-math.inf if token == self.impossible else logprob for logprob, token in pairs], cached
 
     def too_long(self, ids: list[int], limit: int = 1) -> Reply | None:
         if len(ids) + limit <= self.model.context:
@@ -171,7 +175,8 @@ class Sglang(Flavor):
         if body.get("return_logprob") and start >= 0:
             logprobs, cached = await self.scores(ids, start + 1)
             rows = [[None, ids[start], None]]
-            rows += [[lp, token, None] for lp, token in zip(logprobs, ids[start + 1 :], strict=True)]
+            told = [lp if math.isfinite(lp) else None for lp in logprobs]  # what orjson makes of it
+            rows += [[lp, token, None] for lp, token in zip(told, ids[start + 1 :], strict=True)]
             meta |= {"input_token_logprobs": rows, "output_token_logprobs": [], "cached_tokens": cached}
         else:
             sequence = await self.model.backend.open_ids(ids)
@@ -292,7 +297,7 @@ class Vllm(Flavor):
         choice: dict[str, Any] = {"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": None}
         if "prompt_logprobs" in body and self.prompt_logprobs:
             logprobs, _ = await self.scores(ids, 1)
-            pairs = zip(ids[1:], [lp + 30 * self.logits for lp in logprobs], strict=True)
+            pairs = zip(ids[1:], [max(-9999.0, lp + 30 * self.logits) for lp in logprobs], strict=True)
             choice["prompt_logprobs"] = [None, *({str(t): {"logprob": lp, "rank": 1}} for t, lp in pairs)]
             cached = 0
         else:
