@@ -69,7 +69,8 @@ def probe(model: Any) -> list[LayerKind]:
 
 def device_of_rows(model: Any) -> torch.device:
     """Where the numbers of the rows belong whose logits are wanted."""
-    spread = len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
+    placed: dict[str, Any] = getattr(model, "hf_device_map", None) or {}
+    spread = len(set(placed.values())) > 1
     return torch.device("cpu") if spread else torch.device(model.device)
 
 

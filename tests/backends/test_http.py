@@ -24,7 +24,7 @@ from a1agent.backends.shared_time import SharedTime
 from a1agent.errors import A1Error, BackendError, ContextOverflow
 from a1agent.types import Question
 from tests.backends.contract import FREELY, GREEDY, STEP, close_to
-from tests.backends.remotes import FAST
+from tests.backends.remotes import FAST, Serve
 from tests.servers.flavors import Flavor, OpenAI, Sglang, Vllm
 from tests.servers.model import EXACT
 from tests.servers.sockets import Faults
@@ -83,11 +83,10 @@ async def test_scores_equal_those_in_process(server: Flavor, models: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["sglang", "vllm", "vllm, old scoring"])
-async def test_a_token_without_any_probability_is_infinitely_strange(kind: str, models: Path) -> None:
+async def test_a_token_without_any_probability_is_infinitely_strange(kind: str, serve: Serve) -> None:
     """JSON cannot say so: a server puts null in its place, or a number that would be stored as a score."""
-    server: Flavor = (
-        Sglang(models / "bpe.gguf") if kind == "sglang" else Vllm(models / "bpe.gguf", step_scoring="old" not in kind)
-    )
+    vllm_options = {"step_scoring": "old" not in kind}
+    server: Flavor = await (serve(Sglang) if kind == "sglang" else serve(Vllm, **vllm_options))
     async with loaded(server) as backend:
         sequence = await backend.open(QUESTION)
         mark = sequence.mark()
@@ -97,7 +96,6 @@ async def test_a_token_without_any_probability_is_infinitely_strange(kind: str, 
         again = await sequence.score(STEP)
     assert again.logprobs[1] == -math.inf
     assert all(math.isfinite(value) for value in (again.logprobs[0], *scores.logprobs))
-    server.close()
 
 
 def test_a_server_that_reads_the_chain_for_each_score_is_counted_and_said_once(models: Path) -> None:

@@ -1,10 +1,9 @@
 """Servers with OpenAI's API: the contract on llama.cpp's own server and on text-only ones of ours."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,7 @@ from a1agent.errors import BackendError
 from a1agent.prompts import ask_for_box
 from a1agent.types import Message, Question
 from tests.backends.contract import FREELY, GREEDY, BackendFactory, Capabilities, Contract, loaded
-from tests.backends.remotes import factory
+from tests.backends.remotes import Serve, factory
 from tests.backends.test_tokenizers import byte_level
 from tests.servers.flavors import OpenAI
 from tests.servers.llama_cpp_python import llama_cpp_python_server
@@ -163,25 +162,9 @@ async def test_a_chat_is_held_to_a_format_only_where_the_answer_is_stated(chat_s
     assert set(json.loads(stated.step.text)) == {"sure"}
 
 
-Serve = Callable[..., OpenAI]
-
-
-@pytest.fixture
-def serve(models: Path) -> Iterator[Serve]:
-    started: list[OpenAI] = []
-
-    def start(**options: Any) -> OpenAI:
-        started.append(OpenAI(models / "bpe.gguf", **options))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.close()
-
-
 @pytest.mark.anyio
 async def test_a_server_that_answers_every_path_is_not_taken_for_another(serve: Serve, models: Path) -> None:
-    server = serve(studio=True)
+    server = await serve(OpenAI, studio=True)
     async with loaded(factory(openai.load, server, tokenizer=str(models / "bpe.gguf"))) as backend:
         await (await backend.open(QUESTION)).generate(4, GREEDY, FREELY)
     assert server.socket.log[-1].path == "/v1/completions"
@@ -189,7 +172,7 @@ async def test_a_server_that_answers_every_path_is_not_taken_for_another(serve: 
 
 @pytest.mark.anyio
 async def test_fields_that_a_server_refuses_are_done_without(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    server = serve(continues="prefix", strict=True)
+    server = await serve(OpenAI, continues="prefix", strict=True)
     server.known = server.known - {"seed", "stream_options"}
     way = {"api": "chat", "continuation": "prefix"}
     async with loaded(factory(openai.load, server, **way)) as backend:
@@ -206,7 +189,7 @@ async def test_fields_that_a_server_refuses_are_done_without(serve: Serve, caplo
 @pytest.mark.anyio
 @pytest.mark.parametrize("apart", ["reasoning", "reasoning_content", "tool_calls"])
 async def test_what_a_server_takes_out_of_the_text_is_not_lost_unsaid(serve: Serve, apart: str) -> None:
-    async with loaded(factory(openai.load, serve(continues="trailing", apart=apart))) as backend:
+    async with loaded(factory(openai.load, await serve(OpenAI, continues="trailing", apart=apart))) as backend:
         sequence = await backend.open(QUESTION)
         length = sequence.length
         with pytest.raises(BackendError, match="tool call" if apart == "tool_calls" else "thoughts") as caught:
@@ -217,7 +200,7 @@ async def test_what_a_server_takes_out_of_the_text_is_not_lost_unsaid(serve: Ser
 
 @pytest.mark.anyio
 async def test_a_stream_that_is_given_up_is_no_end_of_a_turn(serve: Serve) -> None:
-    server = serve(continues="final_message")
+    server = await serve(OpenAI, continues="final_message")
     async with loaded(factory(openai.load, server)) as backend:
         root = await backend.open(QUESTION)
         expected = await root.fork().generate(6, GREEDY, FREELY)

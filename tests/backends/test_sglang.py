@@ -1,10 +1,9 @@
 """SGLang: the contract, with a server that tells raw log-probabilities and one that does not."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,7 @@ from a1agent.backends import sglang
 from a1agent.errors import ContextOverflow
 from a1agent.types import Question
 from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabilities, Contract, loaded
-from tests.backends.remotes import factory
+from tests.backends.remotes import Serve, factory
 from tests.servers.flavors import Sglang
 
 
@@ -50,29 +49,15 @@ class TestOriginal(Contract):
         return factory(sglang.load, original, tokenizer=str(models / "spm.gguf"))
 
 
-Serve = Callable[..., Sglang]
 QUESTION = Question.of("the sum of 1 and 2")
 SCHEMA = {"type": "object", "properties": {"sure": {"type": "boolean"}}, "required": ["sure"]}
-
-
-@pytest.fixture
-def serve(models: Path) -> Iterator[Serve]:
-    started: list[Sglang] = []
-
-    def start(**options: Any) -> Sglang:
-        started.append(Sglang(models / "bpe.gguf", **options))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.close()
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("older", [True, False])
 async def test_behind_a_router_a_model_is_found_whole(serve: Serve, older: bool) -> None:
     """The router has no place to ask for ids, and lists models without their length."""
-    async with loaded(factory(sglang.load, serve(routed=True, older=older))) as backend:
+    async with loaded(factory(sglang.load, await serve(Sglang, routed=True, older=older))) as backend:
         assert backend.info.context_length == 1018
         assert (await (await backend.open(QUESTION)).score(STEP)).logprobs
 
@@ -80,7 +65,7 @@ async def test_behind_a_router_a_model_is_found_whole(serve: Serve, older: bool)
 @pytest.mark.anyio
 @pytest.mark.parametrize("older", [True, False])
 async def test_a_text_that_is_too_long_is_an_overflow_in_a_stream_too(serve: Serve, older: bool) -> None:
-    server = serve(older=older)
+    server = await serve(Sglang, older=older)
     async with loaded(factory(sglang.load, server)) as backend:
         sequence = await backend.open(QUESTION)
         server.model.context = sequence.length + 2  # it counts tokens of its own, as for speculation
@@ -94,7 +79,7 @@ async def test_a_text_that_is_too_long_is_an_overflow_in_a_stream_too(serve: Ser
 
 @pytest.mark.anyio
 async def test_a_schema_without_a_grammar_leaves_the_model_free(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    server = serve(grammars=False)
+    server = await serve(Sglang, grammars=False)
     async with loaded(factory(sglang.load, server)) as backend:
         sequence = await backend.open(QUESTION)
         start = sequence.mark()

@@ -1,10 +1,9 @@
 """vLLM: the contract over both ways of scoring, through the server's tokenizer and a local one."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from a1agent.backends import vllm
 from a1agent.backends.base import Sampling
 from a1agent.types import Question
 from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabilities, Contract, loaded
-from tests.backends.remotes import factory
+from tests.backends.remotes import Serve, factory
 from tests.servers.flavors import Vllm
 
 
@@ -66,32 +65,18 @@ async def test_versions_that_no_longer_know_a_field_are_not_sent_it(of_a_version
         assert backend.engine.wire.guides_by_name is by_name  # type: ignore[attr-defined]
 
 
-Serve = Callable[..., Vllm]
 QUESTION = Question.of("the sum of 1 and 2")
-
-
-@pytest.fixture
-def serve(models: Path) -> Iterator[Serve]:
-    started: list[Vllm] = []
-
-    def start(**options: Any) -> Vllm:
-        started.append(Vllm(models / "bpe.gguf", **options))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.close()
 
 
 @pytest.mark.anyio
 async def test_behind_a_router_the_tokenizer_tells_how_long_texts_may_be(serve: Serve) -> None:
-    async with loaded(factory(vllm.load, serve(routed=True))) as backend:
+    async with loaded(factory(vllm.load, await serve(Vllm, routed=True))) as backend:
         assert backend.info.context_length == 1024
         assert (await (await backend.open(QUESTION)).generate(4, GREEDY, FREELY)).step.text
 
 
-def test_a_length_that_nobody_tells_is_asked_for(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = serve(routed=True)
+def test_a_length_that_nobody_tells_is_asked_for(serve: Serve) -> None:
+    server = asyncio.run(serve(Vllm, routed=True))
     server.model.context = 0
     with pytest.raises(ModelLoadError, match="how long") as caught:
         factory(vllm.load, server)(None)
@@ -101,7 +86,8 @@ def test_a_length_that_nobody_tells_is_asked_for(serve: Serve, monkeypatch: pyte
 @pytest.mark.anyio
 async def test_a_models_own_settings_do_not_change_what_is_drawn(serve: Serve) -> None:
     """A penalty or a truncation from generation_config.json applies to every field that a request leaves out."""
-    server = serve(defaults={"repetition_penalty": 1.1, "temperature": 0.3, "top_p": 0.8, "top_k": 20, "min_p": 0.1})
+    defaults = {"repetition_penalty": 1.1, "temperature": 0.3, "top_p": 0.8, "top_k": 20, "min_p": 0.1}
+    server = await serve(Vllm, defaults=defaults)
     async with loaded(factory(vllm.load, server)) as backend:
         await (await backend.open(QUESTION)).generate(4, Sampling(temperature=0.7), FREELY)
     plain = {"repetition_penalty": 1.0, "temperature": 0.7, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
@@ -110,7 +96,7 @@ async def test_a_models_own_settings_do_not_change_what_is_drawn(serve: Serve) -
 
 @pytest.mark.anyio
 async def test_logits_are_not_taken_for_log_probabilities(serve: Serve) -> None:
-    async with loaded(factory(vllm.load, serve(logits=True))) as backend:
+    async with loaded(factory(vllm.load, await serve(Vllm, logits=True))) as backend:
         assert not backend.info.can_score
         assert "--logprobs-mode" in backend.info.no_score_reason
         with pytest.raises(CannotScore):
@@ -122,7 +108,7 @@ async def test_logits_are_not_taken_for_log_probabilities(serve: Serve) -> None:
 async def test_a_cache_that_was_dropped_is_counted_though_the_server_leaves_the_number_out(
     serve: Serve, step_scoring: bool
 ) -> None:
-    server = serve(details=True, step_scoring=step_scoring)
+    server = await serve(Vllm, details=True, step_scoring=step_scoring)
     async with loaded(factory(vllm.load, server)) as backend:
         sequence = await backend.open(QUESTION)
         first = await sequence.generate(8, GREEDY, FREELY)
@@ -133,12 +119,3 @@ async def test_a_cache_that_was_dropped_is_counted_though_the_server_leaves_the_
         again = await sequence.generate(8, replace(GREEDY, seed=1), FREELY)
         assert again.work.cached_tokens == 0
         assert again.work.reread_tokens == before - 1
-
-
-@pytest.mark.anyio
-async def test_a_text_may_fill_the_context_and_no_more(serve: Serve) -> None:
-    async with loaded(factory(vllm.load, serve(context=64))) as backend:
-        sequence = await backend.open(QUESTION)
-        written = await sequence.generate(900, Sampling(seed=4), FREELY)
-        assert written.finish in ("length", "end")
-        assert await asyncio.wait_for(backend.aclose(), 30) is None
