@@ -33,6 +33,7 @@ from a1agent.backends.http import BadReply, Http, Line
 from a1agent.backends.remote import ChatTokenizer, RemoteBackend
 from a1agent.backends.server_check import (
     Served,
+    alike,
     assemble,
     connect,
     find_model,
@@ -54,7 +55,6 @@ _TOKEN_ID = re.compile(r"token_id:(\d+)")
 _NUMBERS = re.compile(r"v?(\d+)\.(\d+)")
 _NAMELESS = (0, 12)
 """The first version without `guided_json`; before 0.10 completions took a schema by that name only."""
-_NEAR = 0.05
 _CLAMP = -9999.0
 _COMPLETIONS = "/v1/completions"
 _TOKENS = "/inference/v1/generate"
@@ -261,8 +261,7 @@ async def _has_step_scoring(http: Http, wire: VllmWire, ids: list[int]) -> bool:
 
     async def attempt(line: Line) -> bool:
         new, old = await wire.score_step(line, ids, 2), await wire.score_chain(line, ids, 2)
-        pairs = zip(new.logprobs, old.logprobs, strict=False)
-        return len(new.logprobs) == len(old.logprobs) and all(abs(a - b) < _NEAR for a, b in pairs)
+        return alike(new.logprobs, old.logprobs)
 
     try:
         return all(await http.each(attempt))

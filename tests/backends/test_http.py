@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -27,7 +28,7 @@ from tests.backends.contract import FREELY, GREEDY, STEP, close_to
 from tests.backends.remotes import FAST, Serve
 from tests.servers.flavors import Flavor, OpenAI, Sglang, Vllm
 from tests.servers.model import EXACT
-from tests.servers.sockets import Faults
+from tests.servers.sockets import Faults, Reply, Request
 
 pytestmark = pytest.mark.anyio
 QUESTION = Question.of("the sum of 1 and 2")
@@ -96,6 +97,45 @@ async def test_a_token_without_any_probability_is_infinitely_strange(kind: str, 
         again = await sequence.score(STEP)
     assert again.logprobs[1] == -math.inf
     assert all(math.isfinite(value) for value in (again.logprobs[0], *scores.logprobs))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.25])
+@pytest.mark.parametrize(
+    ("kind", "options", "raw"),
+    [
+        (Vllm, {"step_scoring": True}, True),
+        (Vllm, {"step_scoring": True, "processed": True}, False),
+        (Sglang, {"original": True}, True),
+        (Sglang, {}, False),
+    ],
+)
+async def test_what_a_server_tells_is_recognized_through_the_rounding_of_a_gpu(
+    kind: type[Flavor], options: dict[str, bool], raw: bool, noise: float, serve: Serve
+) -> None:
+    """Taken for something else, each step would be scored twice, or with its whole chain."""
+    server = await serve(kind, **options)
+    server.noise = noise
+    async with loaded(server) as backend:
+        wire: Any = backend._remote.wire
+        assert wire.tells_raw == raw
+        assert getattr(wire, "scores_steps", True)
+
+
+async def test_a_scoring_endpoint_that_is_off_by_one_is_not_used(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await serve(Vllm, step_scoring=True)
+    right = server.socket.handlers["/inference/v1/generate"]
+
+    async def shifted(request: Request) -> Reply:
+        monkeypatch.setattr(server, "shift", 1)
+        try:
+            return await right(request)
+        finally:
+            monkeypatch.setattr(server, "shift", 0)
+
+    server.socket.handlers["/inference/v1/generate"] = shifted
+    async with loaded(server) as backend:
+        wire: Any = backend._remote.wire
+        assert not wire.scores_steps
 
 
 def test_a_server_that_reads_the_chain_for_each_score_is_counted_and_said_once(models: Path) -> None:

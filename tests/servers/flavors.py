@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import random
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -28,6 +29,9 @@ class Flavor:
         self.key = key
         self.aborts = 0  # how many of the next streams the server gives up in the middle
         self.impossible: int | None = None  # a token that the model gives no probability at all
+        self.noise = 0.0  # nats by which a score differs at random from call to call, as on a GPU in half precision
+        self.shift = 0  # tokens by which scores are beside their place
+        self._chance = random.Random(7)
         self.scored: list[tuple[int, ...]] = []
         self.written: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         self.socket = SocketServer({path: self._guarded(handler) for path, handler in self.handlers().items()}, ssl)
@@ -87,6 +91,8 @@ class Flavor:
     async def scores(self, ids: list[int], start: int) -> tuple[list[float], int]:
         self.scored.append(tuple(ids))
         logprobs, cached = await self.model.score(ids, start)
+        logprobs = [min(0.0, value + self._chance.uniform(-self.noise, self.noise)) for value in logprobs]
+        logprobs = logprobs[self.shift :] + logprobs[: self.shift]
         pairs = zip(logprobs, ids[start:], strict=True)
         return [-math.inf if token == self.impossible else logprob for logprob, token in pairs], cached
 
