@@ -27,6 +27,7 @@ __all__ = ["batched", "enough_memory", "load_model", "place"]
 transformers: Any = _transformers
 _log = logging.getLogger(__name__)
 _ATTENTION_ONLY = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+_DEVICES = ("cpu", "cuda")
 _FINE = 1e-3  # nats between two ways of rounding in single precision
 _COARSE = 0.25  # the same in half precision, where logits are small
 _ROUNDINGS = 8  # what they may differ by where logits are large, in units of their precision
@@ -53,6 +54,8 @@ def place(options: TransformersOptions) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ModelLoadError(f"device={options.device} cannot be used: {reason}", "use device=cpu or auto") from error
+    if device.type not in _DEVICES:
+        raise ModelLoadError(f"device={options.device} cannot be used: its memory is not known", "use cpu or cuda")
     return device
 
 

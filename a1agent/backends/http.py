@@ -42,6 +42,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _AGAIN = (429, 502, 503, 504)
 _LONGEST_WAIT_S = 60.0
+_IDLE_S = 3.0  # vLLM and SGLang close a connection that is idle for 5 s: one used just then would break
 _RANK_HEADER = "X-Data-Parallel-Rank"  # vLLM's and SGLang's
 _TOO_LONG = re.compile(
     r"context.?length|context.?size|max_model_len|too long|longer than|exceed\w* .*(context|token)", re.I
@@ -178,7 +179,9 @@ class Http:
             headers=headers,
             verify=_trusted(options.verify),
             timeout=httpx2.Timeout(None, connect=options.connect_s),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=options.max_connections),
+            limits=httpx2.Limits(
+                max_connections=None, max_keepalive_connections=options.max_connections, keepalive_expiry=_IDLE_S
+            ),
         )
         self.replicas = Replicas(
             urls, options.max_connections, options.cooldown_s, options.patience_s, options.data_parallel
