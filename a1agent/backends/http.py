@@ -35,7 +35,7 @@ from a1agent.backends.replicas import Replica, Replicas
 from a1agent.backends.server_options import ServerOptions
 from a1agent.errors import A1Error, BackendError, ContextOverflow, InvalidOption, ModelNotFound
 
-__all__ = ["BadReply", "Http", "Line", "Refused", "Retryable"]
+__all__ = ["BadReply", "Http", "Line", "NotOffered", "Refused", "Retryable"]
 
 T = TypeVar("T")
 
@@ -67,6 +67,10 @@ class BadReply(Retryable):
 
 class Refused(BackendError):
     """The server does not take a field of a request, or its value."""
+
+
+class NotOffered(BackendError):
+    """The server has no such path."""
 
 
 class Line:
@@ -260,7 +264,7 @@ def _failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1
     if status in (404, 405) and re.search(r"model", said, re.I):
         return ModelNotFound(f"{url}: {said}", "see which models the server offers at /v1/models")
     if status in (404, 405, 501):
-        return BackendError(f"{url} does not offer this ({status}): {said}", "is the address that of another server?")
+        return NotOffered(f"{url} does not offer this ({status}): {said}", "is the address that of another server?")
     if status in (400, 413, 422) and _TOO_LONG.search(said):
         return ContextOverflow(f"{url}: {said}", "lower the number of turns or the step length")
     kind = Refused if status in (400, 422) else BackendError

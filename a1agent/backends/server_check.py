@@ -21,6 +21,7 @@ from a1agent.errors import A1Error, InvalidOption, ModelLoadError, ModelNotFound
 from a1agent.types import Message, Question
 
 __all__ = [
+    "TOKENIZER_HINT",
     "Served",
     "alike",
     "assemble",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 Start = Callable[[Http, str], Coroutine[Any, Any, RemoteBackend]]
+TOKENIZER_HINT = "give the model's tokenizer: ?tokenizer=PATH (a folder, a tokenizer.json, a .gguf, or a hub name)"
 _ROUNDING = 1e-3
 _HALF = 0.2  # nats: twice what half precision makes of one token, read or written, alone or with others
 _TELLING = -1.0

@@ -31,10 +31,11 @@ from typing import Any
 from pydantic import BaseModel, RootModel
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.http import BadReply, Http, Line, Retryable
+from a1agent.backends.http import BadReply, Http, Line, NotOffered
 from a1agent.backends.local_tokenizer import LocalTokenizer, load_tokenizer
 from a1agent.backends.remote import RemoteBackend
 from a1agent.backends.server_check import (
+    TOKENIZER_HINT,
     Served,
     assemble,
     check_tokenizer,
@@ -48,7 +49,7 @@ from a1agent.backends.server_check import (
 from a1agent.backends.server_options import OPTIONS, ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import PROBE
 from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed
-from a1agent.errors import A1Error, BackendError, InvalidOption
+from a1agent.errors import A1Error, InvalidOption
 
 __all__ = ["OPTIONS", "SglangWire", "check_path", "load"]
 
@@ -198,9 +199,7 @@ async def _info(line: Line, what: str) -> Any:
     """What a server says of itself; older versions have it under another name."""
     try:
         return await line.get(f"/{what}_info")
-    except Retryable:
-        raise
-    except BackendError:
+    except NotOffered:
         return await line.get(f"/get_{what}_info")
 
 
@@ -218,13 +217,13 @@ async def _tokenizer(http: Http, wire: SglangWire) -> LocalTokenizer:
     if given is not None:
         return given
     path = (await http.call(_model_info)).tokenizer_path
-    hint = "give the model's tokenizer: ?tokenizer=PATH (a folder, a tokenizer.json, a .gguf, or a hub name)"
     if not path:
-        raise InvalidOption(f"{http} does not say which tokenizer it uses", hint)
+        raise InvalidOption(f"{http} does not say which tokenizer it uses", TOKENIZER_HINT)
     try:
         tokenizer = await asyncio.to_thread(load_tokenizer, path)
     except A1Error as error:
-        raise InvalidOption(f"the tokenizer {path!r} of {http} is not to be had here ({error.what})", hint) from error
+        what = f"the tokenizer {path!r} of {http} is not to be had here ({error.what})"
+        raise InvalidOption(what, TOKENIZER_HINT) from error
     try:
         await check_tokenizer(http, tokenizer, wire.ids)
     except BaseException:

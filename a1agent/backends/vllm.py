@@ -29,9 +29,10 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.http import BadReply, Http, Line
+from a1agent.backends.http import BadReply, Http, Line, NotOffered
 from a1agent.backends.remote import ChatTokenizer, RemoteBackend
 from a1agent.backends.server_check import (
+    TOKENIZER_HINT,
     Served,
     alike,
     assemble,
@@ -45,7 +46,7 @@ from a1agent.backends.server_check import (
 from a1agent.backends.server_options import OPTIONS, ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import PROBE, ServerTokenizer
 from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed, schema_format
-from a1agent.errors import A1Error
+from a1agent.errors import A1Error, InvalidOption
 
 __all__ = ["OPTIONS", "TokenIds", "VllmWire", "check_path", "load"]
 
@@ -134,6 +135,16 @@ class VllmWire:
         """Ids of a text."""
         body = {"model": self.model, "prompt": text, "add_special_tokens": False}
         return parsed(TokenIds, await line.post("/tokenize", body), line).tokens
+
+    async def ids_as_read(self, line: Line, text: str) -> list[int]:
+        """Ids of a text, all but the first, where a router does not pass `/tokenize` on: those of a prompt's tokens."""
+        try:
+            return await self.ids(line, text)
+        except NotOffered:
+            body = {"model": self.model, "prompt": text, "max_tokens": 1, "prompt_logprobs": 0}
+            reply = parsed(_Completion, await line.post(_COMPLETIONS, body), line)
+        table = reply.choices[0].prompt_logprobs if reply.choices else None
+        return [token for entry in table or [] for token in entry or {}]
 
     async def prompt(self, line: Line, body: dict[str, Any]) -> list[int]:
         """Ids of a conversation."""
@@ -294,14 +305,20 @@ async def _served(http: Http, model: str) -> Served:
     return with_context(http, served, (await http.call(tokenized)).max_model_len)
 
 
+async def _served_tokenizer(http: Http, wire: VllmWire) -> ServerTokenizer:
+    tokenizer = ServerTokenizer(http, wire.model, wire.ids, wire.prompt)
+    try:
+        await tokenizer.start()
+    except NotOffered as error:
+        raise InvalidOption(f"{http} does not tokenize, as some routers do not", TOKENIZER_HINT) from error
+    return tokenizer
+
+
 async def _start(http: Http, model: str) -> RemoteBackend:
     served = await _served(http, model)
     wire = VllmWire(served.name)
     wire.guides_by_name = await _guides_by_name(http)
-    tokenizer: ChatTokenizer | None = await given_tokenizer(http, wire.ids)
-    if tokenizer is None:
-        tokenizer = ServerTokenizer(http, served.name, wire.ids, wire.prompt)
-        await tokenizer.start()
+    tokenizer: ChatTokenizer = await given_tokenizer(http, wire.ids_as_read) or await _served_tokenizer(http, wire)
     probe = await tokenizer.learn(PROBE)
     reason = await why_it_cannot_score(http, wire, probe)
     wire.can_score = not reason

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from a1agent import CannotScore, ModelLoadError
+from a1agent import CannotScore, InvalidOption, ModelLoadError
 from a1agent.backends import vllm
 from a1agent.backends.base import Sampling
 from a1agent.types import Question
@@ -73,6 +73,20 @@ async def test_behind_a_router_the_tokenizer_tells_how_long_texts_may_be(serve: 
     async with loaded(factory(vllm.load, await serve(Vllm, routed=True))) as backend:
         assert backend.info.context_length == 1024
         assert (await (await backend.open(QUESTION)).generate(4, GREEDY, FREELY)).step.text
+
+
+@pytest.mark.anyio
+async def test_behind_a_router_that_passes_little_on_a_tokenizer_is_needed_and_checked(
+    serve: Serve, models: Path
+) -> None:
+    server = await serve(Vllm, bare=True)
+    with pytest.raises(InvalidOption, match="does not tokenize") as caught:
+        await asyncio.to_thread(factory(vllm.load, server), None)
+    assert "tokenizer=" in caught.value.hint
+    with pytest.raises(ModelLoadError, match="probe"):
+        await asyncio.to_thread(factory(vllm.load, server, tokenizer=str(models / "spm.gguf")), None)
+    async with loaded(factory(vllm.load, server, tokenizer=str(models / "bpe.gguf"))) as backend:
+        assert (await (await backend.open(QUESTION)).score(STEP)).logprobs
 
 
 def test_a_length_that_nobody_tells_is_asked_for(serve: Serve) -> None:

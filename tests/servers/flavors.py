@@ -245,7 +245,7 @@ class Vllm(Flavor):
     `logits`: started with another `--logprobs-mode`. `routed`: by a router that lists models without their length
     (production-stack, routers/main_router.py). `defaults`: what the model's generation_config.json sets, where a
     request leaves it out (openai/completion/protocol.py); `drawn_with`: what each stream came to. `forgets`: it found
-    nothing in its cache.
+    nothing in its cache. `bare`: by a router that passes no more on than it must (vllm-project/router, src/server.rs).
     `version`: what it says it is; before 0.10 its completions know a schema as `guided_json` only, from 0.12 on as
     `response_format` only.
     """
@@ -263,8 +263,10 @@ class Vllm(Flavor):
         logits: bool = False,
         routed: bool = False,
         defaults: dict[str, Any] | None = None,
+        bare: bool = False,
         **options: Any,
     ) -> None:
+        self.bare = bare
         self.logits = logits
         self.lists_context = not routed
         self.defaults = defaults or {}
@@ -281,6 +283,8 @@ class Vllm(Flavor):
     def handlers(self) -> dict[str, Handler]:
         newer = {"/inference/v1/generate": self.inference} if self.step_scoring else {}
         own = {"/version": self.say_version, "/tokenize": self.tokenize, "/v1/completions": self.completions}
+        if self.bare:
+            own, newer = {"/v1/completions": self.completions}, {}
         return {**super().handlers(), **own, **newer}
 
     async def say_version(self, request: Request) -> Reply:
@@ -292,7 +296,8 @@ class Vllm(Flavor):
             return Reply(
                 {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}, status=404
             )
-        ids = body["prompt"]
+        asked = body["prompt"]
+        ids = asked if isinstance(asked, list) else self.model.with_bos(self.model.ids(asked))
         too_long = self.too_long(ids, body["max_tokens"])
         if too_long is not None:
             return too_long
