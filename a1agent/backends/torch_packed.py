@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from a1agent.backends.torch_attention import KEYWORD, NAME, Attention, Layout, S
 from a1agent.backends.torch_cuda import DecodeGraphs, VarlenAttention
 from a1agent.backends.torch_slots import LayerShape, SlotCache
 
-__all__ = ["LayerKind", "PackedModel", "Unpackable", "device_of_rows", "probe"]
+__all__ = ["LayerKind", "PackedModel", "Unpackable", "device_of_rows", "probe", "spread"]
 
 _interface: Any = AttentionInterface
 _interface.register(NAME, attend)
@@ -69,9 +70,21 @@ def probe(model: Any) -> list[LayerKind]:
 
 def device_of_rows(model: Any) -> torch.device:
     """Where the numbers of the rows belong whose logits are wanted."""
-    placed: dict[str, Any] = getattr(model, "hf_device_map", None) or {}
-    spread = len(set(placed.values())) > 1
-    return torch.device("cpu") if spread else torch.device(model.device)
+    return torch.device("cpu") if len(set(_placed(model).values())) > 1 else torch.device(model.device)
+
+
+def spread(model: Any) -> dict[torch.device, float]:
+    """Which share of a model's layers each device runs. Those whose weights are elsewhere run on the first GPU."""
+    home = torch.device(model.device)
+    where = [place for name, place in _placed(model).items() if name.rpartition(".")[2].isdigit()]
+    devices = [torch.device("cuda", at) if isinstance(at, int) else home for at in where] or [home]
+    return {device: count / len(devices) for device, count in Counter(devices).items()}
+
+
+def _placed(model: Any) -> dict[str, Any]:
+    """Where accelerate put each part of a model: a GPU's number, a name, or a device; empty where it was not asked."""
+    found: dict[str, Any] = getattr(model, "hf_device_map", None) or {}
+    return {name: at.index if isinstance(at, torch.device) and at.type == "cuda" else at for name, at in found.items()}
 
 
 def _check_windows(config: Any, kinds: list[LayerKind]) -> None:

@@ -91,6 +91,7 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
     from a1agent.backends.hf_tokenizer import read_tokenizer
     from a1agent.backends.torch_cuda import present
     from a1agent.backends.torch_guide import draws_guided
+    from a1agent.backends.torch_packed import spread
     from a1agent.backends.torch_runner import TorchRunner
 
     device = place(options)
@@ -101,7 +102,7 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
     kind = "cpu" if model.device.type == "cpu" else "gpu"
     vocabulary, template = read_tokenizer(files, options, model)
     batch = options.n_batch or (512 if kind == "cpu" else 4096)
-    lanes, cells = _room(files, options, context, model.device, width, batch)
+    lanes, cells = _room(files, options, context, spread(model), width, batch)
     with enough_memory(files, options), present(model.device):
         cached = batched(model, files.name, options, lanes, context)
     runner = TorchRunner(
@@ -137,10 +138,18 @@ def _fingerprint(files: ModelFiles, options: TransformersOptions) -> str:
 
 
 def _room(
-    files: ModelFiles, options: TransformersOptions, context: int, device: torch.device, width: int, batch: int
+    files: ModelFiles,
+    options: TransformersOptions,
+    context: int,
+    devices: dict[torch.device, float],
+    width: int,
+    batch: int,
 ) -> tuple[int, int]:
-    """Lanes and cells. A GPU's lanes are all there from the start, each for a full sequence; forwards need room too."""
-    if device.type == "cpu":
+    """Lanes and cells. A GPU's lanes are all there from the start, each for a full sequence; forwards need room too.
+
+    `devices`: the share of a lane that each holds.
+    """
+    if any(device.type == "cpu" for device in devices):
         cells = cells_of(files.shape, options, width)
         return min(options.max_sequences, cells), cells
     import torch
@@ -149,8 +158,11 @@ def _room(
     lanes = options.kv_tokens // context
     if not options.kv_tokens:
         torch.cuda.empty_cache()  # what loading left behind counts as taken
-        free = torch.cuda.mem_get_info(device)[0]
-        lanes = min(int(free * _GPU_SHARE), free - buffers_of(files.shape, batch, "gpu", width)) // lane - 1
+        buffers = buffers_of(files.shape, batch, "gpu", width)
+        free = {device: torch.cuda.mem_get_info(device)[0] for device in devices}
+        lanes = (
+            min(int(min(free[each] * _GPU_SHARE, free[each] - buffers) / (lane * devices[each])) for each in free) - 1
+        )
     lanes = max(1, min(options.max_sequences, lanes))
     return lanes, lanes * context
 
