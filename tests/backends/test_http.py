@@ -229,7 +229,7 @@ async def test_a_server_that_is_restarted_is_waited_for(server: Flavor) -> None:
 
 
 async def test_a_stream_that_falls_silent_is_asked_for_again(server: Flavor) -> None:
-    async with loaded(server, between_tokens_s=0.3) as backend:
+    async with loaded(server, between_tokens_s=1.0) as backend:
         root = await backend.open(QUESTION)
         expected = await root.fork().generate(12, Sampling(seed=3), FREELY)
         server.socket.faults = Faults(plan=["stall"])
