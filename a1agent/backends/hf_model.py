@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import logging
+import traceback
 from collections.abc import Generator
 from typing import Any
 
@@ -26,8 +27,10 @@ __all__ = ["batched", "enough_memory", "load_model", "place"]
 transformers: Any = _transformers
 _log = logging.getLogger(__name__)
 _ATTENTION_ONLY = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
-_TOLERANCE = {torch.float32: 1e-3}
-_COARSE = 0.25  # nats between two ways of rounding in half precision
+_DEVICES = ("cpu", "cuda")
+_FINE = 1e-3  # nats between two ways of rounding in single precision
+_COARSE = 0.25  # the same in half precision, where logits are small
+_ROUNDINGS = 8  # what they may differ by where logits are large, in units of their precision
 _CHECKED = ((0, (5, 7, 11, 13, 6, 17, 8, 12, 9)), (1, (8, 6)), (2, (9, 4, 3, 10, 12)))
 # Lane, first and last position. Lone tokens run apart from others, and by themselves: where graphs replay them.
 _PIECES = (
@@ -51,6 +54,8 @@ def place(options: TransformersOptions) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ModelLoadError(f"device={options.device} cannot be used: {reason}", "use device=cpu or auto") from error
+    if device.type not in _DEVICES:
+        raise ModelLoadError(f"device={options.device} cannot be used: its memory is not known", "use cpu or cuda")
     return device
 
 
@@ -90,7 +95,7 @@ def batched(model: Any, name: str, options: TransformersOptions, lanes: int, len
     """
     model.set_attn_implementation("eager")
     expected = [_plain(model, ids) for _, ids in _CHECKED]
-    tolerance = _TOLERANCE.get(expected[0].dtype, _COARSE)
+    tolerance = _tolerance(model, expected)
     if options.cache != "lanes":
         try:
             kinds = probe(model)
@@ -108,6 +113,18 @@ def batched(model: Any, name: str, options: TransformersOptions, lanes: int, len
                 error,
             )
     return _in_lanes(model, name, expected, tolerance)
+
+
+def _tolerance(model: Any, expected: list[torch.Tensor]) -> float:
+    """Nats by which log-probabilities may differ: in half precision, by more where the logits are large.
+
+    The type is that of the weights: some models hand their logits over in single precision.
+    """
+    if model.dtype == torch.float32 and not getattr(model, "is_quantized", False):
+        return _FINE
+    largest = max(table.float().amax(-1).abs().max().item() for table in expected)
+    precision = max(torch.finfo(model.dtype).eps, torch.finfo(torch.bfloat16).eps)
+    return max(_COARSE, _ROUNDINGS * precision * largest)
 
 
 def _does_flash(model: Any, name: str, kinds: list[LayerKind], expected: list[torch.Tensor], tolerance: float) -> bool:
@@ -238,6 +255,7 @@ def enough_memory(files: ModelFiles, options: TransformersOptions) -> Generator[
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and not any(words in str(error) for words in ("allocate memory", "not enough memory")):
             raise
+        traceback.clear_frames(error.__traceback__)  # else who keeps the error keeps the half of a model
         need = memory_of(files.shape, options)
         what = f"{files.name} and its cache need about {need / 2**30:.1f} GiB, which {options.device} has not free"
         raise NotEnoughMemory(what, "use a smaller or quantized model, dtype=bfloat16, or less kv_tokens") from error

@@ -17,6 +17,7 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import httpx2
@@ -34,13 +35,15 @@ from a1agent.backends.replicas import Replica, Replicas
 from a1agent.backends.server_options import ServerOptions
 from a1agent.errors import A1Error, BackendError, ContextOverflow, InvalidOption, ModelNotFound
 
-__all__ = ["BadReply", "Http", "Line", "Refused", "Retryable"]
+__all__ = ["BadReply", "Http", "Line", "NotOffered", "Refused", "Retryable"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _AGAIN = (429, 502, 503, 504)
 _LONGEST_WAIT_S = 60.0
+_IDLE_S = 3.0  # vLLM and SGLang close a connection that is idle for 5 s: one used just then would break
+_RANK_HEADER = "X-Data-Parallel-Rank"  # vLLM's and SGLang's
 _TOO_LONG = re.compile(
     r"context.?length|context.?size|max_model_len|too long|longer than|exceed\w* .*(context|token)", re.I
 )
@@ -66,6 +69,10 @@ class Refused(BackendError):
     """The server does not take a field of a request, or its value."""
 
 
+class NotOffered(BackendError):
+    """The server has no such path."""
+
+
 class Line:
     """A replica to ask, for one attempt at a call of one chain."""
 
@@ -74,6 +81,8 @@ class Line:
         self._options = http.options
         self._replica = replica
         self._headers = {} if session is None else {http.options.session_header: session}
+        if replica.rank is not None:
+            self._headers[_RANK_HEADER] = str(replica.rank)
 
     @property
     def url(self) -> str:
@@ -96,8 +105,11 @@ class Line:
         self._check(response)
         return self._read(response.text)
 
-    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        """The JSON of each server-sent event; closing the generator closes the request. Raises as `post`."""
+    async def events(self, path: str, body: Mapping[str, Any], unsaid: int = 503) -> AsyncGenerator[dict[str, Any]]:
+        """The JSON of each server-sent event; closing the generator closes the request. Raises as `post`.
+
+        `unsaid`: the status of an error in the stream that names none.
+        """
         url = self._replica.url + path
         async with contextlib.AsyncExitStack() as stack:
             with self._mapped():
@@ -115,16 +127,16 @@ class Line:
                 if event is None:
                     return
                 if event.data != "[DONE]":  # the connection is used again only when it was read to its end
-                    yield self._event(event.data)
+                    yield self._event(event.data, unsaid)
                 limit = self._options.between_tokens_s
 
-    def _event(self, data: str) -> dict[str, Any]:
+    def _event(self, data: str, unsaid: int) -> dict[str, Any]:
         event = self._read(data)
         if not isinstance(event, dict):
             raise BadReply(f"{self._replica.url} streamed something that is no object")
         found = cast("dict[str, Any]", event)
         if found.get("error"):
-            raise self._failure(_status_of(found["error"]), data, {})
+            raise self.failure(_status_of(found["error"], _message(data), unsaid), data)
         return found
 
     def _read(self, text: str) -> Any:
@@ -135,10 +147,11 @@ class Line:
 
     def _check(self, response: httpx2.Response) -> None:
         if not response.is_success:
-            raise self._failure(response.status_code, response.text, response.headers)
+            raise self.failure(response.status_code, response.text, response.headers)
 
-    def _failure(self, status: int, body: str, headers: Mapping[str, str]) -> A1Error:
-        return failure(self._replica.url, status, self._http.hidden(body), headers)
+    def failure(self, status: int, body: str, headers: Mapping[str, str] = MappingProxyType({})) -> A1Error:
+        """What a reply with an error status means, or an error that a server puts into a reply."""
+        return _failure(self._replica.url, status, self._http.hidden(body), headers)
 
     @contextlib.contextmanager
     def _mapped(self) -> Generator[None]:
@@ -170,13 +183,17 @@ class Http:
             headers=headers,
             verify=_trusted(options.verify),
             timeout=httpx2.Timeout(None, connect=options.connect_s),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=options.max_connections),
+            limits=httpx2.Limits(
+                max_connections=None, max_keepalive_connections=options.max_connections, keepalive_expiry=_IDLE_S
+            ),
         )
-        self.replicas = Replicas(urls, options.max_connections, options.cooldown_s, options.patience_s)
+        self.replicas = Replicas(
+            urls, options.max_connections, options.cooldown_s, options.patience_s, options.data_parallel
+        )
         self.thread = LoopThread("a1agent-http")
 
     def __str__(self) -> str:
-        return ", ".join(replica.url for replica in self.replicas.all)
+        return self.replicas.names
 
     def hidden(self, text: str) -> str:
         """A text without the key."""
@@ -236,8 +253,7 @@ def _given_up() -> Generator[None]:
         raise BackendError(error.what, error.hint) from error
 
 
-def failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1Error:
-    """What a reply with an error status means."""
+def _failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1Error:
     said = _message(body)
     if status in _AGAIN:
         after = _seconds(headers.get("retry-after"))
@@ -248,7 +264,7 @@ def failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1E
     if status in (404, 405) and re.search(r"model", said, re.I):
         return ModelNotFound(f"{url}: {said}", "see which models the server offers at /v1/models")
     if status in (404, 405, 501):
-        return BackendError(f"{url} does not offer this ({status}): {said}", "is the address that of another server?")
+        return NotOffered(f"{url} does not offer this ({status}): {said}", "is the address that of another server?")
     if status in (400, 413, 422) and _TOO_LONG.search(said):
         return ContextOverflow(f"{url}: {said}", "lower the number of turns or the step length")
     kind = Refused if status in (400, 422) else BackendError
@@ -266,9 +282,11 @@ def _message(body: str) -> str:
     return body.strip()[:300] or "no reason given"
 
 
-def _status_of(error: Any) -> int:
+def _status_of(error: Any, said: str, unsaid: int) -> int:
     code = cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) and 400 <= code < 600 else 503
+    if isinstance(code, int) and 400 <= code < 600:
+        return code
+    return 400 if _TOO_LONG.search(said) else unsaid
 
 
 def _seconds(after: str | None) -> float | None:

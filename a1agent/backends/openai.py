@@ -15,12 +15,16 @@ next call; how, depends on the server, which is recognized by what it offers bes
 `api=` (chat, completions) and `continuation=` (final_message, prefix, trailing) overrule this. Raw completions need the
 chat template: `tokenizer=` names the model's tokenizer; without it a prompt is plain lines of role names.
 Log-probabilities are told by llama-server only; elsewhere those of a written step are not numbers.
+A chain goes on from all that its model wrote: where a server takes thoughts or tool calls out of a chat's text, as one
+with a parser for them does, an error says so. Fields that a server refuses are left out where nothing depends on them.
 Where a chain states its answer, llama-server and chats hold the model to a JSON schema.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import logging
+import re
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -29,7 +33,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.http import Http, Line
+from a1agent.backends.http import BadReply, Http, Line, Refused
 from a1agent.backends.llama_server import LlamaServerWire, Props
 from a1agent.backends.plain_text import PlainText
 from a1agent.backends.remote import ChatTokenizer, RemoteBackend
@@ -38,7 +42,7 @@ from a1agent.backends.server_options import OPTIONS as SERVER_OPTIONS
 from a1agent.backends.server_options import ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import ServerTokenizer
 from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, parsed, schema_format
-from a1agent.errors import A1Error, CannotScore, InvalidOption, nearest
+from a1agent.errors import A1Error, BackendError, CannotScore, InvalidOption, nearest
 from a1agent.types import Question
 
 __all__ = ["OPTIONS", "OpenAIWire", "check_path", "load"]
@@ -51,10 +55,13 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "continuation": (str, "how a chat goes on in the middle of a message: final_message, prefix, trailing, or auto"),
 }
 
+_log = logging.getLogger(__name__)
 _APIS = ("auto", "chat", "completions")
 _CONTINUATIONS = ("auto", "final_message", "prefix", "trailing")
 _PREFIX_HOSTS = ("api.deepseek.com", "api.mistral.ai")
 _CONTEXT = 4096
+_DISPENSABLE = ("seed", "stream_options")  # what is drawn, and from what, does not depend on them
+_GIVEN_UP = ("abort", "error")
 _NO_SCORE = "servers with OpenAI's API tell no log-probabilities of a given text"
 
 Way = tuple[str, str]
@@ -63,12 +70,30 @@ Told = TypeVar("Told", bound=BaseModel)
 
 class _Delta(BaseModel):
     content: str | None = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+    tool_calls: Any = None
 
 
 class _Choice(BaseModel):
     text: str | None = None
     delta: _Delta | None = None
     finish_reason: str | None = None
+
+    @property
+    def piece(self) -> str:
+        """What it adds to the text."""
+        return self.text or (self.delta and self.delta.content) or ""
+
+    @property
+    def thinks(self) -> bool:
+        """Whether it has a thought beside the text."""
+        return self.delta is not None and bool(self.delta.reasoning or self.delta.reasoning_content)
+
+    @property
+    def calls(self) -> bool:
+        """Whether it has a tool call beside the text."""
+        return self.delta is not None and bool(self.delta.tool_calls)
 
 
 class _Details(BaseModel):
@@ -91,6 +116,18 @@ class _Info(BaseModel):
     max_total_tokens: int
 
 
+class _Version(BaseModel):
+    """What Ollama and vLLM say of themselves, each at a place of its own."""
+
+    version: str
+
+
+class _ModelPath(BaseModel):
+    """What SGLang says of itself."""
+
+    model_path: str
+
+
 class OpenAIWire:
     """What OpenAI's API calls things. `way`: the API, and how a message is continued with it.
 
@@ -104,6 +141,7 @@ class OpenAIWire:
         self.way = way
         self.takes_all = takes_all
         self._text = text
+        self._refused: set[str] = set()
         self.can_constrain = way[0] == "chat"  # completions have no field for a schema that servers agree on
 
     def raw(self, sampling: Sampling) -> bool:
@@ -134,18 +172,40 @@ class OpenAIWire:
             path, more = "/v1/completions", {"prompt": await self._text.render(text.source) + written}
         if sampling.schema is not None and self.can_constrain:
             body["response_format"] = schema_format(sampling.schema)
-        async with aclosing(line.events(path, body | more)) as events:
+        thought = wrote = False
+        async with aclosing(self._events(line, path, body | more)) as events:
             async for data in events:
                 event = parsed(_Event, data, line)
                 for choice in event.choices:
+                    thought, wrote = thought or choice.thinks, wrote or bool(choice.piece)
+                    _check(line, choice, only_thought=thought and not wrote)
                     yield self._chunk(choice)
                 if event.usage is not None:
                     details = event.usage.prompt_tokens_details
                     cached = details.cached_tokens if details else None
                     yield Chunk(read=Read(event.usage.prompt_tokens, cached, exact=False))
 
+    async def _events(self, line: Line, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        """The events of a stream, without the fields that the server refuses, where those can be done without."""
+        begun, sent = False, {name: value for name, value in body.items() if name not in self._refused}
+        try:
+            async with aclosing(line.events(path, sent)) as events:
+                async for event in events:
+                    begun = True
+                    yield event
+            return
+        except Refused as error:
+            named = {name for name in _DISPENSABLE if name in sent and re.search(rf"\b{name}\b", error.what)}
+            if begun or not named:
+                raise
+            _log.warning("%s does not take %s: done without", line.url, ", ".join(sorted(named)))
+            self._refused |= named
+        async with aclosing(self._events(line, path, body)) as events:
+            async for event in events:
+                yield event
+
     def _chunk(self, choice: _Choice) -> Chunk:
-        piece = choice.text or (choice.delta.content if choice.delta else None) or ""
+        piece = choice.piece
         finish: Literal["end", "length"] | None = None
         if choice.finish_reason is not None:
             finish = "length" if choice.finish_reason == "length" else "end"
@@ -159,6 +219,18 @@ class OpenAIWire:
     async def score(self, line: Line, ids: list[int], start: int) -> Scored:
         """Raises `CannotScore`."""
         raise CannotScore(_NO_SCORE, "use this server as draft")
+
+
+def _check(line: Line, choice: _Choice, only_thought: bool) -> None:
+    """Raises where the text is not what the model wrote. `only_thought`: it thought, and wrote nothing so far."""
+    if choice.finish_reason in _GIVEN_UP:
+        raise BadReply(f"{line.url} gave the request up ({choice.finish_reason})", "see the server's log")
+    apart = "a tool call" if choice.calls else "thoughts" if only_thought and choice.finish_reason else ""
+    if apart:
+        raise BackendError(
+            f"{line.url} took {apart} out of what the model wrote: a chain cannot go on from the rest",
+            "start the server without a parser for that, switch it off for this model, or use ?api=completions",
+        )
 
 
 def _chat(question: Question, written: str, continuation: str) -> dict[str, Any]:
@@ -179,23 +251,16 @@ def _chat(question: Question, written: str, continuation: str) -> dict[str, Any]
     return body
 
 
-async def _has(http: Http, path: str) -> bool:
-    """Whether every replica has a path."""
-    try:
-        await http.each(lambda line: line.get(path))
-    except A1Error:
-        return False
-    return True
-
-
 async def _way(http: Http) -> Way:
     """How texts are continued on the server that is there."""
     if any(urlsplit(replica.url).hostname in _PREFIX_HOSTS for replica in http.replicas.all):
         return "chat", "prefix"
-    if await _has(http, "/api/version"):
+    if await _told(http, "/api/version", _Version):
         return "chat", "trailing"
-    if await _has(http, "/version") or await _has(http, "/get_model_info"):
-        return "chat", "final_message"
+    places = (("/version", _Version), ("/model_info", _ModelPath), ("/get_model_info", _ModelPath))
+    for path, kind in places:
+        if await _told(http, path, kind):
+            return "chat", "final_message"
     return "completions", "auto"
 
 
@@ -216,7 +281,10 @@ async def _start(http: Http, model: str, way: Way) -> RemoteBackend:
 
 
 async def _told(http: Http, path: str, kind: type[Told]) -> list[Told]:
-    """What every replica says of itself at a path that only one kind of server has; nothing of another."""
+    """What every replica says of itself at a path that only one kind of server has; nothing of another.
+
+    A reply is not enough: LM Studio answers any path, with an error and status 200.
+    """
 
     async def ask(line: Line) -> Told:
         return parsed(kind, await line.get(path), line)

@@ -2,7 +2,7 @@
 
 A chain stays with its replica, whose cache holds its text. A replica that failed twice in a row is out for a while and
 then gets one call as a probe; its chains move to the others. When all are out for long, calls fail at once instead of
-waiting: the circuit is open until a probe succeeds.
+waiting: the circuit is open until a probe succeeds. Engines that a server shares requests out to count as replicas.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ _FAULTS = 2
 
 
 class Replica:
-    """One server. `slots` bounds the requests under way; `chains` counts those that live here."""
+    """One server, or the engine `rank` of one. `slots` bounds the requests under way; `chains`: how many live here."""
 
-    def __init__(self, url: str, connections: int) -> None:
+    def __init__(self, url: str, connections: int, rank: int | None = None) -> None:
         self.url = url
+        self.rank = rank
         self.slots = asyncio.Semaphore(connections)
         self.chains = 0
         self.faults = 0
@@ -34,7 +35,7 @@ class Replica:
 
 
 class Replicas:
-    """Picks a replica for each call. Used from one event loop. `clock` gives seconds."""
+    """Picks a replica for each call. Used from one event loop. `engines`: of each server. `clock` gives seconds."""
 
     def __init__(
         self,
@@ -42,9 +43,12 @@ class Replicas:
         connections: int,
         cooldown_s: float,
         patience_s: float,
+        engines: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.all = [Replica(url, connections) for url in urls]
+        ranks = range(engines) if engines > 1 else (None,)
+        self.all = [Replica(url, connections, rank) for rank in ranks for url in urls]
+        self.names = ", ".join(urls)
         self._cooldown_s = cooldown_s
         self._patience_s = patience_s
         self._clock = clock
@@ -93,9 +97,8 @@ class Replicas:
         first = min(self.all, key=lambda r: r.out_until)
         failing_s = now - (self._failing_since if self._failing_since is not None else now)
         if failing_s >= self._patience_s:
-            names = ", ".join(r.url for r in self.all)
             raise BackendError(
-                f"{names} failed for {failing_s:.0f} s and is left alone",
+                f"{self.names} failed for {failing_s:.0f} s and is left alone",
                 f"see to the server; it is tried again in {max(0.0, first.out_until - now):.0f} s",
             )
         return first

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
+import statistics
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from a1agent.backends.base import ModelInfo, Sampling
@@ -18,10 +20,25 @@ from a1agent.backends.wire import Text, Wire
 from a1agent.errors import A1Error, InvalidOption, ModelLoadError, ModelNotFound, nearest
 from a1agent.types import Message, Question
 
-__all__ = ["Served", "assemble", "connect", "find_model", "given_tokenizer", "tells_raw", "why_it_cannot_score"]
+__all__ = [
+    "TOKENIZER_HINT",
+    "Served",
+    "alike",
+    "assemble",
+    "connect",
+    "find_model",
+    "given_tokenizer",
+    "tells_raw",
+    "why_it_cannot_score",
+    "with_context",
+]
 
 Start = Callable[[Http, str], Coroutine[Any, Any, RemoteBackend]]
-_NEAR = 0.02
+TOKENIZER_HINT = "give the model's tokenizer: ?tokenizer=PATH (a folder, a tokenizer.json, a .gguf, or a hub name)"
+_ROUNDING = 1e-3
+_HALF = 0.2  # nats: twice what half precision makes of one token, read or written, alone or with others
+_TELLING = -1.0
+_FEWEST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +91,13 @@ def _choose(url: str, models: list[dict[str, Any]], asked: str) -> Served:
     return Served(name, length if isinstance(length, int) else 0, entry)
 
 
+def with_context(http: Http, served: Served, told: int | None) -> Served:
+    """The model with the length that the server tells elsewhere than in its list. Raises `ModelLoadError`."""
+    if not told:
+        raise ModelLoadError(f"{http} does not say how long texts may be", "give it: ?context_length=TOKENS")
+    return replace(served, context_length=told)
+
+
 async def given_tokenizer(http: Http, ask_ids: AskIds | None) -> LocalTokenizer | None:
     """The tokenizer that the options name; its ids of a probe text must be the server's. Raises `ModelLoadError`."""
     if not http.options.tokenizer:
@@ -107,23 +131,39 @@ async def why_it_cannot_score(http: Http, wire: Wire, ids: list[int]) -> str:
         scored = await http.call(lambda line: wire.score(line, ids, 1))
     except A1Error as error:
         return str(error)
-    return "" if len(scored.logprobs) == len(ids) - 1 else "it returned scores of the wrong length"
+    if len(scored.logprobs) != len(ids) - 1:
+        return "it returned scores of the wrong length"
+    if not all(map(math.isfinite, scored.logprobs)):
+        return "it told no log-probability of some tokens of a plain text"
+    if any(value > _ROUNDING for value in scored.logprobs):
+        return "its scores are no log-probabilities; vLLM gives others when started with --logprobs-mode"
+    return ""
+
+
+def alike(told: list[float], others: list[float]) -> bool:
+    """Whether two lists of log-probabilities are the same, but for how half precision rounds on different ways."""
+    if len(told) != len(others) or not told:
+        return False
+    return statistics.median(abs(a - b) for a, b in zip(told, others, strict=True)) < _HALF
 
 
 async def tells_raw(http: Http, wire: Wire, ids: list[int]) -> bool:
-    """Whether log-probabilities of sampled tokens are those before temperature: compares some with their scores."""
-    sampling = Sampling(temperature=1.7, seed=1)
+    """Whether log-probabilities of sampled tokens are those before temperature: compares some with their scores.
+
+    Those of tokens that are nearly certain are alike in any case, and tell nothing.
+    """
+    sampling = Sampling(temperature=2.0, seed=1)
     text = Text(ids, len(ids))
 
     async def attempt(line: Line) -> tuple[list[float], list[float]]:
-        chunks = [chunk async for chunk in wire.write(line, text, 6, sampling)]
+        chunks = [chunk async for chunk in wire.write(line, text, 16, sampling)]
         written = [token for chunk in chunks for token in chunk.ids]
         told = [logprob for chunk in chunks for logprob in chunk.logprobs]
         return told, (await wire.score(line, ids + written, len(ids))).logprobs if written else []
 
     told, scored = await http.call(attempt)
-    near = all(abs(a - b) < _NEAR for a, b in zip(told, scored, strict=True))
-    return near and any(abs(b) > 5 * _NEAR for b in scored)
+    telling = [(a, b) for a, b in zip(told, scored, strict=True) if b < _TELLING]
+    return len(telling) >= _FEWEST and alike([a for a, _ in telling], [b for _, b in telling])
 
 
 async def assemble(

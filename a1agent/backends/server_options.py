@@ -18,7 +18,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "context_length": (int, "most tokens of one sequence; 0: what the server says"),
     "api_key_env": (str, "name of the environment variable that holds the server's key"),
     "verify": (str, "a file of certificates to trust instead of the system's"),
-    "max_connections": (int, "most requests under way at once, a replica"),
+    "max_connections": (int, "most requests under way at once, a replica or engine of one"),
     "retries": (int, "how often a call is tried again when the server fails or asks to wait"),
     "retry_wait_s": (float, "seconds before the first retry; doubled each time, plus chance"),
     "connect_s": (float, "seconds a connection may take"),
@@ -26,10 +26,11 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "between_tokens_s": (float, "seconds between two tokens"),
     "cooldown_s": (float, "seconds a failing replica is left alone before it is tried again"),
     "patience_s": (float, "seconds of nothing but failures after which calls fail at once"),
+    "data_parallel": (int, "engines behind one address, as of --data-parallel-size: each chain stays with one of them"),
     "session_header": (str, "header that names the chain, for routers that keep it on its replica; SGLang: its own"),
 }
 
-_RANGES = {"context_length": (0, 2**24), "max_connections": (1, 4096), "retries": (0, 100)}
+_RANGES = {"context_length": (0, 2**24), "max_connections": (1, 4096), "retries": (0, 100), "data_parallel": (1, 1024)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class ServerOptions:
     between_tokens_s: float = 60.0
     cooldown_s: float = 5.0
     patience_s: float = 30.0
+    data_parallel: int = 1
     session_header: str = "X-Session-ID"
 
     @classmethod

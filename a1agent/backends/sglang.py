@@ -1,13 +1,19 @@
 """Models served by SGLang: `sglang:http://HOST:30000#MODEL`, as draft or target.
 
-    python -m sglang.launch_server --model-path MODEL --port 30000
+    python -m sglang.launch_server --model-path MODEL --port 30000 --incremental-streaming-output
 
 Texts are sent as token ids to `/generate`. A step is scored by asking for the log-probabilities of the input from the
 step on (`logprob_start_len`), so that the radix cache serves all before it. SGLang has no endpoint that turns messages
-into ids: the tokenizer comes from `tokenizer=`, or from the folder or hub name that the server says it uses.
+into ids, and its router none that every model's text can be sent to for its ids: the tokenizer comes from `tokenizer=`,
+or from the folder or hub name that the server says it uses.
+
+With `--incremental-streaming-output` (`--stream-output` in older versions) each event of a stream holds what is new;
+without it, the whole step so far, which works too and costs bandwidth. A seed makes a call repeatable only where the
+server runs with `--enable-deterministic-inference`.
 
 Behind SGLang's router use `--policy manual` or `consistent_hashing`, which keep a chain on its replica by a header that
-every request carries. The policy `cache_aware` compares texts, and finds none in requests of token ids.
+every request carries. The policy `cache_aware` compares texts, and finds none in requests of token ids. Of a server
+with `--dp-size N` a chain stays with one engine by `?data_parallel=N`, in versions that read the header for that.
 
 The log-probabilities of sampled tokens are those after temperature, unless the server runs with
 `SGLANG_RETURN_ORIGINAL_LOGPROB=1`. This is found out at start-up; where needed, what was written is scored once more.
@@ -17,18 +23,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, RootModel
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.http import BadReply, Http, Line
+from a1agent.backends.http import BadReply, Http, Line, NotOffered
 from a1agent.backends.local_tokenizer import LocalTokenizer, load_tokenizer
 from a1agent.backends.remote import RemoteBackend
 from a1agent.backends.server_check import (
+    TOKENIZER_HINT,
     Served,
     assemble,
     check_tokenizer,
@@ -37,18 +44,20 @@ from a1agent.backends.server_check import (
     given_tokenizer,
     tells_raw,
     why_it_cannot_score,
+    with_context,
 )
 from a1agent.backends.server_options import OPTIONS, ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import PROBE
-from a1agent.backends.vllm import TokenIds
 from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed
-from a1agent.errors import A1Error, InvalidOption, ModelLoadError
+from a1agent.errors import A1Error, InvalidOption
 
 __all__ = ["OPTIONS", "SglangWire", "check_path", "load"]
 
 check_path = ServerAddress.of
 
 _SESSION_HEADER = "X-SMG-Routing-Key"  # what SGLang's router keeps a chain on its replica by
+_NOTHING = {"max_new_tokens": 0, "temperature": 0.0}
+_BAD_REQUEST = 400
 
 Row = tuple[float | None, int, Any]
 """Log-probability (null for the first of an input), id, and its text or null."""
@@ -61,6 +70,7 @@ class _Rows(RootModel[list[Row]]):
 class _Finish(BaseModel):
     type: str
     message: str = "no reason given"
+    status_code: int | None = None
 
 
 class _Meta(BaseModel):
@@ -83,6 +93,7 @@ class _ModelInfo(BaseModel):
 
 class _ServerInfo(BaseModel):
     context_length: int | None = None
+    max_req_input_len: int | None = None
 
 
 class SglangWire:
@@ -100,13 +111,14 @@ class SglangWire:
         return sampling.schema is None and (self.tells_raw or sampling.temperature in (0.0, 1.0))
 
     async def ids(self, line: Line, text: str) -> list[int]:
-        """Ids of a text."""
-        body = {"model": self.model, "prompt": text, "add_special_tokens": False}
-        return parsed(TokenIds, await line.post("/tokenize", body), line).tokens
+        """Ids of a text, a BOS before them where the model has one: those that its scores name."""
+        body = _body({"text": text}, _NOTHING, return_logprob=True, logprob_start_len=0)
+        rows = _reply(line, await line.post("/generate", body)).meta_info.input_token_logprobs
+        return [row[1] for row in rows or []]
 
     async def warm(self, line: Line, text: Text) -> Read:
         """Reads the prompt into the radix cache."""
-        reply = await line.post("/generate", _body(text.ids, {"max_new_tokens": 0, "temperature": 0.0}))
+        reply = await line.post("/generate", _body({"input_ids": text.ids}, _NOTHING))
         return Read(len(text.ids), _reply(line, reply).meta_info.cached_tokens)
 
     async def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
@@ -121,9 +133,9 @@ class SglangWire:
         }
         if sampling.schema is not None:
             params["json_schema"] = json.dumps(dict(sampling.schema))
-        body = _body(text.ids, params, stream=True, return_logprob=True, logprob_start_len=-1)
+        body = _body({"input_ids": text.ids}, params, stream=True, return_logprob=True, logprob_start_len=-1)
         seen, said = 0, ""
-        async with aclosing(line.events("/generate", body)) as events:
+        async with aclosing(line.events("/generate", body, unsaid=_BAD_REQUEST)) as events:
             async for event in events:
                 reply = _reply(line, event)
                 meta, whole = reply.meta_info, reply.text
@@ -138,23 +150,25 @@ class SglangWire:
 
     async def score(self, line: Line, ids: list[int], start: int) -> Scored:
         """Log-probabilities of `ids[start:]`; the entry before them has none and is dropped."""
-        params = {"max_new_tokens": 0, "temperature": 0.0}
-        body = _body(ids, params, return_logprob=True, logprob_start_len=start - 1)
+        body = _body({"input_ids": ids}, _NOTHING, return_logprob=True, logprob_start_len=start - 1)
         meta = _reply(line, await line.post("/generate", body)).meta_info
-        logprobs, found = _pairs(line, (meta.input_token_logprobs or [])[1:])
-        if found != ids[start:]:
+        rows = (meta.input_token_logprobs or [])[1:]
+        if [row[1] for row in rows] != ids[start:]:
             raise BadReply(f"{line.url} scored other tokens than it was sent", "see the server's log")
+        logprobs = [-math.inf if row[0] is None else row[0] for row in rows]  # JSON has no infinity
         return Scored(logprobs, Read(len(ids), meta.cached_tokens))
 
 
-def _body(ids: list[int], params: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"input_ids": ids, "sampling_params": params, "return_text_in_logprobs": False, **more}
+def _body(given: dict[str, Any], params: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {**given, "sampling_params": params, "return_text_in_logprobs": False, **more}
 
 
 def _reply(line: Line, data: Any) -> _Reply:
     reply = parsed(_Reply, data, line)
     finish = reply.meta_info.finish_reason
     if finish is not None and finish.type == "abort":
+        if finish.status_code:
+            raise line.failure(finish.status_code, finish.message)
         raise BadReply(f"{line.url} gave the request up: {finish.message}", "see the server's log")
     return reply
 
@@ -181,12 +195,20 @@ def _chunk(line: Line, rows: list[Row], text: str, meta: _Meta) -> Chunk:
     )
 
 
+async def _info(line: Line, what: str) -> Any:
+    """What a server says of itself; older versions have it under another name."""
+    try:
+        return await line.get(f"/{what}_info")
+    except NotOffered:
+        return await line.get(f"/get_{what}_info")
+
+
 async def _model_info(line: Line) -> _ModelInfo:
-    return parsed(_ModelInfo, await line.get("/get_model_info"), line)
+    return parsed(_ModelInfo, await _info(line, "model"), line)
 
 
 async def _server_info(line: Line) -> _ServerInfo:
-    return parsed(_ServerInfo, await line.get("/get_server_info"), line)
+    return parsed(_ServerInfo, await _info(line, "server"), line)
 
 
 async def _tokenizer(http: Http, wire: SglangWire) -> LocalTokenizer:
@@ -195,13 +217,13 @@ async def _tokenizer(http: Http, wire: SglangWire) -> LocalTokenizer:
     if given is not None:
         return given
     path = (await http.call(_model_info)).tokenizer_path
-    hint = "give the model's tokenizer: ?tokenizer=PATH (a folder, a tokenizer.json, a .gguf, or a hub name)"
     if not path:
-        raise InvalidOption(f"{http} does not say which tokenizer it uses", hint)
+        raise InvalidOption(f"{http} does not say which tokenizer it uses", TOKENIZER_HINT)
     try:
         tokenizer = await asyncio.to_thread(load_tokenizer, path)
     except A1Error as error:
-        raise InvalidOption(f"the tokenizer {path!r} of {http} is not to be had here ({error.what})", hint) from error
+        what = f"the tokenizer {path!r} of {http} is not to be had here ({error.what})"
+        raise InvalidOption(what, TOKENIZER_HINT) from error
     try:
         await check_tokenizer(http, tokenizer, wire.ids)
     except BaseException:
@@ -214,10 +236,8 @@ async def _served(http: Http, model: str) -> Served:
     served = await find_model(http, model)
     if served.context_length:
         return served
-    length = (await http.call(_server_info)).context_length
-    if length is None:
-        raise ModelLoadError(f"{http} does not say how long texts may be", "give it: ?context_length=TOKENS")
-    return replace(served, context_length=length)
+    info = await http.call(_server_info)
+    return with_context(http, served, info.context_length or info.max_req_input_len)
 
 
 async def _start(http: Http, model: str) -> RemoteBackend:

@@ -6,6 +6,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from a1agent.backends.torch_attention import Layout, Traits
 from a1agent.backends.torch_slots import LayerShape, SlotCache
 
-__all__ = ["DecodeGraphs", "VarlenAttention", "can_use_varlen"]
+__all__ = ["DecodeGraphs", "VarlenAttention", "can_use_varlen", "present"]
 
 _log = logging.getLogger(__name__)
 _BUCKETS = (1, 2, 4, 8, *range(16, 257, 16))
@@ -22,6 +23,11 @@ _WIDEST_HEAD = 256
 _capturing = threading.Lock()  # PyTorch allows one capture at a time in a process
 
 Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any], torch.Tensor]
+
+
+def present(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the present one of this thread, as the kernels of some models take for granted."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def can_use_varlen(shapes: list[LayerShape], traits: list[Traits]) -> bool:

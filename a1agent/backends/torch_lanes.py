@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from a1agent.backends.batching.runner import Rows
 from a1agent.backends.torch_attention import Layout
+from a1agent.backends.torch_packed import device_of_rows
 
 __all__ = ["LaneModel"]
 
@@ -29,7 +30,8 @@ class LaneModel:
         order = wanted.argsort()
         runs = [(i, i + 1) for i in range(layout.singles)] + [(each.first, each.last) for each in layout.segments]
         logits = [self._run(layout, first, last, wanted[order]) for first, last in runs]
-        return torch.cat(logits).index_select(0, order.argsort().to(self._device))
+        found = torch.cat(logits)
+        return found.index_select(0, order.argsort().to(found.device))
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Gives lane `target` the first `length` tokens of lane `source`; growing either makes tensors of its own."""
@@ -59,7 +61,7 @@ class LaneModel:
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=keep.to(self._device),
+            logits_to_keep=keep.to(device_of_rows(self._model)),
         )
         return found.logits[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from a1agent.backends.torch_attention import KEYWORD, NAME, Attention, Layout, S
 from a1agent.backends.torch_cuda import DecodeGraphs, VarlenAttention
 from a1agent.backends.torch_slots import LayerShape, SlotCache
 
-__all__ = ["LayerKind", "PackedModel", "Unpackable", "probe"]
+__all__ = ["LayerKind", "PackedModel", "Unpackable", "device_of_rows", "probe", "spread"]
 
 _interface: Any = AttentionInterface
 _interface.register(NAME, attend)
@@ -54,8 +55,9 @@ def probe(model: Any) -> list[LayerKind]:
     seen = _Probe()
     model.set_attn_implementation(NAME)
     tokens = torch.zeros(2, dtype=torch.long, device=model.device)
+    keep = torch.zeros(1, dtype=torch.long, device=device_of_rows(model))
     try:
-        run(model, tokens, torch.arange(2, device=model.device), tokens[:1], seen)
+        run(model, tokens, torch.arange(2, device=model.device), keep, seen)
     except Exception as error:
         raise Unpackable(f"its layers do not take our attention ({error!r})") from error
     config = model.config.get_text_config()
@@ -64,6 +66,25 @@ def probe(model: Any) -> list[LayerKind]:
     kinds = [seen.found[layer] for layer in range(len(seen.found))]
     _check_windows(config, kinds)
     return kinds
+
+
+def device_of_rows(model: Any) -> torch.device:
+    """Where the numbers of the rows belong whose logits are wanted."""
+    return torch.device("cpu") if len(set(_placed(model).values())) > 1 else torch.device(model.device)
+
+
+def spread(model: Any) -> dict[torch.device, float]:
+    """Which share of a model's layers each device runs. Those whose weights are elsewhere run on the first GPU."""
+    home = torch.device(model.device)
+    where = [place for name, place in _placed(model).items() if name.rpartition(".")[2].isdigit()]
+    devices = [torch.device("cuda", at) if isinstance(at, int) else home for at in where] or [home]
+    return {device: count / len(devices) for device, count in Counter(devices).items()}
+
+
+def _placed(model: Any) -> dict[str, Any]:
+    """Where accelerate put each part of a model: a GPU's number, a name, or a device; empty where it was not asked."""
+    found: dict[str, Any] = getattr(model, "hf_device_map", None) or {}
+    return {name: at.index if isinstance(at, torch.device) and at.type == "cuda" else at for name, at in found.items()}
 
 
 def _check_windows(config: Any, kinds: list[LayerKind]) -> None:
@@ -80,7 +101,10 @@ def _check_windows(config: Any, kinds: list[LayerKind]) -> None:
 
 
 def run(model: Any, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor, attention: Any) -> torch.Tensor:
-    """Logits of the rows `keep` of a packed forward: [tokens] -> [kept, vocabulary]."""
+    """Logits of the rows `keep` of a packed forward: [tokens] -> [kept, vocabulary].
+
+    Of a model that is spread over devices, `keep` is on the processor: the last layer's device need not be the first's.
+    """
     found = model(
         input_ids=tokens[None],
         position_ids=positions[None],
@@ -111,9 +135,8 @@ class PackedModel:
         replayed = self._graphs.run(layout) if self._graphs is not None else None
         if replayed is not None:
             return replayed
-        tokens, positions, keep = (
-            torch.as_tensor(part).to(self._device) for part in (layout.tokens, layout.positions, layout.keep)
-        )
+        tokens, positions = (torch.as_tensor(part).to(self._device) for part in (layout.tokens, layout.positions))
+        keep = torch.as_tensor(layout.keep).to(device_of_rows(self._model))
         return self._run(tokens, positions, keep, self._attention(layout))
 
     def copy(self, source: int, target: int, length: int) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import traceback
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 import torch
 
 from a1agent.backends.base import Sampling
 from a1agent.backends.batching.runner import Rows, Vocabulary
+from a1agent.backends.torch_cuda import present
 from a1agent.backends.torch_guide import Guided, Guides
 from a1agent.backends.torch_sampling import Sampler, draw, log_probabilities
 from a1agent.errors import BackendError
@@ -62,7 +65,7 @@ class TorchRunner:
         self._device = device
         self._ends = torch.tensor(sorted(vocabulary.end_ids), dtype=torch.long, device=device)
         self._threads = threads
-        self._logits = torch.empty(0, self._size, device=device)
+        self._logits = self._none = torch.empty(0, self._size, device=device)
         self.device = "cpu" if device.type == "cpu" else f"gpu{device.index or ''}"
         self.cells = cells
         self.lanes = lanes
@@ -75,12 +78,21 @@ class TorchRunner:
         # The number of threads belongs to the thread that asks, and another model may have changed it.
         if self._threads and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        try:
+        self._logits = self._none  # those of the last forward are not kept beside the new ones
+        with self._at_work():
             self._logits = self._model.forward(rows)
             if self._device.type == "cuda":
                 # What a forward takes is measured. Not the whole device: another model may be capturing a graph there.
                 torch.cuda.current_stream(self._device).synchronize()
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Generator[None]:
+        """On the model's device. Raises `BackendError` where its memory runs out."""
+        try:
+            with present(self._device):
+                yield
         except torch.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)  # whoever keeps the error must not keep what filled the memory
             raise BackendError(f"{self._device} ran out of memory: {error}", "lower n_batch or kv_tokens") from error
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -115,7 +127,8 @@ class TorchRunner:
             masked = [i for i, _ in guided]
             logits = logits.clone()  # the true ones are still to be read
             logits[masked] = logits[masked].masked_fill(forbidden, -torch.inf)
-        drawn = draw(logits, [each.sampler if isinstance(each, Guided) else each for _, each in picks])
+        with self._at_work():
+            drawn = draw(logits, [each.sampler if isinstance(each, Guided) else each for _, each in picks])
         for i, sampler in guided:
             sampler.take(drawn[i])
         return drawn
@@ -123,11 +136,12 @@ class TorchRunner:
     @torch.inference_mode()
     def log_probabilities(self, targets: list[int]) -> list[float]:
         """Log-probability of one target for each wanted row, in order; `END` is any token that ends the turn."""
-        return log_probabilities(self._logits, targets, self._ends)
+        with self._at_work():
+            return log_probabilities(self._logits, targets, self._ends)
 
     def free(self) -> None:
         """Drops the model and the logits."""
-        self._logits = torch.empty(0, self._size, device=self._device)
+        self._logits = self._none
         self._model.free()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

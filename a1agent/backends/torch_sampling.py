@@ -76,7 +76,7 @@ def _listed(values: torch.Tensor) -> list[Any]:
 def _end_log_probability(logits: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     if not len(ends):
         return torch.full((len(logits),), -torch.inf, device=logits.device)
-    return logits[:, ends].logsumexp(-1) - logits.logsumexp(-1)
+    return logits[:, ends.to(logits.device)].logsumexp(-1) - logits.logsumexp(-1)
 
 
 def _draw(logits: torch.Tensor, samplers: list[Sampler]) -> torch.Tensor:

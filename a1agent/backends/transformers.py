@@ -26,6 +26,7 @@ from a1agent.backends.prompted import PromptedBackend
 from a1agent.backends.transformers_options import (
     OPTIONS,
     TransformersOptions,
+    buffers_of,
     cells_of,
     context_of,
     memory_of,
@@ -40,7 +41,7 @@ __all__ = ["OPTIONS", "TransformersBackend", "estimate_memory", "load"]
 
 _NEEDED = ("torch", "transformers", "tokenizers", "safetensors")
 _turn = threading.Lock()  # transformers sets torch's global defaults while it reads a model
-_GPU_SHARE = 0.85  # of what is free once the weights are there; the rest is for the buffers of forwards
+_GPU_SHARE = 0.85  # most of what is free once the weights are there
 
 
 class TransformersBackend(PromptedBackend):
@@ -88,7 +89,9 @@ def _leaves_memory(options: TransformersOptions) -> bool:
 def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> TransformersBackend:
     from a1agent.backends.hf_model import batched, enough_memory, load_model, place
     from a1agent.backends.hf_tokenizer import read_tokenizer
+    from a1agent.backends.torch_cuda import present
     from a1agent.backends.torch_guide import draws_guided
+    from a1agent.backends.torch_packed import spread
     from a1agent.backends.torch_runner import TorchRunner
 
     device = place(options)
@@ -99,8 +102,8 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
     kind = "cpu" if model.device.type == "cpu" else "gpu"
     vocabulary, template = read_tokenizer(files, options, model)
     batch = options.n_batch or (512 if kind == "cpu" else 4096)
-    lanes, cells = _room(files, options, context, model.device, width)
-    with enough_memory(files, options):
+    lanes, cells = _room(files, options, context, spread(model), width, batch)
+    with enough_memory(files, options), present(model.device):
         cached = batched(model, files.name, options, lanes, context)
     runner = TorchRunner(
         cached,
@@ -135,10 +138,18 @@ def _fingerprint(files: ModelFiles, options: TransformersOptions) -> str:
 
 
 def _room(
-    files: ModelFiles, options: TransformersOptions, context: int, device: torch.device, width: int
+    files: ModelFiles,
+    options: TransformersOptions,
+    context: int,
+    devices: dict[torch.device, float],
+    width: int,
+    batch: int,
 ) -> tuple[int, int]:
-    """Lanes and cells. A GPU's lanes are all there from the start, each for a full sequence."""
-    if device.type == "cpu":
+    """Lanes and cells. A GPU's lanes are all there from the start, each for a full sequence; forwards need room too.
+
+    `devices`: the share of a lane that each holds.
+    """
+    if any(device.type == "cpu" for device in devices):
         cells = cells_of(files.shape, options, width)
         return min(options.max_sequences, cells), cells
     import torch
@@ -146,7 +157,12 @@ def _room(
     lane = context * max(1, files.shape.cell_values) * width
     lanes = options.kv_tokens // context
     if not options.kv_tokens:
-        lanes = int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE) // lane - 1
+        torch.cuda.empty_cache()  # what loading left behind counts as taken
+        buffers = buffers_of(files.shape, batch, "gpu", width)
+        free = {device: torch.cuda.mem_get_info(device)[0] for device in devices}
+        lanes = (
+            min(int(min(free[each] * _GPU_SHARE, free[each] - buffers) / (lane * devices[each])) for each in free) - 1
+        )
     lanes = max(1, min(options.max_sequences, lanes))
     return lanes, lanes * context
 

@@ -11,7 +11,16 @@ from a1agent.backends.memory import available_memory
 from a1agent.backends.options import check_names, check_values
 from a1agent.errors import InvalidOption
 
-__all__ = ["DTYPES", "OPTIONS", "TransformersOptions", "cells_of", "context_of", "memory_of", "outputs_of"]
+__all__ = [
+    "DTYPES",
+    "OPTIONS",
+    "TransformersOptions",
+    "buffers_of",
+    "cells_of",
+    "context_of",
+    "memory_of",
+    "outputs_of",
+]
 
 DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -36,6 +45,8 @@ _DEFAULT_CONTEXT = 8192
 _LEAST_CELLS = 16384
 _LOGIT_BYTES = {"cpu": 64 << 20, "gpu": 1 << 30}
 _LIBRARY_BYTES = 400 << 20
+_GPU_FLOATS = 2 << 26  # a piece of the logits in single precision and what its logsumexp takes
+_GPU_DRAWN = 5 * 256  # the rows from which all sequences draw a token, and what that takes of each
 _LIMITS = {
     "n_ctx": (0, 2**24),
     "kv_tokens": (0, 2**26),
@@ -115,6 +126,16 @@ def memory_of(shape: ModelShape, options: TransformersOptions) -> int:
     batch = options.n_batch or 512
     weights = shape.stored_bytes if shape.quantized else shape.parameters * width
     cache = cells_of(shape, options, width) * shape.cell_values * width
+    return _LIBRARY_BYTES + weights + cache + buffers_of(shape, batch, "cpu", width)
+
+
+def buffers_of(shape: ModelShape, batch: int, kind: str, width: int) -> int:
+    """Bytes that a forward of `batch` tokens takes for a while: the rows of its layers, and its logits.
+
+    In main memory those are there twice in single precision, on a GPU as they are, but for those looked at together.
+    """
     rows = batch * (6 * shape.width + 3 * shape.inner) * width
-    logits = 2 * outputs_of(shape.vocabulary, batch, "cpu", width) * shape.vocabulary * 4
-    return _LIBRARY_BYTES + weights + cache + rows + logits
+    outputs = outputs_of(shape.vocabulary, batch, kind, width) * shape.vocabulary
+    if kind == "cpu":
+        return rows + 2 * outputs * 4
+    return rows + outputs * width + 4 * max(_GPU_FLOATS, _GPU_DRAWN * shape.vocabulary)

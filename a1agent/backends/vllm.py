@@ -1,17 +1,18 @@
 """Models served by vLLM: `vllm:http://HOST:8000#MODEL`, as draft or target.
 
-    vllm serve MODEL --port 8000 --enable-prompt-tokens-details
+    VLLM_USE_V2_MODEL_RUNNER=1 vllm serve MODEL --port 8000 --enable-prompt-tokens-details
 
 Texts are sent as token ids to `/v1/completions`. The prompt comes from the server's chat template through `/tokenize`,
 or from a local tokenizer (`tokenizer=`). Steps are scored in one of two ways, tried at start-up:
 
-* `/inference/v1/generate` with `prompt_logprob_token_ids` reads the prefix cache and runs the step only;
+* `/inference/v1/generate` with `prompt_logprob_token_ids` reads the prefix cache and runs the step only; versions that
+  have it offer it with the newer model runner, which the variable asks for;
 * `prompt_logprobs` of `/v1/completions` does not: each score reads the whole chain again. The statistics count this
   (`reread_tokens`).
 
 What else the cache held is known only from a server that was started with `--enable-prompt-tokens-details`. One that
-was started with `--data-parallel-size` shares requests out by its queues, each with a cache of its own: a chain finds
-its text there by chance, where a list of URLs or a router that heeds `session_header` would keep it in one place.
+was started with `--data-parallel-size N` shares requests out by its queues, to engines with a cache each: a chain finds
+its text there by chance. With `?data_parallel=N` it stays with one engine, named in a header of its requests.
 """
 
 from __future__ import annotations
@@ -19,21 +20,33 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.http import BadReply, Http, Line
+from a1agent.backends.http import BadReply, Http, Line, NotOffered
 from a1agent.backends.remote import ChatTokenizer, RemoteBackend
-from a1agent.backends.server_check import assemble, connect, find_model, given_tokenizer, tells_raw, why_it_cannot_score
+from a1agent.backends.server_check import (
+    TOKENIZER_HINT,
+    Served,
+    alike,
+    assemble,
+    connect,
+    find_model,
+    given_tokenizer,
+    tells_raw,
+    why_it_cannot_score,
+    with_context,
+)
 from a1agent.backends.server_options import OPTIONS, ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import PROBE, ServerTokenizer
 from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed, schema_format
-from a1agent.errors import A1Error
+from a1agent.errors import A1Error, InvalidOption
 
 __all__ = ["OPTIONS", "TokenIds", "VllmWire", "check_path", "load"]
 
@@ -43,13 +56,17 @@ _TOKEN_ID = re.compile(r"token_id:(\d+)")
 _NUMBERS = re.compile(r"v?(\d+)\.(\d+)")
 _NAMELESS = (0, 12)
 """The first version without `guided_json`; before 0.10 completions took a schema by that name only."""
-_NEAR = 0.05
+_CLAMP = -9999.0
+_COMPLETIONS = "/v1/completions"
+_TOKENS = "/inference/v1/generate"
+_FINISHES: dict[str, Literal["end", "length"]] = {"stop": "end", "length": "length", "repetition": "length"}
 
 
 class TokenIds(BaseModel):
-    """What `/tokenize` replies; SGLang's too."""
+    """What `/tokenize` replies; llama-server's too, without the length."""
 
     tokens: list[int]
+    max_model_len: int | None = None
 
 
 class _Version(BaseModel):
@@ -108,6 +125,7 @@ class VllmWire:
         self.scores_steps = False
         self.guides_by_name = False
         self.tells_raw = True
+        self._tells_cached: set[str] = set()
 
     def raw(self, sampling: Sampling) -> bool:
         """As the server was started (`--logprobs-mode`); never where a schema forbids tokens."""
@@ -118,6 +136,16 @@ class VllmWire:
         body = {"model": self.model, "prompt": text, "add_special_tokens": False}
         return parsed(TokenIds, await line.post("/tokenize", body), line).tokens
 
+    async def ids_as_read(self, line: Line, text: str) -> list[int]:
+        """Ids of a text, all but the first, where a router does not pass `/tokenize` on: those of a prompt's tokens."""
+        try:
+            return await self.ids(line, text)
+        except NotOffered:
+            body = {"model": self.model, "prompt": text, "max_tokens": 1, "prompt_logprobs": 0}
+            reply = parsed(_Completion, await line.post(_COMPLETIONS, body), line)
+        table = reply.choices[0].prompt_logprobs if reply.choices else None
+        return [token for entry in table or [] for token in entry or {}]
+
     async def prompt(self, line: Line, body: dict[str, Any]) -> list[int]:
         """Ids of a conversation."""
         body = {"model": self.model, "add_special_tokens": False, **body}
@@ -125,8 +153,8 @@ class VllmWire:
 
     async def warm(self, line: Line, text: Text) -> Read:
         """Reads the prompt into the prefix cache."""
-        reply = await line.post("/v1/completions", self._body(text.ids, 1, temperature=0.0))
-        return Read(len(text.ids), parsed(_Completion, reply, line).cached)
+        reply = await line.post(_COMPLETIONS, self._body(text.ids, 1, temperature=0.0))
+        return self._read(_COMPLETIONS, parsed(_Completion, reply, line), text.ids)
 
     async def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
         """Streams a completion."""
@@ -137,6 +165,7 @@ class VllmWire:
             top_p=sampling.top_p,
             top_k=sampling.top_k or -1,
             min_p=sampling.min_p,
+            repetition_penalty=1.0,  # else the model's generation_config.json may set another
             seed=sampling.seed & 0x7FFFFFFF,
             stream=True,
             stream_options={"include_usage": True},
@@ -148,13 +177,13 @@ class VllmWire:
             body["response_format"] = schema_format(sampling.schema)
             if self.guides_by_name:
                 body["guided_json"] = dict(sampling.schema)
-        async with aclosing(line.events("/v1/completions", body)) as events:
+        async with aclosing(line.events(_COMPLETIONS, body)) as events:
             async for event in events:
                 reply = parsed(_Completion, event, line)
                 for choice in reply.choices:
                     yield _chunk(line, choice)
                 if reply.usage is not None:
-                    yield Chunk(read=Read(len(text.ids), reply.cached))
+                    yield Chunk(read=self._read(_COMPLETIONS, reply, text.ids))
 
     async def score(self, line: Line, ids: list[int], start: int) -> Scored:
         """Log-probabilities of `ids[start:]`."""
@@ -165,10 +194,10 @@ class VllmWire:
     async def score_chain(self, line: Line, ids: list[int], start: int) -> Scored:
         """By the log-probabilities of the whole prompt."""
         body = self._body(ids, 1, temperature=0.0, prompt_logprobs=0)
-        reply = parsed(_Completion, await line.post("/v1/completions", body), line)
+        reply = parsed(_Completion, await line.post(_COMPLETIONS, body), line)
         table = reply.choices[0].prompt_logprobs if reply.choices else None
         try:
-            found = [((table or [])[i] or {})[ids[i]].logprob for i in range(start, len(ids))]
+            found = [_unclamped(((table or [])[i] or {})[ids[i]].logprob) for i in range(start, len(ids))]
         except (KeyError, IndexError):
             raise BadReply(f"{line.url} returned no log-probabilities of the prompt", "see the server's log") from None
         return Scored(found, Read(len(ids), 0))
@@ -184,12 +213,18 @@ class VllmWire:
                 "skip_reading_prefix_cache": skip,
             }
             body = {"model": self.model, "token_ids": ids, "sampling_params": params}
-            reply = parsed(_Completion, await line.post("/inference/v1/generate", body), line)
+            reply = parsed(_Completion, await line.post(_TOKENS, body), line)
             inner = reply.choices[0].prompt_token_id_logprobs if reply.choices else None
             data = reply.prompt_token_id_logprobs or inner
             if data is not None:
-                return Scored(_rows(line, data), Read(len(ids), 0 if skip else reply.cached))
+                return Scored(_rows(line, data), Read(len(ids), 0) if skip else self._read(_TOKENS, reply, ids))
         raise BadReply(f"{line.url} returned no log-probabilities of the step", "see the server's log")
+
+    def _read(self, path: str, reply: _Completion, ids: list[int]) -> Read:
+        """What a reply says was read. Some versions leave the number out when it is 0, and only then."""
+        if reply.cached is not None:
+            self._tells_cached.add(path)
+        return Read(len(ids), reply.cached or (0 if path in self._tells_cached else None))
 
     def _body(self, ids: list[int], limit: int, **more: Any) -> dict[str, Any]:
         return {"model": self.model, "prompt": ids, "max_tokens": limit, "add_special_tokens": False, **more}
@@ -203,15 +238,22 @@ def _chunk(line: Line, choice: _Choice) -> Chunk:
     if len(ids) != len(logprobs):
         raise BadReply(f"{line.url} streamed {len(ids)} tokens with {len(logprobs)} log-probabilities")
     finish = choice.finish_reason
+    if finish is not None and finish not in _FINISHES:  # "abort": it is being stopped, or its weights are replaced
+        raise BadReply(f"{line.url} gave the request up ({finish})", "see the server's log")
     if finish == "stop" and ids:  # we ask for no stop strings: the last token ended the turn
         ids, logprobs, end = ids[:-1], logprobs[:-1], logprobs[-1]
     return Chunk(
         ids=tuple(ids),
         logprobs=tuple(logprobs),
         text=choice.text,
-        finish=None if finish is None else "end" if finish == "stop" else "length",
+        finish=None if finish is None else _FINISHES[finish],
         end=end,
     )
+
+
+def _unclamped(logprob: float) -> float:
+    """JSON has no infinity: vLLM puts a number in its place."""
+    return logprob if logprob > _CLAMP else -math.inf
 
 
 def _rows(line: Line, data: str) -> list[float]:
@@ -230,8 +272,7 @@ async def _has_step_scoring(http: Http, wire: VllmWire, ids: list[int]) -> bool:
 
     async def attempt(line: Line) -> bool:
         new, old = await wire.score_step(line, ids, 2), await wire.score_chain(line, ids, 2)
-        pairs = zip(new.logprobs, old.logprobs, strict=False)
-        return len(new.logprobs) == len(old.logprobs) and all(abs(a - b) < _NEAR for a, b in pairs)
+        return alike(new.logprobs, old.logprobs)
 
     try:
         return all(await http.each(attempt))
@@ -252,14 +293,32 @@ async def _guides_by_name(http: Http) -> bool:
     return any((int(found[1]), int(found[2])) < _NAMELESS for found in numbers if found)
 
 
-async def _start(http: Http, model: str) -> RemoteBackend:
+async def _served(http: Http, model: str) -> Served:
+    """The model as it is listed, with the length of its texts: routers leave that out, its tokenizer tells it too."""
     served = await find_model(http, model)
+    if served.context_length:
+        return served
+
+    async def tokenized(line: Line) -> TokenIds:
+        return parsed(TokenIds, await line.post("/tokenize", {"model": served.name, "prompt": "a"}), line)
+
+    return with_context(http, served, (await http.call(tokenized)).max_model_len)
+
+
+async def _served_tokenizer(http: Http, wire: VllmWire) -> ServerTokenizer:
+    tokenizer = ServerTokenizer(http, wire.model, wire.ids, wire.prompt)
+    try:
+        await tokenizer.start()
+    except NotOffered as error:
+        raise InvalidOption(f"{http} does not tokenize, as some routers do not", TOKENIZER_HINT) from error
+    return tokenizer
+
+
+async def _start(http: Http, model: str) -> RemoteBackend:
+    served = await _served(http, model)
     wire = VllmWire(served.name)
     wire.guides_by_name = await _guides_by_name(http)
-    tokenizer: ChatTokenizer | None = await given_tokenizer(http, wire.ids)
-    if tokenizer is None:
-        tokenizer = ServerTokenizer(http, served.name, wire.ids, wire.prompt)
-        await tokenizer.start()
+    tokenizer: ChatTokenizer = await given_tokenizer(http, wire.ids_as_read) or await _served_tokenizer(http, wire)
     probe = await tokenizer.learn(PROBE)
     reason = await why_it_cannot_score(http, wire, probe)
     wire.can_score = not reason

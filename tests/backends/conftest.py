@@ -1,10 +1,15 @@
 """Tiny models, written once a session."""
 
+import asyncio
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.backends import tiny
+from tests.backends.remotes import Serve, Served
+from tests.servers.flavors import Flavor
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +26,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.write_random(folder / "window.gguf", tiny.spm_words(), window=32)
     tiny.write_recurrent(folder / "recurrent.gguf", tiny.bpe_words())
     return folder
+
+
+@pytest.fixture
+def serve(models: Path) -> Iterator[Serve]:
+    """Starts servers of a kind over `bpe.gguf`."""
+    started: list[Flavor] = []
+
+    async def start(kind: type[Served], **options: Any) -> Served:
+        server = await asyncio.to_thread(kind, models / "bpe.gguf", **options)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.close()

@@ -1,13 +1,20 @@
 """What tests of models on servers share."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from a1agent.backends.base import Backend
 from tests.backends.contract import BackendFactory
 from tests.servers.flavors import Flavor
 
 FAST = {"retry_wait_s": 0.01}
+Served = TypeVar("Served", bound=Flavor)
+
+
+class Serve(Protocol):
+    """Starts a server that ends with the test."""
+
+    async def __call__(self, kind: type[Served], **options: Any) -> Served: ...
 
 
 def factory(load: Callable[..., Backend], server: Flavor, **options: Any) -> BackendFactory:

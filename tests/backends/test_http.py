@@ -2,11 +2,15 @@
 
 import asyncio
 import logging
+import math
 import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -21,10 +25,10 @@ from a1agent.backends.shared_time import SharedTime
 from a1agent.errors import A1Error, BackendError, ContextOverflow
 from a1agent.types import Question
 from tests.backends.contract import FREELY, GREEDY, STEP, close_to
-from tests.backends.remotes import FAST
+from tests.backends.remotes import FAST, Serve
 from tests.servers.flavors import Flavor, OpenAI, Sglang, Vllm
 from tests.servers.model import EXACT
-from tests.servers.sockets import Faults
+from tests.servers.sockets import Faults, Reply, Request
 
 pytestmark = pytest.mark.anyio
 QUESTION = Question.of("the sum of 1 and 2")
@@ -79,6 +83,61 @@ async def test_scores_equal_those_in_process(server: Flavor, models: Path) -> No
         assert scores.work.compute_s > 0
 
 
+@pytest.mark.parametrize("kind", ["sglang", "vllm", "vllm, old scoring"])
+async def test_a_token_without_any_probability_is_infinitely_strange(kind: str, serve: Serve) -> None:
+    """JSON cannot say so: a server puts null in its place, or a number that would be stored as a score."""
+    vllm_options = {"step_scoring": "old" not in kind}
+    server: Flavor = await (serve(Sglang) if kind == "sglang" else serve(Vllm, **vllm_options))
+    async with loaded(server) as backend:
+        sequence = await backend.open(QUESTION)
+        mark = sequence.mark()
+        scores = await sequence.score(STEP)
+        sequence.rewind(mark)
+        server.impossible = scores.ids[1]
+        again = await sequence.score(STEP)
+    assert again.logprobs[1] == -math.inf
+    assert all(math.isfinite(value) for value in (again.logprobs[0], *scores.logprobs))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.25])
+@pytest.mark.parametrize(
+    ("kind", "options", "raw"),
+    [
+        (Vllm, {"step_scoring": True}, True),
+        (Vllm, {"step_scoring": True, "processed": True}, False),
+        (Sglang, {"original": True}, True),
+        (Sglang, {}, False),
+    ],
+)
+async def test_what_a_server_tells_is_recognized_through_the_rounding_of_a_gpu(
+    kind: type[Flavor], options: dict[str, bool], raw: bool, noise: float, serve: Serve
+) -> None:
+    """Taken for something else, each step would be scored twice, or with its whole chain."""
+    server = await serve(kind, **options)
+    server.noise = noise
+    async with loaded(server) as backend:
+        wire: Any = backend._remote.wire
+        assert wire.tells_raw == raw
+        assert getattr(wire, "scores_steps", True)
+
+
+async def test_a_scoring_endpoint_that_is_off_by_one_is_not_used(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await serve(Vllm, step_scoring=True)
+    right = server.socket.handlers["/inference/v1/generate"]
+
+    async def shifted(request: Request) -> Reply:
+        monkeypatch.setattr(server, "shift", 1)
+        try:
+            return await right(request)
+        finally:
+            monkeypatch.setattr(server, "shift", 0)
+
+    server.socket.handlers["/inference/v1/generate"] = shifted
+    async with loaded(server) as backend:
+        wire: Any = backend._remote.wire
+        assert not wire.scores_steps
+
+
 def test_a_server_that_reads_the_chain_for_each_score_is_counted_and_said_once(models: Path) -> None:
     options = "retry_wait_s=0.01"
     old, new = Vllm(models / "bpe.gguf"), Vllm(models / "bpe.gguf", step_scoring=True)
@@ -126,6 +185,16 @@ async def test_a_fault_costs_a_retry_and_changes_no_result(server: Flavor, fault
         assert server.socket.faults.struck == [fault] * 2
 
 
+async def test_a_stream_that_the_server_gives_up_is_asked_for_again(server: Flavor) -> None:
+    """A server that is paused, or whose weights are replaced, ends what runs: that is no end of a step."""
+    async with loaded(server) as backend:
+        root = await backend.open(QUESTION)
+        expected = await root.fork().generate(12, Sampling(seed=3), FREELY)
+        server.aborts = 1
+        assert (await root.fork().generate(12, Sampling(seed=3), FREELY)).step == expected.step
+        assert server.aborts == 0
+
+
 async def test_a_call_that_keeps_failing_says_where_and_changes_nothing(server: Flavor) -> None:
     async with loaded(server, retries=2) as backend:
         sequence = await backend.open(QUESTION)
@@ -157,6 +226,45 @@ async def test_a_server_that_is_restarted_is_waited_for(server: Flavor) -> None:
         await asyncio.sleep(0)
         await asyncio.to_thread(server.socket.listen)
         assert {generated.step for generated in await asyncio.gather(*calls)} == {expected.step}
+
+
+async def test_a_stream_that_falls_silent_is_asked_for_again(server: Flavor) -> None:
+    async with loaded(server, between_tokens_s=1.0) as backend:
+        root = await backend.open(QUESTION)
+        expected = await root.fork().generate(12, Sampling(seed=3), FREELY)
+        server.socket.faults = Faults(plan=["stall"])
+        assert (await root.fork().generate(12, Sampling(seed=3), FREELY)).step == expected.step
+        assert server.socket.faults.struck == ["stall"]
+
+
+@pytest.mark.parametrize(("after", "least", "most"), [("7", 7, 8), ("soon", 0, 1), ("", 0, 1), ("in an hour", 60, 61)])
+async def test_a_full_server_is_left_alone_for_as_long_as_it_asks_but_not_for_ever(
+    server: Flavor, after: str, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if after == "in an hour":
+        after = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def pretend(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(0)
+
+    async with loaded(server) as backend:
+        sequence = await backend.open(QUESTION)
+        server.socket.faults = Faults(plan=["429"], after=after)
+        monkeypatch.setattr(asyncio, "sleep", pretend)
+        assert (await sequence.score(STEP)).logprobs
+        monkeypatch.undo()
+    assert least <= max(slept) < most
+
+
+async def test_no_more_requests_are_under_way_than_connections_are_allowed(server: Flavor) -> None:
+    async with loaded(server, max_connections=2) as backend:
+        root = await backend.open(QUESTION)
+        server.socket.most = 0
+        await asyncio.gather(*(root.fork().generate(6, GREEDY, FREELY) for _ in range(8)))
+        assert server.socket.most == 2
 
 
 # What is left behind
@@ -289,6 +397,26 @@ async def test_chains_stay_with_their_replica_move_when_it_fails_and_come_back(
             break
     assert pair[0].socket.log
     await backend.aclose()
+
+
+async def test_chains_stay_with_their_engine_of_a_data_parallel_server(server: Flavor) -> None:
+    async with loaded(server, data_parallel=3, session_header="X-Chain") as backend:
+        assert str(backend._remote.http) == server.url
+        root = await backend.open(QUESTION)
+        forks = [root.fork() for _ in range(6)]
+        server.socket.log.clear()
+        for _ in range(2):
+            await asyncio.gather(*(fork.generate(4, GREEDY, FREELY) for fork in forks))
+        streams = [request for request in server.socket.log if request.body.get("stream")]
+        ranks = [{r.headers["x-data-parallel-rank"] for r in each} for each in _by_session(streams).values()]
+        assert all(len(each) == 1 for each in ranks)
+        assert sorted(min(each) for each in ranks) == ["0", "0", "1", "1", "2", "2"]
+
+
+async def test_a_server_with_one_engine_is_not_told_of_engines(server: Flavor) -> None:
+    async with loaded(server) as backend:
+        await (await backend.open(QUESTION)).generate(2, GREEDY, FREELY)
+    assert not [request for request in server.socket.log if "x-data-parallel-rank" in request.headers]
 
 
 class Clock:

@@ -14,7 +14,7 @@ from a1agent.errors import BackendError
 from a1agent.prompts import ask_for_box
 from a1agent.types import Message, Question
 from tests.backends.contract import FREELY, GREEDY, BackendFactory, Capabilities, Contract, loaded
-from tests.backends.remotes import factory
+from tests.backends.remotes import Serve, factory
 from tests.backends.test_tokenizers import byte_level
 from tests.servers.flavors import OpenAI
 from tests.servers.llama_cpp_python import llama_cpp_python_server
@@ -54,6 +54,7 @@ class TestLlamaServerWithItsTokenizer(Contract):
         return factory(openai.load, spm_server, tokenizer=str(models / "spm.gguf"))
 
 
+QUESTION = Question.of("1 + 2")
 TEXT = Capabilities(counts=False, score=False, logprobs=False)
 
 
@@ -159,6 +160,52 @@ async def test_a_chat_is_held_to_a_format_only_where_the_answer_is_stated(chat_s
         stated = await sequence.generate(40, replace(GREEDY, schema=SCHEMA | {"additionalProperties": False}), FREELY)
     assert not thought.step.text.lstrip().startswith("{")
     assert set(json.loads(stated.step.text)) == {"sure"}
+
+
+@pytest.mark.anyio
+async def test_a_server_that_answers_every_path_is_not_taken_for_another(serve: Serve, models: Path) -> None:
+    server = await serve(OpenAI, studio=True)
+    async with loaded(factory(openai.load, server, tokenizer=str(models / "bpe.gguf"))) as backend:
+        await (await backend.open(QUESTION)).generate(4, GREEDY, FREELY)
+    assert server.socket.log[-1].path == "/v1/completions"
+
+
+@pytest.mark.anyio
+async def test_fields_that_a_server_refuses_are_done_without(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    server = await serve(OpenAI, continues="prefix", strict=True)
+    server.known = server.known - {"seed", "stream_options"}
+    way = {"api": "chat", "continuation": "prefix"}
+    async with loaded(factory(openai.load, server, **way)) as backend:
+        sequence = await backend.open(QUESTION)
+        for _ in range(2):
+            assert (await sequence.generate(4, GREEDY, FREELY)).step.text
+        assert len([request for request in server.socket.log if request.path == "/v1/chat/completions"]) == 3
+        assert "seed, stream_options" in caplog.text
+        server.known = server.known - {"top_k"}
+        with pytest.raises(BackendError, match="top_k"):  # without it another distribution would be drawn from
+            await sequence.generate(4, Sampling(top_k=5), FREELY)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("apart", ["reasoning", "reasoning_content", "tool_calls"])
+async def test_what_a_server_takes_out_of_the_text_is_not_lost_unsaid(serve: Serve, apart: str) -> None:
+    async with loaded(factory(openai.load, await serve(OpenAI, continues="trailing", apart=apart))) as backend:
+        sequence = await backend.open(QUESTION)
+        length = sequence.length
+        with pytest.raises(BackendError, match="tool call" if apart == "tool_calls" else "thoughts") as caught:
+            await sequence.generate(6, GREEDY, FREELY)
+        assert "parser" in caught.value.hint
+        assert sequence.length == length
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_is_given_up_is_no_end_of_a_turn(serve: Serve) -> None:
+    server = await serve(OpenAI, continues="final_message")
+    async with loaded(factory(openai.load, server)) as backend:
+        root = await backend.open(QUESTION)
+        expected = await root.fork().generate(6, GREEDY, FREELY)
+        server.aborts = 1
+        assert (await root.fork().generate(6, GREEDY, FREELY)).step.text == expected.step.text
 
 
 @pytest.fixture

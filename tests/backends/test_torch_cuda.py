@@ -5,7 +5,11 @@ same memory, without running any Python again), and its devices over tensors tha
 """
 
 import logging
+import math
+import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +23,16 @@ from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from a1agent.backends import hf_model, torch_cuda
+from a1agent.backends import hf_model, torch_cuda, transformers
 from a1agent.backends.batching.runner import Rows
+from a1agent.backends.hf_files import ModelShape
 from a1agent.backends.torch_cuda import can_use_varlen
-from a1agent.backends.torch_packed import PackedModel, probe
+from a1agent.backends.torch_lanes import LaneModel
+from a1agent.backends.torch_packed import PackedModel, probe, spread
+from a1agent.backends.torch_runner import TorchRunner
 from a1agent.backends.torch_slots import _Block
-from a1agent.backends.transformers_options import TransformersOptions
+from a1agent.backends.transformers_options import TransformersOptions, buffers_of
+from a1agent.errors import BackendError
 from tests.backends.test_torch_models import ARCHITECTURES, Compared, model_of
 
 # Models whose attention the kernel can do.
@@ -266,6 +274,119 @@ def test_every_tensor_of_a_forward_is_where_it_belongs(kind: str, kernels: bool)
             logits = packed.forward(rows)
             assert (logits.device.type, logits.shape[0]) == ("meta", sum(rows.wanted))
         packed.copy(1, 2, 3)
+
+
+@pytest.mark.parametrize("make", [lambda model: PackedModel(model, probe(model), 4, 16), LaneModel])
+@pytest.mark.parametrize(("devices", "where"), [((0, 1), "cpu"), ((0, 0), "meta")])
+def test_the_rows_wanted_of_a_model_on_several_devices_are_numbered_where_all_can_read(
+    make: Callable[[Any], Any], devices: tuple[int, int], where: str
+) -> None:
+    with torch.inference_mode(), torch.device("meta"):
+        model = model_of("llama")
+        model.hf_device_map = {f"model.layers.{i}": device for i, device in enumerate(devices)}
+        found = set()
+        model.register_forward_pre_hook(
+            lambda _, __, given: found.add(given["logits_to_keep"].device.type), with_kwargs=True
+        )
+    with torch.inference_mode():
+        logits = make(model).forward(Rows([1, 2, 3], [0, 1, 0], [1, 1, 0], [0, 1, 1]))
+    assert logits.shape[0] == 2
+    assert found == {where}
+
+
+# Memory
+
+
+class Filled:
+    """A model whose every forward makes a large tensor, and fails where `full` says so."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.made: list[weakref.ref[torch.Tensor]] = []
+
+    def forward(self, rows: Rows) -> torch.Tensor:
+        assert not [made for made in self.made if made() is not None]  # nothing of the forwards before
+        large = torch.zeros(1, 8)
+        self.made.append(weakref.ref(large))
+        if self.full:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return large
+
+
+def test_neither_the_last_logits_nor_an_error_keep_memory_that_the_next_forward_needs() -> None:
+    words: Any = SimpleNamespace(size=8, end_ids=frozenset({1}))
+    model: Any = Filled()
+    runner = TorchRunner(model, words, torch.device("cpu"), cells=64, lanes=4, batch=8, outputs=8)
+    rows = Rows([1], [0], [0], [1])
+    runner.forward(rows)
+    runner.forward(rows)
+    model.full = True
+    with pytest.raises(BackendError, match="out of memory") as caught:
+        runner.forward(rows)
+    model.full = False
+    runner.forward(rows)
+    assert runner.log_probabilities([2]) == [pytest.approx(-math.log(8))]
+    assert caught.value.hint
+
+
+SHAPE = ModelShape(
+    parameters=8 << 30,
+    stored_bytes=16 << 30,
+    quantized=False,
+    cell_values=65536,
+    vocabulary=128256,
+    width=4096,
+    inner=14336,
+    context=131072,
+)
+BUFFERS = buffers_of(SHAPE, 4096, "gpu", 2)
+
+
+def lanes_with(free: dict[int, int], shares: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many sequences of 8192 tokens fit on GPUs with so many GiB free."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index] << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    files: Any = SimpleNamespace(shape=SHAPE)
+    devices = {torch.device("cuda", index): share for index, share in shares.items()}
+    lanes, cells = transformers._room(files, TransformersOptions(), 8192, devices, 2, 4096)
+    assert cells == lanes * 8192
+    return lanes
+
+
+@pytest.mark.parametrize("free", [4, 8, 24, 80, 140])
+def test_what_a_forward_takes_is_left_free_beside_the_cache(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = lanes_with({0: free}, {0: 1.0}, monkeypatch)
+    taken = (lanes + 1) * 8192 * 65536 * 2  # and a lane for rows that fill a batch up
+    assert lanes == 1 or taken + BUFFERS <= free << 30
+    assert BUFFERS > 2 << 30  # more than a share of a small device
+
+
+def test_a_model_on_two_gpus_has_room_for_twice_as_many_and_the_fuller_one_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = lanes_with({0: 24}, {0: 1.0}, monkeypatch)
+    assert lanes_with({0: 24, 1: 24}, {0: 0.5, 1: 0.5}, monkeypatch) == pytest.approx(2 * alone, abs=2)
+    assert lanes_with({0: 24, 1: 8}, {0: 0.5, 1: 0.5}, monkeypatch) < alone
+
+
+@pytest.mark.parametrize(
+    ("placed", "shares"),
+    [
+        (None, {"cpu": 1.0}),
+        ({"": torch.device("cpu")}, {"cpu": 1.0}),
+        (
+            {"embed": 0, "layers.0": 0, "layers.1": 1, "layers.2": 1, "layers.3": torch.device("cuda", 1), "norm": 1},
+            {"cuda:0": 0.25, "cuda:1": 0.75},
+        ),
+        (
+            {"embed": 0, "layers.0": 0, "layers.1": "cpu", "layers.2": "disk", "layers.3": 0},
+            {"cuda:0": 0.5, "cpu": 0.5},
+        ),
+    ],
+)
+def test_where_layers_run_is_read_from_where_they_were_put(placed: Any, shares: dict[str, float]) -> None:
+    model = SimpleNamespace(device="cpu", hf_device_map=placed)
+    assert {str(device): share for device, share in spread(model).items()} == shares
 
 
 def test_the_kernel_is_called_by_the_names_that_the_library_gives_its_arguments() -> None:

@@ -153,6 +153,47 @@ def test_a_packed_forward_that_differs_from_the_plain_one_is_not_used(
     assert "off by" in caplog.text
 
 
+def loud(dtype: torch.dtype) -> Any:
+    """A model with logits as large as those of trained ones, where half precision rounds to whole eighths."""
+    model = model_of("llama")
+    with torch.inference_mode():
+        largest = model(torch.tensor([ids_of(0, 20)]), use_cache=False).logits.abs().max()
+        model.lm_head.weight.mul_(40 / largest)
+    return model.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_rounding_of_large_logits_is_not_taken_for_a_mistake(
+    dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    with torch.inference_mode():
+        assert isinstance(batched(loud(dtype), "tiny", TransformersOptions(), 4, 64), PackedModel)
+    assert not caplog.records
+
+
+def test_a_mistake_is_not_taken_for_rounding(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    right = torch_attention.SdpaAttention._segment_mask
+    monkeypatch.setattr(torch_attention.SdpaAttention, "_segment_mask", lambda *given: (*right(*given)[:2], None))
+    with torch.inference_mode():
+        assert isinstance(batched(loud(torch.bfloat16), "tiny", TransformersOptions(), 4, 64), LaneModel)
+    assert "off by" in caplog.text
+
+
+def test_logits_in_single_precision_of_weights_in_half_are_held_to_what_half_can_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = model_of("llama").to(torch.bfloat16)
+
+    def upcast(_: Any, __: Any, output: Any) -> Any:
+        output.logits = output.logits.float()
+        return output
+
+    model.register_forward_hook(upcast)
+    with torch.inference_mode():
+        assert isinstance(batched(model, "tiny", TransformersOptions(), 4, 64), PackedModel)
+    assert not caplog.records
+
+
 def test_with_nothing_that_works_a_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LaneModel, "copy", None)
     monkeypatch.setattr(LaneModel, "forward", lambda *_: torch.zeros(4, VOCABULARY))

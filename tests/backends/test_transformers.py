@@ -261,7 +261,7 @@ def test_addresses_carry_options(checkpoints: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_named(checkpoints: Path) -> None:
-    for device in ("cuda:97", "toaster"):
+    for device in ("cuda:97", "toaster", "meta"):
         with pytest.raises(ModelLoadError, match=device):
             hf.load(str(checkpoints / "llama"), device=device)
 

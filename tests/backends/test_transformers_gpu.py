@@ -12,16 +12,17 @@ pytest.importorskip("transformers")
 import torch
 
 from a1agent.backends import transformers as hf
-from a1agent.backends.base import Sampling
+from a1agent.backends.base import Sampling, StepText, TokenScores
 from a1agent.backends.hf_model import batched
 from a1agent.backends.torch_cuda import can_use_varlen
 from a1agent.backends.torch_packed import PackedModel, probe
 from a1agent.backends.transformers import TransformersBackend
 from a1agent.backends.transformers_options import TransformersOptions
+from a1agent.errors import BackendError
 from a1agent.types import Question
 from tests.backends import tiny, tiny_hf
-from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabilities, Contract, loaded
-from tests.backends.test_torch_models import Compared, model_of
+from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabilities, Contract, close_to, loaded
+from tests.backends.test_torch_models import Compared, loud, model_of
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
@@ -113,3 +114,49 @@ def test_the_flash_kernel_is_used_where_it_can_be(dtype: torch.dtype, usable: bo
         used = batched(model, "tiny", TransformersOptions(), 4, 64)
         assert isinstance(used, PackedModel)
         assert (used._graphs is not None) == usable
+
+
+def test_rounding_of_large_logits_costs_neither_the_kernel_nor_the_graphs() -> None:
+    model = loud(torch.bfloat16).to("cuda")
+    with torch.inference_mode():
+        used = batched(model, "tiny", TransformersOptions(), 4, 64)
+    assert isinstance(used, PackedModel)
+    assert (used._graphs is not None) == (torch.cuda.get_device_capability() >= (8, 0))
+
+
+async def test_a_forward_without_memory_fails_its_calls_and_the_next_one_works(checkpoint: Path) -> None:
+    async with loaded(lambda context: load(checkpoint, context)) as backend:
+        root = await backend.open(QUESTION)
+        expected = await root.fork().score(STEP)
+        torch.cuda.empty_cache()
+        hog = torch.empty(torch.cuda.mem_get_info()[0] - (8 << 20), dtype=torch.uint8, device="cuda")
+        long = StepText(text=STEP.text * 100)
+        failed = await asyncio.gather(*(root.fork().score(long) for _ in range(8)), return_exceptions=True)
+        del hog
+        torch.cuda.empty_cache()
+        assert all(isinstance(each, (BackendError, TokenScores)) for each in failed)
+        scores = await root.fork().score(STEP)
+        assert close_to(scores.logprobs, expected.logprobs, 0.1)
+
+
+async def test_without_a_bound_the_cache_leaves_room_for_the_largest_forward(checkpoint: Path) -> None:
+    async with loaded(lambda context: load(checkpoint, context, kv_tokens=0)) as backend:
+        root = await backend.open(QUESTION)
+        long = StepText(text=STEP.text * 60)
+        scores = await asyncio.gather(*(root.fork().score(long) for _ in range(8)))
+        assert len({len(each.logprobs) for each in scores}) == 1
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda:1"}, {"device_map": "balanced"}])
+async def test_a_second_gpu_scores_as_the_first(checkpoint: Path, options: dict[str, str]) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU only")
+    pytest.importorskip("accelerate")
+    async with (
+        loaded(lambda context: load(checkpoint, context)) as one,
+        loaded(lambda context: load(checkpoint, context, **options)) as other,
+    ):
+        scores = [await (await backend.open(QUESTION)).score(STEP, end=True) for backend in (one, other)]
+        assert close_to(scores[0].logprobs, scores[1].logprobs, 0.1)
+        written = await (await other.open(QUESTION)).generate(12, Sampling(seed=3, top_p=0.9), FREELY)
+        assert written.step.text

@@ -1,13 +1,18 @@
 """vLLM: the contract over both ways of scoring, through the server's tokenizer and a local one."""
 
+import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from a1agent import CannotScore, InvalidOption, ModelLoadError
 from a1agent.backends import vllm
-from tests.backends.contract import BackendFactory, Capabilities, Contract, loaded
-from tests.backends.remotes import factory
+from a1agent.backends.base import Sampling
+from a1agent.types import Question
+from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabilities, Contract, loaded
+from tests.backends.remotes import Serve, factory
 from tests.servers.flavors import Vllm
 
 
@@ -58,3 +63,73 @@ async def test_versions_that_no_longer_know_a_field_are_not_sent_it(of_a_version
     server, by_name = of_a_version
     async with loaded(factory(vllm.load, server)) as backend:
         assert backend.engine.wire.guides_by_name is by_name  # type: ignore[attr-defined]
+
+
+QUESTION = Question.of("the sum of 1 and 2")
+
+
+@pytest.mark.anyio
+async def test_behind_a_router_the_tokenizer_tells_how_long_texts_may_be(serve: Serve) -> None:
+    async with loaded(factory(vllm.load, await serve(Vllm, routed=True))) as backend:
+        assert backend.info.context_length == 1024
+        assert (await (await backend.open(QUESTION)).generate(4, GREEDY, FREELY)).step.text
+
+
+@pytest.mark.anyio
+async def test_behind_a_router_that_passes_little_on_a_tokenizer_is_needed_and_checked(
+    serve: Serve, models: Path
+) -> None:
+    server = await serve(Vllm, bare=True)
+    with pytest.raises(InvalidOption, match="does not tokenize") as caught:
+        await asyncio.to_thread(factory(vllm.load, server), None)
+    assert "tokenizer=" in caught.value.hint
+    with pytest.raises(ModelLoadError, match="probe"):
+        await asyncio.to_thread(factory(vllm.load, server, tokenizer=str(models / "spm.gguf")), None)
+    async with loaded(factory(vllm.load, server, tokenizer=str(models / "bpe.gguf"))) as backend:
+        assert (await (await backend.open(QUESTION)).score(STEP)).logprobs
+
+
+def test_a_length_that_nobody_tells_is_asked_for(serve: Serve) -> None:
+    server = asyncio.run(serve(Vllm, routed=True))
+    server.model.context = 0
+    with pytest.raises(ModelLoadError, match="how long") as caught:
+        factory(vllm.load, server)(None)
+    assert "context_length" in caught.value.hint
+
+
+@pytest.mark.anyio
+async def test_a_models_own_settings_do_not_change_what_is_drawn(serve: Serve) -> None:
+    """A penalty or a truncation from generation_config.json applies to every field that a request leaves out."""
+    defaults = {"repetition_penalty": 1.1, "temperature": 0.3, "top_p": 0.8, "top_k": 20, "min_p": 0.1}
+    server = await serve(Vllm, defaults=defaults)
+    async with loaded(factory(vllm.load, server)) as backend:
+        await (await backend.open(QUESTION)).generate(4, Sampling(temperature=0.7), FREELY)
+    plain = {"repetition_penalty": 1.0, "temperature": 0.7, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
+    assert server.drawn_with[-1] == plain
+
+
+@pytest.mark.anyio
+async def test_logits_are_not_taken_for_log_probabilities(serve: Serve) -> None:
+    async with loaded(factory(vllm.load, await serve(Vllm, logits=True))) as backend:
+        assert not backend.info.can_score
+        assert "--logprobs-mode" in backend.info.no_score_reason
+        with pytest.raises(CannotScore):
+            await (await backend.open(QUESTION)).score(STEP)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("step_scoring", [True, False])
+async def test_a_cache_that_was_dropped_is_counted_though_the_server_leaves_the_number_out(
+    serve: Serve, step_scoring: bool
+) -> None:
+    server = await serve(Vllm, details=True, step_scoring=step_scoring)
+    async with loaded(factory(vllm.load, server)) as backend:
+        sequence = await backend.open(QUESTION)
+        first = await sequence.generate(8, GREEDY, FREELY)
+        assert first.work.cached_tokens > 0
+        assert first.work.reread_tokens == 0
+        before = sequence.length
+        server.forgets = True
+        again = await sequence.generate(8, replace(GREEDY, seed=1), FREELY)
+        assert again.work.cached_tokens == 0
+        assert again.work.reread_tokens == before - 1

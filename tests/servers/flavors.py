@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import math
+import random
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -25,6 +27,11 @@ class Flavor:
         self.model = Model(path, context)
         self.name = name
         self.key = key
+        self.aborts = 0  # how many of the next streams the server gives up in the middle
+        self.impossible: int | None = None  # a token that the model gives no probability at all
+        self.noise = 0.0  # nats by which a score differs at random from call to call, as on a GPU in half precision
+        self.shift = 0  # tokens by which scores are beside their place
+        self._chance = random.Random(7)
         self.scored: list[tuple[int, ...]] = []
         self.written: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         self.socket = SocketServer({path: self._guarded(handler) for path, handler in self.handlers().items()}, ssl)
@@ -48,8 +55,12 @@ class Flavor:
 
         return guarded
 
+    lists_context = True
+
     async def models(self, request: Request) -> Reply:
-        entry = {"id": self.name, "object": "model", "owned_by": "test", "max_model_len": self.model.context}
+        entry: dict[str, Any] = {"id": self.name, "object": "model", "owned_by": "test"}
+        if self.lists_context:
+            entry["max_model_len"] = self.model.context
         return Reply({"object": "list", "data": [entry]})
 
     async def tokenize(self, request: Request) -> Reply:
@@ -71,12 +82,22 @@ class Flavor:
         finally:
             self.written.append((tuple(ids), tuple(written)))
 
+    def aborted(self, count: int) -> bool:
+        """Whether a stream is given up after that many tokens."""
+        found = count == 2 and self.aborts > 0
+        self.aborts -= found
+        return found
+
     async def scores(self, ids: list[int], start: int) -> tuple[list[float], int]:
         self.scored.append(tuple(ids))
-        return await self.model.score(ids, start)
+        logprobs, cached = await self.model.score(ids, start)
+        logprobs = [min(0.0, value + self._chance.uniform(-self.noise, self.noise)) for value in logprobs]
+        logprobs = logprobs[self.shift :] + logprobs[: self.shift]
+        pairs = zip(logprobs, ids[start:], strict=True)
+        return [-math.inf if token == self.impossible else logprob for logprob, token in pairs], cached
 
-    def too_long(self, ids: list[int]) -> Reply | None:
-        if len(ids) < self.model.context:
+    def too_long(self, ids: list[int], limit: int = 1) -> Reply | None:
+        if len(ids) + limit <= self.model.context:
             return None
         message = f"This model's maximum context length is {self.model.context} tokens, you sent {len(ids)}"
         return Reply({"error": {"message": message, "code": 400}}, status=400)
@@ -98,22 +119,39 @@ def sampling_of(body: dict[str, Any], seed: str) -> Sampling:
 
 
 class Sglang(Flavor):
-    """`original`: started so that sampled log-probabilities are those before temperature. `incremental`: streams what
-    is new instead of all so far. `tokenizer_path`: what it says it tokenizes with.
+    """Offers no more than its router does (sgl-model-gateway, src/server.rs): no `/tokenize`.
+
+    `original`: started so that sampled log-probabilities are those before temperature. `incremental`: streams what
+    is new instead of all so far. `tokenizer_path`: what it says it tokenizes with. `older`: as it was before some paths
+    were renamed, and before errors in a stream had a code (srt/entrypoints/http_server.py). `routed`: by a router that
+    lists models without their length. `grammars`: whether it can compile one.
     """
 
-    def __init__(self, path: Path, *, original: bool = False, incremental: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        original: bool = False,
+        incremental: bool = False,
+        older: bool = False,
+        routed: bool = False,
+        grammars: bool = True,
+        **options: Any,
+    ) -> None:
         self.original = original
         self.incremental = incremental
+        self.older = older
+        self.lists_context = not routed
+        self.grammars = grammars
         self.tokenizer_path = str(options.pop("tokenizer_path", path))
         super().__init__(path, **options)
 
     def handlers(self) -> dict[str, Handler]:
+        prefix = "/get_" if self.older else "/"
         return {
             **super().handlers(),
-            "/get_model_info": self.model_info,
-            "/get_server_info": self.server_info,
-            "/tokenize": self.tokenize,
+            f"{prefix}model_info": self.model_info,
+            f"{prefix}server_info": self.server_info,
             "/generate": self.generate,
         }
 
@@ -121,19 +159,19 @@ class Sglang(Flavor):
         return Reply({"model_path": self.name, "tokenizer_path": self.tokenizer_path, "is_generation": True})
 
     async def server_info(self, request: Request) -> Reply:
-        return Reply({"context_length": self.model.context})
+        return Reply({"context_length": None, "max_req_input_len": self.model.context - 6})
 
     async def generate(self, request: Request) -> Reply:
         body, params = request.body, request.body["sampling_params"]
-        ids, start = body["input_ids"], body.get("logprob_start_len", -1)
-        too_long = self.too_long(ids)
-        if too_long is not None:
-            return too_long
+        start = body.get("logprob_start_len", -1)
+        ids = self.model.with_bos(self.model.ids(body["text"])) if "text" in body else body["input_ids"]
+        refusal = self._refusal(ids, params)
         if body.get("return_logprob") and start > len(ids):
-            finish = {"type": "abort", "message": "logprob_start_len is higher than the input length"}
-            return Reply({"text": "", "meta_info": {"finish_reason": finish}})
+            refusal = "logprob_start_len is higher than the input length"
         if body.get("stream"):
-            return Reply(events=self._events(ids, params))
+            return Reply(events=self._refused(refusal) if refusal else self._events(ids, params))
+        if refusal:
+            return Reply({"error": {"message": refusal}}, status=400)
         meta: dict[str, Any] = {
             "prompt_tokens": len(ids),
             "completion_tokens": 0,
@@ -143,7 +181,8 @@ class Sglang(Flavor):
         if body.get("return_logprob") and start >= 0:
             logprobs, cached = await self.scores(ids, start + 1)
             rows = [[None, ids[start], None]]
-            rows += [[lp, token, None] for lp, token in zip(logprobs, ids[start + 1 :], strict=True)]
+            told = [lp if math.isfinite(lp) else None for lp in logprobs]  # what orjson makes of it
+            rows += [[lp, token, None] for lp, token in zip(told, ids[start + 1 :], strict=True)]
             meta |= {"input_token_logprobs": rows, "output_token_logprobs": [], "cached_tokens": cached}
         else:
             sequence = await self.model.backend.open_ids(ids)
@@ -151,8 +190,25 @@ class Sglang(Flavor):
             await sequence.close()
         return Reply({"text": "", "meta_info": meta})
 
+    def _refusal(self, ids: list[int], params: dict[str, Any]) -> str:
+        context, asked = self.model.context, len(ids) + params["max_new_tokens"]
+        if len(ids) >= context:
+            return f"The input ({len(ids)} tokens) is longer than the model's context length ({context} tokens)."
+        if asked > context:
+            most = f"the model's maximum context length of {context} tokens"
+            return f"Requested token count exceeds {most}. You requested a total of {asked} tokens."
+        return ""
+
+    async def _refused(self, message: str) -> AsyncGenerator[Any, None]:
+        yield {"error": {"message": message} | ({} if self.older else {"type": "invalid_request_error", "code": 400})}
+
     async def _events(self, ids: list[int], params: dict[str, Any]) -> AsyncGenerator[Any, None]:
         sampling = sampling_of(params, "sampling_seed")
+        if sampling.schema is not None and not self.grammars:
+            message = "Failed to compile json_schema grammar: unsupported"
+            finish = {"type": "abort", "message": message, "status_code": 400, "err_type": "BadRequestError"}
+            yield {"text": "", "meta_info": {"prompt_tokens": len(ids), "finish_reason": finish}}
+            return
         # The true value after temperature needs every logit; any other than the raw one shows what it has to.
         scale = 1.0 if self.original or sampling.temperature in (0.0, 1.0) else sampling.temperature
         rows: list[Any] = []
@@ -161,23 +217,35 @@ class Sglang(Flavor):
             async for token in tokens:
                 rows.append([token.logprob / scale, token.token, None])
                 said += token.text
-                finish = {None: None, "stop": {"type": "stop", "matched": token.token}, "length": {"type": "length"}}
+                finish = {
+                    None: None,
+                    "stop": {"type": "stop", "matched": token.token},
+                    "length": {"type": "length", "length": len(rows)},
+                    "abort": {"type": "abort", "message": "Aborted", "status_code": None, "err_type": None},
+                }
+                over = "abort" if self.aborted(len(rows)) else token.finish
                 yield {
                     "text": token.text if self.incremental else said,
                     "meta_info": {
                         "prompt_tokens": len(ids),
                         "completion_tokens": len(rows),
                         "cached_tokens": token.cached,
-                        "finish_reason": finish[token.finish],
+                        "finish_reason": finish[over],
                         "output_token_logprobs": rows[-1:] if self.incremental else list(rows),
                     },
                 }
+                if over == "abort":
+                    return
 
 
 class Vllm(Flavor):
     """`step_scoring`: it has the newer scoring endpoint. `old_ids`: it spells ids in the place of tokens only.
     `processed`: its log-probabilities of sampled tokens are not the raw ones. `prompt_logprobs` False: it has none.
-    `details`: started so that it tells how much of a prompt was in its cache.
+    `details`: started so that it tells how much of a prompt was in its cache, as older versions do: not where it is 0.
+    `logits`: started with another `--logprobs-mode`. `routed`: by a router that lists models without their length
+    (production-stack, routers/main_router.py). `defaults`: what the model's generation_config.json sets, where a
+    request leaves it out (openai/completion/protocol.py); `drawn_with`: what each stream came to. `forgets`: it found
+    nothing in its cache. `bare`: by a router that passes no more on than it must (vllm-project/router, src/server.rs).
     `version`: what it says it is; before 0.10 its completions know a schema as `guided_json` only, from 0.12 on as
     `response_format` only.
     """
@@ -192,8 +260,18 @@ class Vllm(Flavor):
         prompt_logprobs: bool = True,
         details: bool = False,
         version: str = "0.12.0",
+        logits: bool = False,
+        routed: bool = False,
+        defaults: dict[str, Any] | None = None,
+        bare: bool = False,
         **options: Any,
     ) -> None:
+        self.bare = bare
+        self.logits = logits
+        self.lists_context = not routed
+        self.defaults = defaults or {}
+        self.drawn_with: list[dict[str, Any]] = []
+        self.forgets = False
         self.details = details
         self.step_scoring = step_scoring
         self.old_ids = old_ids
@@ -205,6 +283,8 @@ class Vllm(Flavor):
     def handlers(self) -> dict[str, Handler]:
         newer = {"/inference/v1/generate": self.inference} if self.step_scoring else {}
         own = {"/version": self.say_version, "/tokenize": self.tokenize, "/v1/completions": self.completions}
+        if self.bare:
+            own, newer = {"/v1/completions": self.completions}, {}
         return {**super().handlers(), **own, **newer}
 
     async def say_version(self, request: Request) -> Reply:
@@ -216,8 +296,9 @@ class Vllm(Flavor):
             return Reply(
                 {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}, status=404
             )
-        ids = body["prompt"]
-        too_long = self.too_long(ids)
+        asked = body["prompt"]
+        ids = asked if isinstance(asked, list) else self.model.with_bos(self.model.ids(asked))
+        too_long = self.too_long(ids, body["max_tokens"])
         if too_long is not None:
             return too_long
         if body.get("stream"):
@@ -227,7 +308,7 @@ class Vllm(Flavor):
         choice: dict[str, Any] = {"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": None}
         if "prompt_logprobs" in body and self.prompt_logprobs:
             logprobs, _ = await self.scores(ids, 1)
-            pairs = zip(ids[1:], logprobs, strict=True)
+            pairs = zip(ids[1:], [max(-9999.0, lp + 30 * self.logits) for lp in logprobs], strict=True)
             choice["prompt_logprobs"] = [None, *({str(t): {"logprob": lp, "rank": 1}} for t, lp in pairs)]
             cached = 0
         else:
@@ -240,7 +321,7 @@ class Vllm(Flavor):
         return sequence.prompt_work.cached_tokens
 
     def _usage(self, ids: list[int], cached: int) -> dict[str, Any]:
-        details = {"cached_tokens": cached} if self.details else None
+        details = {"cached_tokens": cached} if self.details and cached and not self.forgets else None
         return {"prompt_tokens": len(ids), "completion_tokens": 1, "prompt_tokens_details": details}
 
     async def _events(self, ids: list[int], body: dict[str, Any]) -> AsyncGenerator[Any, None]:
@@ -248,16 +329,20 @@ class Vllm(Flavor):
         numbers = (int(found[1]), int(found[2])) if found else (1, 0)
         unread = "response_format" if numbers < (0, 10) else "guided_json" if numbers >= (0, 12) else ""
         sampling = sampling_of({name: value for name, value in body.items() if name != unread}, "seed")
+        self.drawn_with.append({**self.defaults, **{name: body[name] for name in self.defaults if name in body}})
         scale = sampling.temperature if self.processed and sampling.temperature else 1.0
-        cached = 0
+        cached = count = 0
         async with aclosing(self.sampled(ids, body["max_tokens"], sampling)) as tokens:
             async for token in tokens:
-                cached = token.cached
+                cached, count = token.cached, count + 1
                 logprobs = {"tokens": [f"token_id:{token.token}"], "token_logprobs": [token.logprob / scale]}
-                choice = {"index": 0, "text": token.text, "logprobs": logprobs, "finish_reason": token.finish}
+                finish = "abort" if self.aborted(count) else token.finish
+                choice = {"index": 0, "text": token.text, "logprobs": logprobs, "finish_reason": finish}
                 if not self.old_ids:
                     choice["token_ids"] = [token.token]
                 yield {"object": "text_completion", "choices": [choice]}
+                if finish == "abort":
+                    break
         yield {"object": "text_completion", "choices": [], "usage": self._usage(ids, cached)}
 
     async def inference(self, request: Request) -> Reply:
@@ -284,7 +369,8 @@ class Vllm(Flavor):
 class OpenAI(Flavor):
     """Text in, text out. `continues`: how it goes on in the middle of a message (final_message, trailing, prefix), or
     only raw completions (None). `strict`: refuses fields it does not know; `done`: ends streams as OpenAI does. `tgi`:
-    as Text Generation Inference does it.
+    as Text Generation Inference does it. `studio`: as LM Studio, which answers paths it does not have with status 200.
+    `apart`: the field of a chat's delta into which it puts what it took out of the text.
     """
 
     known = frozenset(
@@ -302,10 +388,14 @@ class OpenAI(Flavor):
         strict: bool = False,
         done: bool = True,
         tgi: bool = False,
+        studio: bool = False,
+        apart: str | None = None,
         **options: Any,
     ) -> None:
         self.continues = continues
         self.tgi = tgi
+        self.studio = studio
+        self.apart = apart
         self.strict = strict
         self.done = done
         self.prompts: list[str] = []
@@ -319,6 +409,8 @@ class OpenAI(Flavor):
             beside["/version"] = self.version
         if self.tgi:
             beside["/info"] = self.info
+        if self.studio:
+            beside |= dict.fromkeys(("/props", "/info", "/api/version", "/version", "/model_info"), self.unexpected)
         return {
             **super().handlers(),
             **beside,
@@ -334,6 +426,9 @@ class OpenAI(Flavor):
 
     async def version(self, request: Request) -> Reply:
         return Reply({"version": "1"})
+
+    async def unexpected(self, request: Request) -> Reply:
+        return Reply({"error": f"Unexpected endpoint or method. ({request.method} {request.path})"})
 
     async def completions(self, request: Request) -> Reply:
         return self._reply(request.body, request.body["prompt"], chat=False)
@@ -358,15 +453,23 @@ class OpenAI(Flavor):
             return Reply({"error": said, "error_type": "validation"}, status=422)
         self.prompts.append(prompt)
         ids = self.model.with_bos(self.model.ids(prompt))
-        return self.too_long(ids) or Reply(events=self._events(ids, body, chat), done=self.done)
+        return self.too_long(ids, body["max_tokens"]) or Reply(events=self._events(ids, body, chat), done=self.done)
 
     async def _events(self, ids: list[int], body: dict[str, Any], chat: bool) -> AsyncGenerator[Any, None]:
-        cached = 0
+        cached = count = 0
         async with aclosing(self.sampled(ids, body["max_tokens"], sampling_of(body, "seed"))) as tokens:
             async for token in tokens:
-                cached = token.cached
-                said = {"delta": {"content": token.text}} if chat else {"text": token.text}
-                yield {"object": "chunk", "choices": [{"index": 0, "finish_reason": token.finish, **said}]}
+                cached, count = token.cached, count + 1
+                said = {"delta": self._delta(token.text)} if chat else {"text": token.text}
+                finish = "abort" if self.aborted(count) else token.finish
+                yield {"object": "chunk", "choices": [{"index": 0, "finish_reason": finish, **said}]}
+                if finish == "abort":
+                    break
         if body.get("stream_options", {}).get("include_usage"):
             usage = {"prompt_tokens": len(ids), "prompt_tokens_details": {"cached_tokens": cached}}
             yield {"object": "chunk", "choices": [], "usage": usage}
+
+    def _delta(self, text: str) -> dict[str, Any]:
+        if self.apart == "tool_calls":
+            return {"content": None, "tool_calls": [{"index": 0, "function": {"arguments": text}}]}
+        return {"content": text} if self.apart is None else {"content": "", self.apart: text}

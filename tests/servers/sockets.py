@@ -39,7 +39,10 @@ class Reply:
 
 @dataclass
 class Faults:
-    """Which faults strike, how often. `plan` comes first: one entry a request, None for none."""
+    """Which faults strike, how often. `plan` comes first: one entry a request, None for none.
+
+    `after`: when a full server asks to be tried again.
+    """
 
     rate: float = 0.0
     kinds: tuple[str, ...] = ()
@@ -47,6 +50,7 @@ class Faults:
     paths: tuple[str, ...] = ()
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     struck: list[str] = field(default_factory=list)
+    after: str = "0"
 
     def next(self, path: str) -> str | None:
         if self.paths and path not in self.paths:
@@ -60,13 +64,16 @@ class Faults:
 
 
 class SocketServer:
-    """Serves `handlers` by path on a port of its own. `log` holds every request that came in."""
+    """Serves `handlers` by path on a port of its own. `log` holds every request that came in. `most`: how many requests
+    were served together.
+    """
 
     def __init__(self, handlers: dict[str, Handler], ssl: Any = None) -> None:
         self.handlers = handlers
         self.faults = Faults()
         self.log: list[Request] = []
         self.left_early = 0
+        self.most = self._now = 0
         self._ssl = ssl
         self._port = 0
         self._writers: set[asyncio.StreamWriter] = set()
@@ -131,7 +138,12 @@ class SocketServer:
                 if request is None:
                     break
                 self.log.append(request)
-                await self._answer(request, connection, reader, writer)
+                self._now += 1
+                self.most = max(self.most, self._now)
+                try:
+                    await self._answer(request, connection, reader, writer)
+                finally:
+                    self._now -= 1
                 connection.start_next_cycle()
         except (ConnectionError, h11.ProtocolError, _Abort):
             pass
@@ -152,7 +164,9 @@ class SocketServer:
             await reader.read(1)  # until the client gives up
             raise _Abort
         if fault in ("429", "502", "503", "504", "500"):
-            reply = Reply({"error": {"message": "try later"}}, status=int(fault), headers={"Retry-After": "0"})
+            reply = Reply(
+                {"error": {"message": "try later"}}, status=int(fault), headers={"Retry-After": self.faults.after}
+            )
         elif request.path in self.handlers:
             reply = await self.handlers[request.path](request)
         else:
@@ -233,6 +247,8 @@ async def _pump(reply: Reply, fault: str | None, connection: h11.Connection, wri
         if fault == "mid-stream" and count == 2:
             _reset(writer)
             return
+        if fault == "stall" and count == 2:
+            await asyncio.Event().wait()  # until the client gives up
         if fault in ("wrong length", "null"):
             damage(event, fault)
         text = json.dumps(event)
