@@ -75,7 +75,9 @@ def _check_failures(outcome: Outcome, stats: RejectionStats) -> None:
 
 def _invalid(asked: Asked, message: str, stats: RejectionStats) -> InvalidAnswer:
     if asked.format is None:
-        what = "no chain called a tool, though one had to be called"
+        malformed = tools.calls_in(message, asked.question).invalid
+        why = f" ({malformed[0].error})" if malformed else ""
+        what = f"no chain called a tool, though one had to be called{why}"
         return InvalidAnswer(what, "see the error's text for what the best chain wrote", message, stats)
     why = asked.format.complaint(message)
     return InvalidAnswer(f"no chain gave an answer in the asked format ({why})", "use more chains", message, stats)

@@ -2,6 +2,7 @@
 
 {"type": "json_object"}                                                    any JSON object
 {"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}     JSON that matches a schema
+{"type": "json_object", "schema": {...}}                                   the same, of a schema they are not shown
 {"type": "text"}                                                           no format
 """
 
@@ -18,7 +19,7 @@ from a1agent.errors import InvalidQuestion, nearest
 from a1agent.prompts import ask_after
 from a1agent.types import Question
 
-__all__ = ["JsonFormat", "ask", "check_schema", "closed", "format_of"]
+__all__ = ["JsonFormat", "ask", "check_schema", "closed", "format_of", "mismatch"]
 
 _TYPES = ("text", "json_object", "json_schema")
 _TOKENS = 512
@@ -31,16 +32,20 @@ _CLOSING = "\n```"  # JSON text holds no raw line break inside a string, so this
 
 
 class JsonFormat:
-    """JSON that matches `schema`, checked with `jsonschema`; references leave the schema never."""
+    """JSON that matches `schema`, checked with `jsonschema`; references leave the schema never.
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
+    `shown`: whether the models are told the schema; where they are not, the caller's own words describe it.
+    """
+
+    def __init__(self, schema: Mapping[str, Any], *, shown: bool = True) -> None:
         self.schema = schema
+        self._shown = shown
         self._validator = check_schema(schema, "the response format")
 
     @property
     def request(self) -> str:
         """What asks a model for it."""
-        if self.schema == {"type": "object"}:
+        if not self._shown or self.schema == {"type": "object"}:
             return "End your answer with a JSON object."
         schema = json.dumps(self.schema, ensure_ascii=False)
         return f"End your answer with JSON that matches this JSON schema:\n{schema}"
@@ -49,7 +54,7 @@ class JsonFormat:
         """The last JSON in a message that matches, as written; equal values have equal keys."""
         for text in json_texts(message):
             key = canonical_json(text)
-            if key is not None and self._matches(text):
+            if key is not None and mismatch(self._validator, json.loads(text)) is None:
                 return Answer(text, "json", key)
         return None
 
@@ -57,8 +62,7 @@ class JsonFormat:
         """Why `read` finds nothing in a message."""
         for text in json_texts(message):
             if canonical_json(text) is not None:
-                error = next(iter(self._validator.iter_errors(json.loads(text))), None)
-                return "it matches" if error is None else f"at {error.json_path}: {error.message}"
+                return mismatch(self._validator, json.loads(text)) or "it matches"
         return "it holds no JSON"
 
     def statement(self, answer_tokens: int) -> Statement:
@@ -72,28 +76,24 @@ class JsonFormat:
             schema=closed(self.schema),
         )
 
-    def _matches(self, text: str) -> bool:
-        try:
-            return bool(self._validator.is_valid(json.loads(text)))
-        except RecursionError:
-            return False
-
 
 def format_of(question: Question) -> JsonFormat | None:
     """The format that a question asks for. Raises `InvalidQuestion` for one that is unknown or whose schema is none."""
     wanted = question.response_format
     if wanted is None or wanted.get("type") == "text":
         return None
-    if wanted.get("type") == "json_object":
-        return JsonFormat({"type": "object"})
-    if wanted.get("type") != "json_schema":
-        raise InvalidQuestion(f"unknown response_format {wanted!r}", nearest(str(wanted.get("type")), _TYPES))
-    named = wanted.get("json_schema")
-    schema = cast("Mapping[str, Any]", named).get("schema") if isinstance(named, Mapping) else None
-    if not isinstance(schema, Mapping):
+    kind = wanted.get("type")
+    if kind == "json_object":
+        schema, shape = wanted.get("schema", {"type": "object"}), '{"type": "json_object", "schema": {...}}'
+    elif kind == "json_schema":
+        named = wanted.get("json_schema")
+        schema = cast("Mapping[str, Any]", named).get("schema") if isinstance(named, Mapping) else None
         shape = '{"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}'
-        raise InvalidQuestion("response_format json_schema holds no schema", f"its shape is {shape}")
-    return JsonFormat(cast("Mapping[str, Any]", schema))
+    else:
+        raise InvalidQuestion(f"unknown response_format {wanted!r}", nearest(str(kind), _TYPES))
+    if not isinstance(schema, Mapping):
+        raise InvalidQuestion(f"response_format {kind} holds no schema", f"its shape is {shape}")
+    return JsonFormat(cast("Mapping[str, Any]", schema), shown=kind == "json_schema")
 
 
 def ask(question: Question) -> Question:
@@ -122,6 +122,15 @@ def check_schema(schema: Mapping[str, Any], what: str) -> Any:
             f"{what} refers to {error.ref!r}, which it does not hold", "put it under $defs; nothing is fetched"
         ) from error
     return kind(schema, registry=registry)
+
+
+def mismatch(validator: Any, value: Any) -> str | None:
+    """Where a value first differs from what a validator of `check_schema` allows; None: it matches."""
+    try:
+        error = next(iter(validator.iter_errors(value)), None)
+    except RecursionError:
+        return "it is nested too deep"
+    return None if error is None else f"at {error.json_path}: {error.message}"
 
 
 def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any, cast
 from a1agent.engine.extract import Answer, canonical_json
 from a1agent.engine.statement import Statement
 from a1agent.errors import InvalidQuestion, nearest
-from a1agent.structured import check_schema, closed
+from a1agent.structured import check_schema, closed, mismatch
 from a1agent.types import InvalidToolCall, Question, ToolCall
 
 __all__ = ["Calls", "call_id", "calls_in", "canonical_calls", "offer", "parse_calls", "tool_statement"]
@@ -103,7 +103,11 @@ def tool_statement(question: Question, otherwise: Statement) -> Statement:
 
 def calls_in(message: str, question: Question) -> Calls:
     """The calls in a model's answer to a question that `offer` gave."""
-    found = parse_calls(message, frozenset(_name(tool) for tool in question.tools))
+    tools = {_name(tool): tool for tool in question.tools}
+    found = parse_calls(message, tools)
+    if question.strict_tools:
+        matched = [_matched(call, _parameters(tools[call.name])) for call in found.calls]
+        found = _collect([*matched, *found.invalid], found.content)
     return found if question.parallel_tool_calls else replace(found, calls=found.calls[:1])
 
 
@@ -188,6 +192,14 @@ def _checked_call(value: Any, text: str, names: Collection[str]) -> ToolCall | I
     if not isinstance(arguments, dict) or canonical_json(json.dumps(arguments)) is None:
         return _invalid(text, "its arguments are no JSON object", name)
     return ToolCall(name=name, arguments=cast("dict[str, Any]", arguments))
+
+
+def _matched(call: ToolCall, parameters: Mapping[str, Any]) -> ToolCall | InvalidToolCall:
+    wrong = mismatch(check_schema(parameters, "the parameters"), dict(call.arguments))
+    if wrong is None:
+        return call
+    text = json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False)
+    return _invalid(text, f"of its arguments, {wrong}", call.name)
 
 
 def _object(text: str) -> Any:

@@ -84,7 +84,8 @@ class Question:
 
     `tools`: function tools in OpenAI's shape. `tool_choice`: `"auto"`, `"none"`, `"required"`, or the name of the tool
     that must be called. `response_format`: `{"type": "json_schema", "json_schema": {"schema": ...}}`, or `json_object`.
-    Without `parallel_tool_calls` a message that calls several tools is taken to call the first.
+    Without `parallel_tool_calls` a message that calls several tools is taken to call the first. With `strict_tools`
+    a call whose arguments do not match its tool's parameters is malformed.
     """
 
     messages: tuple[Message, ...]
@@ -92,6 +93,7 @@ class Question:
     response_format: Mapping[str, Any] | None = None
     tool_choice: str = "auto"
     parallel_tool_calls: bool = field(default=True, repr=False)
+    strict_tools: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.messages:

@@ -138,3 +138,19 @@ def test_a_model_is_not_invited_to_invent_properties() -> None:
         {**schema, "anyOf": [{"properties": {"b": {}}}, {}]},
     ):
         assert closed({"items": composed})["items"] is composed
+
+
+def test_a_schema_that_is_not_shown_decides_on_votes_all_the_same() -> None:
+    asked = question({"type": "json_object", "schema": NUMBER})
+    assert "End your answer with a JSON object." in ask(asked).text
+    assert "integer" not in ask(asked).text
+    with agent('{"number": 7}', '{"number": "seven"}', '{"number": "seven"}', chains=16) as a1:
+        result = a1.solve(asked)
+    assert result.answer == '{"number": 7}'
+    assert result.confidence < 0.5
+
+
+@pytest.mark.parametrize("schema", [3, {"type": "number of things"}])
+def test_a_schema_beside_json_object_that_is_none_is_refused(schema: Any) -> None:
+    with pytest.raises(InvalidQuestion, match="schema"):
+        format_of(question({"type": "json_object", "schema": schema}))

@@ -283,3 +283,24 @@ def test_what_a_forced_call_is_held_to_names_the_tools_and_their_arguments_only(
     assert arguments["one"]["properties"] == {"x": {"$ref": "#/$defs/X"}}
     assert arguments["two"] == {"type": "object"}
     assert schema["$defs"] == {"X": {"type": "integer"}}
+
+
+def test_strict_tools_make_calls_malformed_whose_arguments_do_not_match() -> None:
+    good, bad = tagged({"name": "add", "arguments": {"a": 2, "b": 3}}), tagged({"name": "add", "arguments": {"a": "2"}})
+    asked = ask()
+    with agent(good, bad, bad, chains=16) as a1:
+        loose, strict = a1.solve(asked), a1.solve(replace(asked, strict_tools=True))
+    assert loose.tool_calls[0].arguments == {"a": "2"}  # the more said so
+    assert strict.tool_calls == (CALL,)
+    assert strict.confidence < 0.5
+
+
+def test_no_strict_call_matching_is_an_error_that_says_why() -> None:
+    bad = tagged({"name": "add", "arguments": {"a": "2", "b": 3}})
+    with agent(bad) as a1:
+        voluntary = a1.solve(replace(ask(), strict_tools=True))
+        with pytest.raises(InvalidAnswer, match=r"at \$\.a: '2' is not of type 'integer'"):
+            a1.solve(replace(ask(choice="required"), strict_tools=True))
+    assert [call.error for call in voluntary.invalid_tool_calls] == [
+        "of its arguments, at $.a: '2' is not of type 'integer'"
+    ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import MutableMapping
+from weakref import WeakValueDictionary
 
 from a1agent import A1
 from a1agent.backends.base import Backend
@@ -12,23 +14,30 @@ __all__ = ["forget", "shared_agent"]
 Model = str | Backend
 _Key = tuple[object, object, str | None]
 
-_agents: dict[_Key, A1] = {}
+_agents: MutableMapping[_Key, A1] = {}
+_of_backends: MutableMapping[_Key, A1] = WeakValueDictionary()
+"""Agents of two backends hold nothing that they would have to give back: they live as long as somebody uses them."""
 _lock = threading.Lock()
 
 
 def shared_agent(draft: Model, target: Model, calibration: str | None) -> A1:
     """The agent of these models, made on first use. Raises what `A1` raises for models that cannot work."""
-    key = _key(draft, target, calibration)
+    key, agents = _key(draft, target, calibration), _kept(draft, target)
     with _lock:
-        if key not in _agents:
-            _agents[key] = A1(draft, target, calibration=calibration)
-        return _agents[key]
+        agent = agents.get(key)
+        if agent is None:
+            agent = agents[key] = A1(draft, target, calibration=calibration)
+        return agent
 
 
 def forget(draft: Model, target: Model, calibration: str | None) -> A1 | None:
     """Takes the agent of these models out, for the caller to close; None when there is none."""
     with _lock:
-        return _agents.pop(_key(draft, target, calibration), None)
+        return _kept(draft, target).pop(_key(draft, target, calibration), None)
+
+
+def _kept(draft: Model, target: Model) -> MutableMapping[_Key, A1]:
+    return _agents if isinstance(draft, str) or isinstance(target, str) else _of_backends
 
 
 def _key(draft: Model, target: Model, calibration: str | None) -> _Key:

@@ -15,6 +15,7 @@ from langchain_core.callbacks import (
     CallbackManager,
     CallbackManagerForLLMRun,
 )
+from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
@@ -43,22 +44,28 @@ def within(config: RunnableConfig) -> Generator[None]:
         _config.reset(token)
 
 
-def reporter(run: CallbackManagerForLLMRun | None) -> Callable[[Event], None]:
+def reporter(chat: BaseChatModel, run: CallbackManagerForLLMRun | None) -> Callable[[Event], None]:
     """What hands events to the callbacks of a run, or of the configuration its stream was started with."""
-    callbacks, run_id = _destination(run)
-    manager = CallbackManager.configure(inheritable_callbacks=callbacks)
+    inherited, run_id = _destination(chat, run)
+    manager = CallbackManager.configure(**inherited)
     return lambda event: manager.on_custom_event(EVENT_NAME, event, run_id=run_id)
 
 
-def areporter(run: AsyncCallbackManagerForLLMRun | None) -> Callable[[Event], Awaitable[None]]:
+def areporter(chat: BaseChatModel, run: AsyncCallbackManagerForLLMRun | None) -> Callable[[Event], Awaitable[None]]:
     """As `reporter`, for async callbacks too."""
-    callbacks, run_id = _destination(run)
-    manager = AsyncCallbackManager.configure(inheritable_callbacks=callbacks)
+    inherited, run_id = _destination(chat, run)
+    manager = AsyncCallbackManager.configure(**inherited)
     return lambda event: manager.on_custom_event(EVENT_NAME, event, run_id=run_id)
 
 
-def _destination(run: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None) -> tuple[Any, uuid.UUID | None]:
+def _destination(
+    chat: BaseChatModel, run: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None
+) -> tuple[dict[str, Any], uuid.UUID | None]:
+    """How to configure a manager of callbacks whose events bear tags and metadata of the run, and the run's id."""
     if run is not None:
-        return list(run.handlers), run.run_id
+        heard = {"inheritable_callbacks": list(run.handlers)}
+        return {**heard, "inheritable_tags": run.tags, "inheritable_metadata": run.metadata}, run.run_id
     config = _config.get() or ensure_config()
-    return config.get("callbacks"), config.get("run_id")
+    inherited = {f"inheritable_{name}": config.get(name) for name in ("callbacks", "tags", "metadata")}
+    own = {"local_callbacks": chat.callbacks, "local_tags": chat.tags, "local_metadata": chat.metadata}
+    return {**inherited, **own}, config.get("run_id")

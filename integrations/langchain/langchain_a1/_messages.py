@@ -18,8 +18,11 @@ from langchain_core.messages import (
 
 __all__ = ["a1_messages"]
 
-_OWN_BLOCKS = frozenset({"reasoning", "thinking", "redacted_thinking", "tool_use", "tool_call", "invalid_tool_call"})
-"""Blocks of a model's own past messages that stand elsewhere in the message, or are not shown to it again."""
+_TEXTS = {"text": "text", "output_text": "text", "text-plain": "text", "refusal": "refusal"}
+"""Blocks that are text, and the field that holds it."""
+_MEDIA = frozenset(
+    {"image", "image_url", "input_image", "audio", "input_audio", "video", "file", "input_file", "document"}
+)
 
 
 def a1_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
@@ -63,10 +66,13 @@ def _text(message: BaseMessage) -> str:
 def _block(block: str | dict[Any, Any], message: BaseMessage) -> str:
     if isinstance(block, str):
         return block
-    kind = block.get("type")
-    if kind == "text":
-        return str(block.get("text", ""))
-    if kind in _OWN_BLOCKS and isinstance(message, AIMessage):
+    kind = block.get("type", "text")
+    text = block.get(_TEXTS.get(kind, ""))
+    if isinstance(text, str):
+        return text
+    # Of past messages of a model what else there is (reasoning, calls, searches, signatures) stands elsewhere in the
+    # message or is not shown to a model again; each provider has names of its own for it.
+    if isinstance(message, AIMessage) and kind not in _MEDIA:
         return ""
     raise InvalidQuestion(f"a {message.type} message holds a block of type {kind!r}", "A1's models take text only")
 

@@ -19,12 +19,14 @@ from langchain_core.messages.tool import invalid_tool_call as malformed
 from langchain_core.messages.tool import tool_call as called
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-__all__ = ["INVALID", "KEEP_INVALID", "Request", "tool_choice_name"]
+__all__ = ["INVALID", "KEEP_INVALID", "STRICT_TOOLS", "Request", "tool_choice_name"]
 
 KEEP_INVALID = "keep_invalid"
 """The keyword by which `with_structured_output(include_raw=True)` asks for the raw message of an invalid answer."""
 INVALID = "invalid"
 """The finish reason of such a message."""
+STRICT_TOOLS = "strict_tools"
+"""The keyword by which `with_structured_output` asks for calls that match their tool's parameters."""
 
 _TAG = "<tool_call>"
 """Before the text of a malformed call: LangChain completes cut JSON by guessing, and would make a call of it again."""
@@ -40,6 +42,8 @@ def tool_choice_name(choice: str | bool | Mapping[str, Any] | None) -> str:
         return choice
     function = choice.get("function", choice)
     name = cast("Mapping[str, Any]", function).get("name") if isinstance(function, Mapping) else None
+    if name is None and choice.get("type") in ("auto", "none", "any"):
+        return tool_choice_name(str(choice["type"]))
     if not isinstance(name, str):
         raise InvalidQuestion(f"tool_choice is {choice!r}", 'use "auto", "none", "any", or the name of a tool')
     return name
@@ -94,7 +98,8 @@ class Request:
     def _refusal(self, error: InvalidAnswer) -> dict[str, Any]:
         if not self.keep_invalid:
             raise OutputParserException(str(error), llm_output=error.text) from error
-        return {"content": error.text, "response_metadata": self._metadata(error.stats, INVALID, str(error))}
+        metadata = self._metadata(error.stats, INVALID, str(error))
+        return {"content": error.text, "usage_metadata": _spent(error.stats), "response_metadata": metadata}
 
     def _metadata(self, stats: RejectionStats | None, finish_reason: str, error: str | None = None) -> dict[str, Any]:
         return {
@@ -140,10 +145,24 @@ def _finish_reason(result: Result) -> str:
 def _usage(result: Result) -> UsageMetadata:
     """What both models processed; reasoning is all that they wrote but the text of the answer."""
     usage = result.usage
+    cached = usage.draft.cached_tokens + usage.target.cached_tokens
+    reasoning = max(0, usage.output_tokens - result.text_tokens)
+    spent = _usage_metadata(usage.input_tokens, usage.output_tokens, cached)
+    return {**spent, "output_token_details": OutputTokenDetails(reasoning=reasoning)}
+
+
+def _spent(stats: RejectionStats | None) -> UsageMetadata | None:
+    """What both models processed for an answer that is none."""
+    if stats is None:
+        return None
+    read, written = stats.prompt_tokens + stats.scored_tokens, stats.drafted_tokens + stats.target_tokens
+    return _usage_metadata(read, written, stats.cached_tokens)
+
+
+def _usage_metadata(read: int, written: int, cached: int) -> UsageMetadata:
     return UsageMetadata(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        total_tokens=usage.input_tokens + usage.output_tokens,
-        input_token_details=InputTokenDetails(cache_read=usage.draft.cached_tokens + usage.target.cached_tokens),
-        output_token_details=OutputTokenDetails(reasoning=max(0, usage.output_tokens - result.text_tokens)),
+        input_tokens=read,
+        output_tokens=written,
+        total_tokens=read + written,
+        input_token_details=InputTokenDetails(cache_read=cached),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, cast
@@ -12,11 +13,13 @@ from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import ValidationError
 
-from langchain_a1._requests import INVALID, KEEP_INVALID
+from langchain_a1._requests import INVALID, KEEP_INVALID, STRICT_TOOLS
 
 __all__ = ["structured_output"]
 
@@ -24,6 +27,8 @@ Schema = Mapping[str, Any] | type
 Method = Literal["json_schema", "function_calling", "json_mode"]
 Bind = Callable[..., Runnable[LanguageModelInput, Any]]
 Parser = Runnable[Any, Any]
+
+_UNNAMED = "answer"
 
 
 def structured_output(
@@ -54,13 +59,25 @@ def _by_format(chat: BaseChatModel, schema: Schema, method: str, strict: bool | 
 
 
 def _by_tool(chat: BaseChatModel, schema: Schema, strict: bool | None) -> tuple[Bind, Parser]:
-    tool = cast("Any", schema)
     if _is_model(schema):
-        parser: Parser = PydanticToolsParser(tools=[tool], first_tool_only=True)
+        tool = cast("Any", schema)
+        parser: Parser = _ModelParser(tools=[tool], first_tool_only=True)
     else:
-        name = convert_to_openai_tool(tool)["function"]["name"]
-        parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
-    return partial(chat.bind_tools, [tool], tool_choice="any", strict=strict), parser
+        tool = convert_to_openai_tool({"title": _UNNAMED, **_json_schema(schema)})
+        parser = JsonOutputKeyToolsParser(key_name=tool["function"]["name"], first_tool_only=True)
+    return partial(chat.bind_tools, [tool], tool_choice="any", strict=strict, **{STRICT_TOOLS: True}), parser
+
+
+class _ModelParser(PydanticToolsParser):
+    """A call as a pydantic model; one that the model's own validators refuse is an error with the raw arguments."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        try:
+            return super().parse_result(result, partial=partial)
+        except ValidationError as error:
+            message = cast("ChatGeneration", result[0]).message
+            calls = cast("AIMessage", message).tool_calls
+            raise OutputParserException(str(error), llm_output=json.dumps(calls[0]["args"])) from error
 
 
 def _is_model(schema: Schema) -> bool:
@@ -68,15 +85,21 @@ def _is_model(schema: Schema) -> bool:
 
 
 def _json_schema(schema: Schema) -> dict[str, Any]:
-    if isinstance(schema, Mapping) and not {"parameters", "function"} & schema.keys():
-        return dict(schema)
-    return convert_to_json_schema(cast("Any", schema))
+    """The JSON schema in what LangChain takes for one: classes, tools, and the named schemas of OpenAI."""
+    if not isinstance(schema, Mapping):
+        return convert_to_json_schema(schema)
+    named = schema.get("schema")
+    if "name" in schema and isinstance(named, Mapping):
+        return {"title": schema["name"], **cast("Mapping[str, Any]", named)}
+    if {"parameters", "function", "input_schema"} & schema.keys():
+        return convert_to_json_schema(dict(schema))
+    return dict(schema)
 
 
 def _response_format(schema: dict[str, Any], method: str, strict: bool | None) -> dict[str, Any]:
     if method == "json_mode":
-        return {"type": "json_object"}
-    named = {"name": schema.get("title", "answer"), "schema": schema, "strict": bool(strict)}
+        return {"type": "json_object", "schema": schema}
+    named = {"name": schema.get("title", _UNNAMED), "schema": schema, "strict": bool(strict)}
     return {"type": "json_schema", "json_schema": named}
 
 

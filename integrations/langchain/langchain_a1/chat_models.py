@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, cast
 
@@ -32,12 +33,12 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 from langchain_core.utils import from_env
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import ConfigDict, Field, InstanceOf, model_validator
+from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
 
 from langchain_a1._agents import forget, shared_agent
 from langchain_a1._events import areporter, reporter, with_run_id, within
 from langchain_a1._messages import a1_messages
-from langchain_a1._requests import KEEP_INVALID, Request, tool_choice_name
+from langchain_a1._requests import KEEP_INVALID, STRICT_TOOLS, Request, tool_choice_name
 from langchain_a1._settings import OPTION_NAMES, SETTING_NAMES, call_options
 from langchain_a1._structured import structured_output
 
@@ -46,7 +47,8 @@ __all__ = ["ChatA1"]
 Model = str | InstanceOf[Backend]
 _UNUSED = ("api_key", "max_retries")
 _RENAMED = {"model": "target", "timeout_s": "timeout", "max_completion_tokens": "max_tokens"}
-_NO_OPTIONS = ("model", "tools", "tool_choice", "response_format", "stream", KEEP_INVALID)
+_TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls", STRICT_TOOLS)
+_NO_OPTIONS = ("model", "response_format", "stream", KEEP_INVALID, *_TOOL_FIELDS)
 
 
 class ChatA1(BaseChatModel):
@@ -54,7 +56,8 @@ class ChatA1(BaseChatModel):
 
     `draft` and `target` are model addresses (or backends); without them the models that ship with a1agent run. Every
     option of `a1agent.A1` is a field here and may be given per call too (`invoke(..., rejection_rate=0.1)`, `bind`);
-    None means A1's own default. Instances that name the same models share them loaded.
+    None means A1's own default. Instances that name the same models share them loaded; what was loaded stays so until
+    `close`.
 
     What a call did stands in the message: `usage_metadata`, `response_metadata["a1"]` (the `RejectionStats`),
     `response_metadata["confidence"]`, and the reasoning in `additional_kwargs["reasoning_content"]`.
@@ -100,6 +103,8 @@ class ChatA1(BaseChatModel):
     stop: list[str] | None = None
     seed: int | None = None
 
+    _used: dict[tuple[int, int], A1] = PrivateAttr(default_factory=dict[tuple[int, int], A1])
+
     @model_validator(mode="before")
     @classmethod
     def _rename(cls, values: Any) -> Any:
@@ -112,6 +117,8 @@ class ChatA1(BaseChatModel):
                 raise InvalidOption(f"both {name} and {field} are given", "they are one: give one of them")
             if name in given:
                 given[field] = given.pop(name)
+        if isinstance(given.get("calibration"), os.PathLike):
+            given["calibration"] = os.fspath(given["calibration"])
         for name in given:
             if name not in cls.model_fields:
                 raise InvalidOption(f"unknown option {name!r}", nearest(name, {*OPTION_NAMES, *cls.model_fields}))
@@ -157,7 +164,9 @@ class ChatA1(BaseChatModel):
             await agent.aclose()
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Ids of a text in the target's vocabulary."""
+        """Ids of a text in the target's vocabulary, or as `custom_get_token_ids` has them."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
         return list(self._agent().tokenize(text))
 
     def bind_tools(
@@ -170,6 +179,7 @@ class ChatA1(BaseChatModel):
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """A model that may call the tools. `tool_choice`: `"auto"`, `"none"`, `"any"`, or the name of one tool.
 
+        With `parallel_tool_calls=False` an answer calls one tool at most.
         Tools reach the models through their own chat template; one that has no place for tools is a `ValueError` at
         the first call.
         """
@@ -178,7 +188,7 @@ class ChatA1(BaseChatModel):
 
     def with_structured_output(
         self,
-        schema: dict[str, Any] | type,
+        schema: dict[str, Any] | type | None = None,
         *,
         method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
         include_raw: bool = False,
@@ -187,12 +197,15 @@ class ChatA1(BaseChatModel):
     ) -> Runnable[LanguageModelInput, Any]:
         """A model whose answers match a schema (pydantic class, `TypedDict`, JSON schema).
 
+        `json_mode` does not show it to the models, the prompt has to describe it; without one any JSON object will do.
         Chains whose answer does not validate do not vote. When none does, an `OutputParserException` carries what the
         best chain wrote (`llm_output`); with `include_raw` it is in `parsing_error`, beside the raw message.
         """
         if kwargs:
             raise InvalidOption(f"unknown option {next(iter(kwargs))!r}", "use method, include_raw or strict")
-        return structured_output(self, schema, method, include_raw, strict)
+        if schema is None and method != "json_mode":
+            raise InvalidOption("there is no schema", 'give one, or use method="json_mode"')
+        return structured_output(self, {"type": "object"} if schema is None else schema, method, include_raw, strict)
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
@@ -252,7 +265,7 @@ class ChatA1(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        request, report, narrator = self._request(messages, stop, kwargs), reporter(run_manager), Narrator()
+        request, report, narrator = self._request(messages, stop, kwargs), reporter(self, run_manager), Narrator()
         try:
             with contextlib.closing(request.agent.stream(request.question, **request.options)) as events:
                 for event in events:
@@ -268,7 +281,7 @@ class ChatA1(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        request, report, narrator = self._request(messages, stop, kwargs), areporter(run_manager), Narrator()
+        request, report, narrator = self._request(messages, stop, kwargs), areporter(self, run_manager), Narrator()
         try:
             async with contextlib.aclosing(request.agent.astream(request.question, **request.options)) as events:
                 async for event in events:
@@ -305,7 +318,16 @@ class ChatA1(BaseChatModel):
         return self._agent(), call_options(self._settings())
 
     def _agent(self, target: Model | None = None) -> A1:
-        return shared_agent(self.draft, self.target if target is None else target, self.calibration)
+        target = self.target if target is None else target
+        agent = shared_agent(self.draft, target, self.calibration)
+        if not isinstance(self.draft, str) and not isinstance(target, str):
+            self._used[id(self.draft), id(target)] = agent  # its calibration lasts as long as this model
+        return agent
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """What a cache knows this model by; LangChain would write all backends as the same."""
+        prints = [model.info.fingerprint for model in (self.draft, self.target) if not isinstance(model, str)]
+        return "---".join([super()._get_llm_string(stop, **kwargs), *prints])
 
     def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> Request:
         """A call. Raises `ValueError`s for what the models cannot take or the options cannot be."""
@@ -315,6 +337,8 @@ class ChatA1(BaseChatModel):
             messages=a1_messages(messages),
             tools=tuple(kwargs.get("tools") or ()),
             tool_choice=tool_choice_name(kwargs.get("tool_choice")),
+            parallel_tool_calls=kwargs.get("parallel_tool_calls") is not False,
+            strict_tools=bool(kwargs.get(STRICT_TOOLS)),
             response_format=kwargs.get("response_format"),
         )
         return Request(

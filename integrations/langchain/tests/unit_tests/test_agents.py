@@ -3,15 +3,17 @@
 from typing import Any
 
 import pytest
-from a1agent import A1, RejectionStats
+from a1agent import A1, InvalidOption, InvalidQuestion, RejectionStats
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware, HumanInTheLoopMiddleware, ModelRetryMiddleware
 from langchain.agents.structured_output import ProviderStrategy
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
-from pydantic import BaseModel
+from langgraph.types import Command
+from pydantic import BaseModel, PrivateAttr
 
 from langchain_a1 import A1Middleware, A1Tool, ChatA1
 from tests.doubles import alive, says
@@ -108,6 +110,14 @@ def test_a_question_without_a_stated_answer_is_answered_in_words() -> None:
     assert A1Tool(chat=says("It depends.")).invoke({"question": "Is it?"}) == "It depends."
 
 
+def test_the_tool_may_give_the_agent_s_answer_itself(obedient: ChatA1) -> None:
+    reason = A1Tool(chat=ChatA1(draft="scripted:sums", target="scripted:sums", calibration=None), return_direct=True)
+    messages = run(create_agent(obedient, [reason]), "Use reason on '1 + 2'")["messages"]
+    assert isinstance(messages[-1], ToolMessage)
+    assert messages[-1].text.startswith("3\n")
+    assert messages[-1].artifact["stats"]["chains_started"] == 8
+
+
 def test_what_the_tool_cannot_answer_is_a_tool_exception() -> None:
     with pytest.raises(ToolException, match="the question is empty"):
         A1Tool(chat=says("x")).invoke({"question": " "})
@@ -178,11 +188,120 @@ async def test_a_failing_a1_escalates_only_where_that_was_asked_for(asynchronous
     found = await ask(escalate_below=0.1)
     assert found["structured_response"] == Answer(number=4)
     assert (found["a1"]["calls"], found["a1"]["escalations"], found["a1"]["disagreement"]) == (1, 1, 1.0)
+    assert found["a1"]["verifications"] > 0  # what it cost counts, too
 
 
-@pytest.mark.parametrize("options", [{"budget": -1}, {"escalate_below": 2}])
+class Flaky(ChatA1):
+    """Fails when it is asked for the first time."""
+
+    _asked: int = PrivateAttr(default=0)
+
+    def _generate(self, *arguments: Any, **options: Any) -> Any:
+        self._asked += 1
+        if self._asked == 1:
+            raise ConnectionError("the network is away")
+        return super()._generate(*arguments, **options)
+
+
+def flaky() -> Flaky:
+    return Flaky(draft="scripted:obedient", target="scripted:obedient", calibration=None, seed=1)
+
+
+def answers_of(found: dict[str, Any]) -> list[AIMessage]:
+    return [message for message in found["messages"] if isinstance(message, AIMessage)]
+
+
+def test_a_model_call_that_is_tried_again_counts_once() -> None:
+    retry = ModelRetryMiddleware(max_retries=1, initial_delay=0, jitter=False)
+    for order in ([retry, A1Middleware(flaky())], [A1Middleware(flaky()), retry]):
+        found = run(create_agent(other(), [add], middleware=order), "add 2 and 3")
+        assert found["a1"]["calls"] == len(answers_of(found)) == 2
+        stats = [message.response_metadata["a1"] for message in answers_of(found)]
+        assert found["a1"]["verifications"] == sum(each["verifications"] for each in stats)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_run_that_is_taken_up_again_goes_on_counting(obedient: ChatA1, asynchronous: bool) -> None:
+    middleware = [A1Middleware(obedient, budget=1), HumanInTheLoopMiddleware(interrupt_on={"add": True})]
+    own = other("It is 5.", "It is 9.")
+    agent: Any = create_agent(own, [add], middleware=middleware, checkpointer=InMemorySaver())
+    thread: Any = {"configurable": {"thread_id": "1"}}
+
+    async def go_on(given: Any) -> dict[str, Any]:
+        return await agent.ainvoke(given, thread) if asynchronous else agent.invoke(given, thread)
+
+    for calls, text in ((1, "It is 5."), (2, "It is 9.")):
+        halted = await go_on({"messages": [HumanMessage("add 2 and 3")]})
+        assert len(halted["__interrupt__"]) == 1
+        assert (halted["a1"]["calls"], halted["a1"]["passed_on"]) == (calls, calls - 1)
+        found = await go_on(Command(resume={"decisions": [{"type": "approve"}]}))
+        assert found["messages"][-1].text == text  # the same run: its budget is spent
+        assert (found["a1"]["calls"], found["a1"]["passed_on"]) == (calls, calls)
+
+
+def test_a_run_that_broke_is_resumed_without_counting_twice(obedient: ChatA1) -> None:
+    broken = [True]
+
+    @tool
+    def divide(a: int, b: int) -> float:
+        """Divides two numbers."""
+        if broken:
+            raise ConnectionError(broken.pop())
+        return a / b
+
+    agent: Any = create_agent(other(), [divide], middleware=[A1Middleware(obedient)], checkpointer=InMemorySaver())
+    thread: Any = {"configurable": {"thread_id": "1"}}
+    with pytest.raises(ConnectionError):
+        run(agent, "divide 6 by 3", config=thread)
+    found = agent.invoke(None, thread)
+    assert found["messages"][-1].text.endswith("2.0")
+    assert found["a1"]["calls"] == len(answers_of(found)) == 2
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_rules_may_stand_side_by_side_each_with_its_own_budget(obedient: ChatA1, asynchronous: bool) -> None:
+    rules = [
+        A1Middleware(obedient, name="sums", when=lambda request: "add" in request.messages[-1].text, budget=1),
+        A1Middleware(obedient, name="the rest", budget=1),
+    ]
+    agent: Any = create_agent(other("It is 20."), [add, multiply], middleware=rules)
+    task = {"messages": [HumanMessage("add 2 and 3, then multiply that by 4")]}
+    found = await agent.ainvoke(task) if asynchronous else agent.invoke(task)
+    assert found["messages"][-1].text == "It is 20."  # the third turn: both budgets are spent
+    assert (found["a1"]["calls"], found["a1"]["passed_on"]) == (2, 3)
+    stats = [message.response_metadata["a1"] for message in answers_of(found)[:2]]
+    assert found["a1"]["verifications"] == sum(each["verifications"] for each in stats)
+
+
+def test_what_a1_cannot_take_escalates_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    picture = HumanMessage([{"type": "image", "base64": "AAAA", "mime_type": "image/png"}])
+    plain: Any = create_agent(other("A cat."), [], middleware=[A1Middleware(says("x"))])
+    with pytest.raises(InvalidQuestion, match="block of type 'image'"):
+        plain.invoke({"messages": [picture]})
+    agent: Any = create_agent(other("A cat."), [], middleware=[A1Middleware(says("x"), escalate_below=0.1)])
+    found = agent.invoke({"messages": [picture]})
+    assert found["messages"][-1].text == "A cat."
+    assert (found["a1"]["escalations"], found["a1"]["verifications"]) == (1, 0)
+    assert "block of type 'image'" in caplog.text
+
+
+def test_a_mistake_in_the_settings_is_not_passed_over() -> None:
+    class Set(AgentMiddleware[Any, Any, Any]):
+        def wrap_model_call(self, request: Any, handler: Any) -> Any:
+            return handler(request.override(model_settings={"temperature": -1}))
+
+    agent = create_agent(other("x"), [], middleware=[Set(), A1Middleware(says("x"), escalate_below=0.5)])
+    with pytest.raises(InvalidOption, match="temperature"):
+        run(agent, "Which?")
+
+
+async def _later(request: Any) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("options", [{"budget": -1}, {"escalate_below": 2}, {"when": _later}])
 def test_impossible_settings_of_the_middleware_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="it is"):
+    with pytest.raises(InvalidOption, match=next(iter(options))):
         A1Middleware(ChatA1(), **options)
 
 

@@ -1,12 +1,18 @@
 """`ChatA1` as a user of LangChain meets it: options, messages, usage, serialisation, mistakes."""
 
+import asyncio
+import concurrent.futures
 import dataclasses
+import functools
+import gc
+import operator
 import os
 import pickle
 import re
 import subprocess
 import sys
 import tomllib
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -22,14 +28,14 @@ from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
-from langchain_core.runnables import RunnableParallel
+from langchain_core.runnables import ConfigurableField, RunnableParallel
 from pydantic import ValidationError
 
 import langchain_a1
 from langchain_a1 import ChatA1
 from langchain_a1._messages import a1_messages
 from langchain_a1._settings import call_options
-from tests.doubles import forwards, says
+from tests.doubles import forwards, says, until
 
 IMAGE = {"type": "image", "base64": "AAAA", "mime_type": "image/png"}
 
@@ -139,6 +145,7 @@ def test_tokens_are_counted_by_the_target_s_own_tokenizer() -> None:
         assert chat.get_token_ids("the sum is 12") == list(a1.tokenize("the sum is 12"))
     assert chat.get_num_tokens("12") == 2  # digits one by one
     assert chat.get_num_tokens_from_messages([HumanMessage("12")]) > 2
+    assert ChatA1(custom_get_token_ids=lambda text: [7] * len(text)).get_token_ids("abc") == [7, 7, 7]
 
 
 def test_traces_name_provider_model_and_limits() -> None:
@@ -167,6 +174,57 @@ def test_a_cached_answer_costs_nothing() -> None:
     spent = forwards(chat)
     assert chat.invoke("2 + 2?").content == first.content
     assert forwards(chat) == spent
+
+
+def test_a_cache_tells_models_apart_that_are_given_as_backends() -> None:
+    cache = InMemoryCache()
+    assert says("Four.", cache=cache).invoke("2 + 2?").content == "Four."
+    assert says("Five.", cache=cache).invoke("2 + 2?").content == "Five."
+    again = says("Four.", cache=cache)
+    assert again.invoke("2 + 2?").content == "Four."
+    assert forwards(again) == 0
+
+
+async def test_backends_that_nobody_uses_any_more_are_let_go() -> None:
+    chat = says("Four.")
+    await chat.ainvoke("2 + 2?")
+    gone = weakref.ref(chat.draft)
+    del chat
+    await until(lambda: gc.collect() >= 0 and gone() is None)
+
+
+def test_what_backends_have_learned_lasts_as_long_as_their_model() -> None:
+    chat = says("One.\n\nTwo.\n\nThree.", chains=2)
+    sizes = [chat.invoke("Count.").response_metadata["a1"]["calibration_size"] for _ in range(2)]
+    assert sizes[1] > sizes[0]
+
+
+def test_each_event_loop_may_ask_the_same_models(embedded: ChatA1) -> None:
+    async def ask(question: str) -> int:
+        chunks = [chunk async for chunk in embedded.astream(question)]
+        message = await embedded.ainvoke(question)
+        return len(chunks) and message.response_metadata["a1"]["chains_finished"]
+
+    questions = [f"What is {n} * 28?" for n in (11, 12, 13, 14)]
+    assert [asyncio.run(ask(question)) > 0 for question in questions[:2]] == [True, True]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda question: asyncio.run(ask(question)), questions))
+
+
+def test_fields_may_be_made_configurable_and_differ_within_a_batch(obedient: ChatA1) -> None:
+    chat = obedient.configurable_fields(chains=ConfigurableField(id="chains"), seed=ConfigurableField(id="seed"))
+    asked = chat.batch(["Hi.", "Ho."], config=[{"configurable": {"chains": n}} for n in (2, 3)])
+    assert [message.response_metadata["a1"]["chains_started"] for message in asked] == [2, 3]
+    bound = chat.with_config(configurable={"chains": 1})
+    assert bound.invoke("Hi.").response_metadata["a1"]["chains_started"] == 1
+
+
+def test_calibration_may_be_a_path(tmp_path: Path) -> None:
+    chat = ChatA1(draft="scripted:sums", target="scripted:sums", calibration=tmp_path / "kept.sqlite3")
+    chat.invoke("1 + 1")
+    chat.close()
+    assert (tmp_path / "kept.sqlite3").is_file()
+    assert str(tmp_path) in dumps(chat)
 
 
 def test_usage_is_added_up_by_langchain_s_own_callback() -> None:
@@ -220,6 +278,37 @@ def test_messages_reach_the_template_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "reasoning", "summary": []}, {"type": "text", "text": "Yes."}, {"type": "function_call", "id": "1"}],
+        [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Yes."}, {"type": "tool_use", "id": "1"}],
+        [{"type": "server_tool_use", "name": "search"}, {"type": "output_text", "text": "Yes."}],
+        [{"reasoningContent": {"text": "hm"}}, {"text": "Yes."}],
+        [{"type": "non_standard", "value": {}}, {"type": "refusal", "refusal": "Yes."}],
+    ],
+)
+def test_what_other_models_have_said_is_shown_as_its_text(content: list[Any]) -> None:
+    (converted,) = a1_messages([AIMessage(content)])
+    assert converted.content == "Yes."
+
+
+@pytest.mark.parametrize("version", [None, "v1"])
+def test_its_own_answers_may_be_fed_back(version: str | None) -> None:
+    chat = says("One.\n\nTwo.", chains=1, output_version=version)
+    streamed = functools.reduce(operator.add, chat.stream("Count."))
+    for message in (chat.invoke("Count."), streamed):
+        (converted,) = a1_messages([message])
+        assert converted.content == "One.\n\nTwo."
+        assert chat.invoke([HumanMessage("Count."), message, HumanMessage("Again.")]).text == "One.\n\nTwo."
+
+
+def test_a_text_document_is_text() -> None:
+    document = {"type": "text-plain", "text": "The text.", "mime_type": "text/plain"}
+    (converted,) = a1_messages([HumanMessage([document])])
+    assert converted.content == "The text."
+
+
+@pytest.mark.parametrize(
     ("make", "told"),
     [
         (lambda: ChatA1(chians=3), "did you mean 'chains'"),
@@ -250,6 +339,9 @@ def test_mistakes_in_the_constructor_are_told_at_once(make: Callable[[], ChatA1]
         ([], {}, "no messages"),
         ([HumanMessage([{"type": "text", "text": "What is this?"}, IMAGE])], {}, "block of type 'image'"),
         ([HumanMessage("x"), ToolMessage([IMAGE], tool_call_id="1")], {}, "block of type 'image'"),
+        ([HumanMessage("x"), AIMessage([IMAGE]), HumanMessage("y")], {}, "block of type 'image'"),
+        ([HumanMessage([{"type": "text-plain", "url": "x"}])], {}, "block of type 'text-plain'"),
+        ("Hi.", {"response_format": {"type": "json_object", "schema": 3}}, "holds no schema"),
         ([ChatMessage(role="chef", content="x")], {}, "unknown role 'chef'"),
     ],
 )

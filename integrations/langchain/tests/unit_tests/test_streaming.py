@@ -5,11 +5,13 @@ import concurrent.futures
 import functools
 import operator
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from a1agent import ChainFinished, ChainStarted, StepVerified, VoteClosed
 from a1agent.backends.scripted import ScriptedSequence
+from langchain_core._api import LangChainBetaWarning
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
@@ -108,6 +110,61 @@ async def test_custom_events_are_seen_when_a_model_inside_a_step_is_invoked() ->
     events = [event async for event in RunnableLambda(step).astream_events("Count.", version="v2")]
     kinds = {type(event["data"]) for event in events if event["event"] == "on_custom_event"}
     assert {ChainStarted, VoteClosed} <= kinds
+
+
+class Seen(BaseCallbackHandler):
+    """Keeps what happened, and the custom events with what they bear."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+        self.bearing: list[tuple[Any, list[str], dict[str, Any]]] = []
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        self.kinds.append("start")
+
+    def on_custom_event(self, name: str, data: Any, *, run_id: Any, tags: Any, metadata: Any, **_: Any) -> None:
+        self.kinds.append("event")
+        self.bearing.append((data, tags, metadata))
+
+    def on_llm_new_token(self, *_: Any, **__: Any) -> None:
+        self.kinds.append("token")
+
+    def on_stream_event(self, *_: Any, **__: Any) -> None:
+        self.kinds.append("token")
+
+    def on_llm_end(self, *_: Any, **__: Any) -> None:
+        self.kinds.append("end")
+
+
+def stream(chat: ChatA1, config: Any) -> None:
+    list(chat.stream("Count.", config))
+
+
+def stream_in_a_pipeline(chat: ChatA1, config: Any) -> None:
+    list((chat | StrOutputParser()).stream("Count.", config))
+
+
+def invoke_streaming(chat: ChatA1, config: Any) -> None:
+    chat.invoke("Count.", config, stream=True)
+
+
+def stream_version_3(chat: ChatA1, config: Any) -> None:
+    with pytest.warns(LangChainBetaWarning):
+        assert chat.stream_events("Count.", config, version="v3").output.text == STORY
+
+
+@pytest.mark.parametrize("ask", [stream, stream_in_a_pipeline, invoke_streaming, stream_version_3])
+def test_events_bear_the_tags_and_metadata_of_their_call_and_come_in_order(ask: Callable[..., None]) -> None:
+    of_call, of_model = Seen(), Seen()
+    chat = says(STORY, chains=2, callbacks=[of_model], tags=["ours"], metadata={"team": "maths"})
+    ask(chat, {"callbacks": [of_call], "tags": ["asked"], "metadata": {"user": "ada"}})
+    assert of_call.kinds == of_model.kinds
+    assert (of_call.kinds[0], of_call.kinds[1], of_call.kinds[-1]) == ("start", "event", "end")
+    assert of_call.kinds.count("token") >= 2
+    assert [type(data) for data, _, _ in of_call.bearing].count(VoteClosed) == 1
+    for _, tags, metadata in of_call.bearing:
+        assert {"asked", "ours"} <= set(tags)
+        assert (metadata["user"], metadata["team"]) == ("ada", "maths")
 
 
 def test_a_stream_given_up_midway_frees_everything(seen: threading.Event) -> None:

@@ -6,10 +6,11 @@ import operator
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from langchain_a1 import ChatA1
 from langchain_a1._requests import tool_choice_name
@@ -20,6 +21,11 @@ from tests.doubles import says
 def add(a: int, b: int) -> int:
     """Adds two numbers."""
     return a + b
+
+
+def said(message: Any) -> AIMessage:
+    assert isinstance(message, AIMessage)
+    return message
 
 
 def call(**arguments: Any) -> str:
@@ -75,6 +81,8 @@ def test_the_text_of_a_malformed_call_is_shown_to_the_model_again() -> None:
         ("add", "add"),
         ({"type": "function", "function": {"name": "add"}}, "add"),
         ({"type": "tool", "name": "add"}, "add"),
+        ({"type": "any"}, "required"),
+        ({"type": "auto"}, "auto"),
     ],
 )
 def test_a_tool_choice_is_read_in_every_spelling(choice: Any, name: str) -> None:
@@ -93,6 +101,13 @@ def test_a_call_that_must_come_and_does_not_is_an_error_with_the_text() -> None:
     assert str(caught.value.llm_output).startswith("No.")
 
 
+def test_without_parallel_calls_an_answer_calls_one_tool() -> None:
+    both = f"{call(a=2, b=3)}\n{call(a=4, b=5)}"
+    assert len(said(says(both).bind_tools([add]).invoke("Add.")).tool_calls) == 2
+    alone = says(both).bind_tools([add], parallel_tool_calls=False)
+    assert [c["args"] for c in said(alone.invoke("Add.")).tool_calls] == [{"a": 2, "b": 3}]
+
+
 def test_tool_messages_take_the_name_of_their_call(obedient: ChatA1) -> None:
     messages = [
         HumanMessage("Please add 2 and 3."),
@@ -109,19 +124,115 @@ class Joke(BaseModel):
     laughs: int
 
 
+class Polite(Joke):
+    """A joke that offends nobody."""
+
+    @field_validator("setup")
+    @classmethod
+    def _is_polite(cls, setup: str) -> str:
+        if "fool" in setup:
+            raise ValueError("too rude")
+        return setup
+
+
+FUNNY, SAD = {"setup": "a", "laughs": 3}, {"setup": "a", "laughs": "many"}
+RUDE = {"setup": "A fool...", "laughs": 3}
+METHODS: Any = ["json_schema", "function_calling", "json_mode"]
+
+
+def joke(arguments: dict[str, Any], method: str) -> str:
+    """What a model writes to answer with these arguments."""
+    if method != "function_calling":
+        return json.dumps(arguments)
+    return f"<tool_call>{json.dumps({'name': 'Joke', 'arguments': arguments})}</tool_call>"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_chains_that_do_not_validate_do_not_vote(method: Any) -> None:
+    texts = (joke(SAD, method), joke(SAD, method), joke(FUNNY, method))
+    chat = says(*texts, chains=16, early_stop="off")
+    found = chat.with_structured_output(Joke, method=method, include_raw=True).invoke("Tell one.")
+    assert found["parsed"] == Joke(setup="a", laughs=3)
+    assert 0 < found["raw"].response_metadata["confidence"] < 0.5  # the others are the more
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()])
+def test_when_none_validates_the_error_carries_the_raw_text(method: Any, schema: Any) -> None:
+    chat = says(joke(SAD, method), chains=3)
+    with pytest.raises(OutputParserException, match="'many' is not of type 'integer'") as caught:
+        chat.with_structured_output(schema, method=method).invoke("Tell one.")
+    assert '"laughs": "many"' in str(caught.value.llm_output)
+    found = chat.with_structured_output(schema, method=method, include_raw=True).invoke("Tell one.")
+    assert (found["parsed"], type(found["parsing_error"])) == (None, OutputParserException)
+    usage, stats = found["raw"].usage_metadata, found["raw"].response_metadata["a1"]
+    assert usage["output_tokens"] == stats["drafted_tokens"] + stats["target_tokens"] > 0
+    assert usage["input_tokens"] == stats["prompt_tokens"] + stats["scored_tokens"] > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_model_s_own_validators_refuse_is_an_error_with_the_raw_text(method: Any) -> None:
+    chat = says(joke(RUDE, method).replace("Joke", "Polite"), chains=2)
+    with pytest.raises(OutputParserException, match="too rude") as caught:
+        chat.with_structured_output(Polite, method=method).invoke("Tell one.")
+    assert json.loads(str(caught.value.llm_output)) == RUDE
+    found = chat.with_structured_output(Polite, method=method, include_raw=True).invoke("Tell one.")
+    assert found["parsed"] is None
+    assert "too rude" in str(found["parsing_error"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_schema_may_be_written_in_every_way_that_langchain_knows(method: Any) -> None:
+    plain = {k: v for k, v in Joke.model_json_schema().items() if k not in ("title", "description")}
+    named = {"name": "Joke", "description": "A joke."}
+    function = {**named, "parameters": plain}
+    written = [
+        plain,
+        {"title": "Joke", **plain},
+        {"name": "Joke", "schema": plain, "strict": True},
+        function,
+        {"type": "function", "function": function},
+        {**named, "input_schema": plain},
+    ]
+    for schema in written:
+        text = joke(FUNNY, method) if schema is not plain else joke(FUNNY, method).replace("Joke", "answer")
+        assert says(text).with_structured_output(schema, method=method).invoke("Tell one.") == FUNNY
+        wrong = says(joke(SAD, method)).with_structured_output(schema, method=method)
+        with pytest.raises(OutputParserException):
+            wrong.invoke("Tell one.")
+
+
+def test_json_mode_without_a_schema_takes_any_object() -> None:
+    assert says('{"a": [1]}').with_structured_output(method="json_mode").invoke("Some.") == {"a": [1]}
+    with pytest.raises(ValueError, match="there is no schema"):
+        ChatA1().with_structured_output()
+
+
+def test_structured_output_is_tried_again_and_handed_on_by_langchain_s_own_means() -> None:
+    chat, another = says("No joke.", chains=2), says(json.dumps(FUNNY))
+    asked: list[Any] = []
+
+    class Handler(BaseCallbackHandler):
+        def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+            asked.append(1)
+
+    telling = chat.with_structured_output(Joke).with_retry(stop_after_attempt=3, wait_exponential_jitter=False)
+    with pytest.raises(OutputParserException):
+        telling.invoke("Tell one.", config={"callbacks": [Handler()]})
+    assert len(asked) == 3
+    safe = telling.with_fallbacks([another.with_structured_output(Joke)])
+    assert safe.invoke("Tell one.") == Joke(setup="a", laughs=3)
+
+
 def test_structured_output_is_the_vote_of_those_that_validate() -> None:
     chat = says('{"setup": "a", "laughs": 3}', '{"setup": "a", "laughs": "many"}', chains=8)
     assert chat.with_structured_output(Joke).invoke("Tell one.") == Joke(setup="a", laughs=3)
     assert chat.with_structured_output(Joke.model_json_schema()).invoke("Tell one.") == {"setup": "a", "laughs": 3}
 
 
-def test_no_valid_answer_is_an_error_with_the_raw_text() -> None:
-    chat = says('{"setup": "a", "laughs": "many"}', chains=3)
-    with pytest.raises(OutputParserException, match="no chain gave an answer in the asked format") as caught:
-        chat.with_structured_output(Joke).invoke("Tell one.")
-    assert str(caught.value.llm_output).startswith('{"setup"')
-    with pytest.raises(OutputParserException):
-        list(chat.with_structured_output(Joke).stream("Tell one."))
+def test_a_stream_without_a_valid_answer_is_an_error_too() -> None:
+    with pytest.raises(OutputParserException, match="no chain gave an answer in the asked format"):
+        list(says(json.dumps(SAD), chains=3).with_structured_output(Joke).stream("Tell one."))
 
 
 @pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()])
