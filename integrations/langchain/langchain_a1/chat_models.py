@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, cast
 
-from a1agent import A1, A1Error, InvalidAnswer, InvalidOption, Options, Question
+from a1agent import A1, A1Error, InvalidAnswer, InvalidOption, ModelError, Options, Question
 from a1agent.backends.base import Backend
 from a1agent.config import (
     AnswerKind,
@@ -46,7 +46,14 @@ __all__ = ["ChatA1"]
 
 Model = str | InstanceOf[Backend]
 _UNUSED = ("api_key", "max_retries")
-_RENAMED = {"model": "target", "timeout_s": "timeout", "max_completion_tokens": "max_tokens"}
+_RENAMED = {
+    "model": "target",
+    "model_name": "target",
+    "timeout_s": "timeout",
+    "request_timeout": "timeout",
+    "max_completion_tokens": "max_tokens",
+    "stop_sequences": "stop",
+}
 _TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls", STRICT_TOOLS)
 _NO_OPTIONS = ("model", "response_format", "stream", KEEP_INVALID, *_TOOL_FIELDS)
 
@@ -119,6 +126,8 @@ class ChatA1(BaseChatModel):
                 given[field] = given.pop(name)
         if isinstance(given.get("calibration"), os.PathLike):
             given["calibration"] = os.fspath(given["calibration"])
+        if isinstance(given.get("stop"), str):
+            given["stop"] = [given["stop"]]
         for name in given:
             if name not in cls.model_fields:
                 raise InvalidOption(f"unknown option {name!r}", nearest(name, {*OPTION_NAMES, *cls.model_fields}))
@@ -319,7 +328,10 @@ class ChatA1(BaseChatModel):
 
     def _agent(self, target: Model | None = None) -> A1:
         target = self.target if target is None else target
-        agent = shared_agent(self.draft, target, self.calibration)
+        try:
+            agent = shared_agent(self.draft, target, self.calibration)
+        except ModelError as error:
+            raise InvalidOption(error.what, error.hint) from error
         if not isinstance(self.draft, str) and not isinstance(target, str):
             self._used[id(self.draft), id(target)] = agent  # its calibration lasts as long as this model
         return agent

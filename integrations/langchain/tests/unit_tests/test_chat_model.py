@@ -3,9 +3,7 @@
 import asyncio
 import concurrent.futures
 import dataclasses
-import functools
 import gc
-import operator
 import os
 import pickle
 import re
@@ -26,16 +24,15 @@ from langchain_core._api import LangChainBetaWarning
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.load import dumps, loads
-from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
-from langchain_core.rate_limiters import InMemoryRateLimiter
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, ToolMessage
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField, RunnableParallel
 from pydantic import ValidationError
 
 import langchain_a1
 from langchain_a1 import ChatA1
-from langchain_a1._messages import a1_messages
 from langchain_a1._settings import call_options
-from tests.doubles import forwards, says, until
+from tests.doubles import alive, forwards, says, until
 
 IMAGE = {"type": "image", "base64": "AAAA", "mime_type": "image/png"}
 
@@ -166,6 +163,7 @@ def test_a_stop_text_ends_the_message() -> None:
     chat = says("One two three.", chains=2)
     assert chat.invoke("Count.", stop=["three"]).content == "One two"
     assert says("One two three.", chains=2, stop=["two"]).invoke("Count.").content == "One"
+    assert says("One two three.", chains=2, stop="two").stop == ["two"]
 
 
 def test_a_cached_answer_costs_nothing() -> None:
@@ -243,69 +241,61 @@ def test_a_chat_model_needs_langchain_core_only() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_a_rate_limiter_is_asked() -> None:
-    limiter = InMemoryRateLimiter(requests_per_second=1000, check_every_n_seconds=0.001, max_bucket_size=10)
-    assert says("Four.", rate_limiter=limiter).invoke("2 + 2?").content == "Four."
+class Counting(BaseRateLimiter):
+    """Lets everybody through, and counts them."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        self.asked += 1
+        return True
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        return self.acquire()
+
+
+async def test_a_rate_limiter_is_asked_once_a_call() -> None:
+    limiter = Counting()
+    chat = says("Four.", rate_limiter=limiter)
+    chat.invoke("2 + 2?")
+    await chat.ainvoke("2 + 2?")
+    list(chat.stream("2 + 2?"))
+    assert limiter.asked == 3
+
+
+def test_a_call_cut_by_a_limit_says_so() -> None:
+    story = "One.\n\nTwo.\n\nThree."
+    cut = says(story, chains=1, turns=1).invoke("Count.").response_metadata
+    assert (cut["finish_reason"], says(story).invoke("Count.").response_metadata["finish_reason"]) == ("length", "stop")
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripted models begin only when eight questions are there."""
+    arrived, opened = [0], ScriptedBackend.open
+
+    async def held_up(backend: ScriptedBackend, question: Any) -> Any:
+        arrived[0] += 1
+        await until(lambda: arrived[0] >= 16)  # both models are asked
+        return await opened(backend, question)
+
+    monkeypatch.setattr(ScriptedBackend, "open", held_up)
+
+
+@pytest.mark.usefixtures("gate")
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_questions_of_a_batch_run_together(asynchronous: bool) -> None:
+    chat, eight = says("Four.", chains=2), ["2 + 2?"] * 8
+    asked = await chat.abatch(eight) if asynchronous else chat.batch(eight, config={"max_concurrency": 8})
+    assert [message.content for message in asked] == ["Four."] * 8
+    assert alive(chat) == 0
 
 
 def test_questions_beside_each_other_share_the_models() -> None:
     chat = says("Four.", chains=2)
     asked = RunnableParallel({f"q{i}": chat for i in range(8)}).invoke("2 + 2?")
     assert [message.content for message in asked.values()] == ["Four."] * 8
-
-
-def test_messages_reach_the_template_as_they_are() -> None:
-    call = {"name": "add", "args": {"a": 2}, "id": "abc", "type": "tool_call"}
-    converted = a1_messages(
-        [
-            SystemMessage("Be brief."),
-            HumanMessage([{"type": "text", "text": "Add "}, "2."], name="ada"),
-            AIMessage([{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "Yes."}], tool_calls=[call]),
-            ToolMessage("2", tool_call_id="abc"),
-            ChatMessage(role="user", content="Thanks."),
-        ]
-    )
-    assert [(m.role, m.content) for m in converted] == [
-        ("system", "Be brief."),
-        ("user", "Add 2."),
-        ("assistant", "Yes."),
-        ("tool", "2"),
-        ("user", "Thanks."),
-    ]
-    assert converted[1].extra == {"name": "ada"}
-    assert converted[2].extra["tool_calls"][0]["function"] == {"name": "add", "arguments": {"a": 2}}
-    assert converted[3].extra == {"tool_call_id": "abc", "name": "add"}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        [{"type": "reasoning", "summary": []}, {"type": "text", "text": "Yes."}, {"type": "function_call", "id": "1"}],
-        [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Yes."}, {"type": "tool_use", "id": "1"}],
-        [{"type": "server_tool_use", "name": "search"}, {"type": "output_text", "text": "Yes."}],
-        [{"reasoningContent": {"text": "hm"}}, {"text": "Yes."}],
-        [{"type": "non_standard", "value": {}}, {"type": "refusal", "refusal": "Yes."}],
-    ],
-)
-def test_what_other_models_have_said_is_shown_as_its_text(content: list[Any]) -> None:
-    (converted,) = a1_messages([AIMessage(content)])
-    assert converted.content == "Yes."
-
-
-@pytest.mark.parametrize("version", [None, "v1"])
-def test_its_own_answers_may_be_fed_back(version: str | None) -> None:
-    chat = says("One.\n\nTwo.", chains=1, output_version=version)
-    streamed = functools.reduce(operator.add, chat.stream("Count."))
-    for message in (chat.invoke("Count."), streamed):
-        (converted,) = a1_messages([message])
-        assert converted.content == "One.\n\nTwo."
-        assert chat.invoke([HumanMessage("Count."), message, HumanMessage("Again.")]).text == "One.\n\nTwo."
-
-
-def test_a_text_document_is_text() -> None:
-    document = {"type": "text-plain", "text": "The text.", "mime_type": "text/plain"}
-    (converted,) = a1_messages([HumanMessage([document])])
-    assert converted.content == "The text."
 
 
 @pytest.mark.parametrize(
@@ -332,6 +322,8 @@ def test_mistakes_in_the_constructor_are_told_at_once(make: Callable[[], ChatA1]
         ("Hi.", {"rejection_rat": 0.1}, "did you mean 'rejection_rate'"),
         ("Hi.", {"reasoning_effort": "hi"}, "the effort is 'hi'"),
         ("Hi.", {"chains": 0}, "use 1 or more"),
+        ("Hi.", {"model": "scripted:sums?can_score=false"}, "cannot score"),
+        ("Hi.", {"model": "nowhere:x"}, "unknown model address"),
         ("Hi.", {"response_format": {"type": "xml"}}, "unknown response_format"),
         ("Hi.", {"tools": [{"name": "add"}]}, "a tool is malformed"),
         ("Hi.", {"tool_choice": "add"}, "there are no tools"),
@@ -354,5 +346,9 @@ def test_mistakes_in_a_call_are_told_before_a_token_is_spent(question: Any, opti
 
 def test_tools_on_models_without_a_place_for_them_are_refused(embedded: ChatA1) -> None:
     tool = {"type": "function", "function": {"name": "add", "description": "adds", "parameters": {}}}
+    pair = asyncio.run(embedded.agent_and_options()[0].pair.load())
+    models = (pair.draft, pair.target)
+    before = [model.counters.forwards for model in models]
     with pytest.raises(ValueError, match="no place for tools"):
         embedded.bind_tools([tool]).invoke("Add.")
+    assert [model.counters.forwards for model in models] == before

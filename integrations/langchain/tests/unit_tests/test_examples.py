@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from a1agent import embedded
 from langchain_core.messages import ToolMessage
 
 HOME = Path(__file__).parent.parent.parent
@@ -31,6 +32,13 @@ def test_an_example_runs(script: str, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(sys, "argv", [script])
     runpy.run_path(str(HOME / "examples" / script), run_name="__main__")
     assert PRINTED[script] in capsys.readouterr().out
+
+
+def test_the_desktop_example_takes_files(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    script = HOME / "examples" / "06_desktop_llama_cpp.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(embedded.path("draft")), str(embedded.path("target"))])
+    runpy.run_path(str(script), run_name="__main__")
+    assert "tokens/s" in capsys.readouterr().out
 
 
 def test_the_readme_s_snippets_run_one_after_the_other() -> None:
