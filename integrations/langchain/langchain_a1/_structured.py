@@ -17,7 +17,6 @@ from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import ValidationError
 
 from langchain_a1._requests import INVALID, KEEP_INVALID, STRICT_TOOLS
 
@@ -74,7 +73,9 @@ class _ModelParser(PydanticToolsParser):
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         try:
             return super().parse_result(result, partial=partial)
-        except ValidationError as error:
+        except OutputParserException:
+            raise
+        except ValueError as error:  # pydantic's, of either version
             message = cast("ChatGeneration", result[0]).message
             calls = cast("AIMessage", message).tool_calls
             raise OutputParserException(str(error), llm_output=json.dumps(calls[0]["args"])) from error

@@ -26,7 +26,8 @@ class A1Tool(BaseTool):
 
     The artifact of the tool message is the result as a dictionary: `answer`, `confidence`, `text`, `reasoning`,
     `usage`, and `stats`, the `RejectionStats` of the call. `chat` holds the models and the options. A question that
-    cannot be answered is a `ToolException`.
+    cannot be answered is a `ToolException`, which ends an agent's run; with `handle_tool_error=True` its model is
+    told instead.
     """
 
     name: str = "reason"

@@ -123,6 +123,14 @@ def test_what_the_tool_cannot_answer_is_a_tool_exception() -> None:
         A1Tool(chat=says("x")).invoke({"question": " "})
 
 
+def test_the_agent_s_model_may_be_told_that_the_tool_failed(obedient: ChatA1) -> None:
+    away = ChatA1(draft="scripted:sums?context_length=2", target="scripted:sums?context_length=2", calibration=None)
+    agent = create_agent(obedient, [A1Tool(chat=away, handle_tool_error=True)])
+    messages = run(agent, "Use reason on '1 + 2'")["messages"]
+    assert next(m.status for m in messages if isinstance(m, ToolMessage)) == "error"
+    assert "context" in messages[-1].text
+
+
 def test_the_middleware_takes_every_turn_and_keeps_count(obedient: ChatA1) -> None:
     agent = create_agent(other(), [add, multiply, describe], middleware=[A1Middleware(obedient)])
     found = run(agent, TASK)
