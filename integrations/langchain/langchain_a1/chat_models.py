@@ -216,6 +216,20 @@ class ChatA1(BaseChatModel):
             raise InvalidOption("there is no schema", 'give one, or use method="json_mode"')
         return structured_output(self, {"type": "object"} if schema is None else schema, method, include_raw, strict)
 
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
+        """The voted message. Where the call is streamed (in an agent, say), events of all chains are custom events."""
+        known = with_run_id(config)
+        with within(known):
+            return super().invoke(input, known, **kwargs)
+
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AIMessage:
+        """As `invoke`."""
+        known = with_run_id(config)
+        with within(known):
+            return await super().ainvoke(input, known, **kwargs)
+
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:

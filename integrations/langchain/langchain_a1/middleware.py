@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import operator
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -51,18 +50,23 @@ class A1Totals(TypedDict):
 
 def _added(before: A1Totals, new: A1Totals) -> A1Totals:
     """Totals with those of a further turn; what an agent starts with is empty."""
-    left, right = {**_nothing(), **before}, {**_nothing(), **new}
-    total: dict[str, Any] = {name: left[name] + right[name] for name in right}
+    left: dict[str, Any] = {**_nothing(), **before}
+    right: dict[str, Any] = {**_nothing(), **new}
+    total = {name: left[name] + right[name] for name in right}
     missed = sum(totals["disagreement"] * totals["calls"] for totals in (left, right))
     total["disagreement"] = missed / total["calls"] if total["calls"] else 0.0
     return cast("A1Totals", total)
+
+
+def _merged(before: dict[str, int], new: dict[str, int]) -> dict[str, int]:
+    return {**before, **new}
 
 
 class A1State(AgentState[Any]):
     """The agent's state with what its middlewares of this kind keep in it; `a1_calls`: of this run, by their names."""
 
     a1: NotRequired[Annotated[A1Totals, OmitFromInput, _added]]
-    a1_calls: NotRequired[Annotated[dict[str, int], PrivateStateAttr, operator.or_]]
+    a1_calls: NotRequired[Annotated[dict[str, int], PrivateStateAttr, _merged]]
 
 
 class A1Middleware(AgentMiddleware[A1State, Any, Any]):
@@ -206,7 +210,7 @@ def _confidence(answered: ModelResponse[Any]) -> float:
 
 def _of_answered(answered: ModelResponse[Any]) -> dict[str, float]:
     """What a turn that A1 answered adds."""
-    stats = _metadata(answered).get("a1") or {}
+    stats: dict[str, Any] = _metadata(answered).get("a1") or {}
     return {"calls": 1, "disagreement": 1 - _confidence(answered), **{name: stats.get(name, 0) for name in _COUNTED}}
 
 

@@ -5,6 +5,7 @@ import concurrent.futures
 import functools
 import operator
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -108,8 +109,10 @@ async def test_custom_events_are_seen_when_a_model_inside_a_step_is_invoked() ->
         return await chat.ainvoke(text)
 
     events = [event async for event in RunnableLambda(step).astream_events("Count.", version="v2")]
-    kinds = {type(event["data"]) for event in events if event["event"] == "on_custom_event"}
-    assert {ChainStarted, VoteClosed} <= kinds
+    custom = [event for event in events if event["event"] == "on_custom_event"]
+    assert {ChainStarted, VoteClosed} <= {type(event["data"]) for event in custom}
+    model = next(event for event in events if event["event"] == "on_chat_model_start")
+    assert {event["run_id"] for event in custom} == {model["run_id"]}
 
 
 class Seen(BaseCallbackHandler):
@@ -149,7 +152,8 @@ def invoke_streaming(chat: ChatA1, config: Any) -> None:
 
 
 def stream_version_3(chat: ChatA1, config: Any) -> None:
-    with pytest.warns(LangChainBetaWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LangChainBetaWarning)
         assert chat.stream_events("Count.", config, version="v3").output.text == STORY
 
 

@@ -42,13 +42,24 @@ def test_the_agreement_on_a_call_is_its_confidence() -> None:
     assert add.invoke(message.tool_calls[0]).content == "5"
 
 
-@pytest.mark.parametrize("text", [call(a=2, b=3), '<tool_call>{"name": "add", "arguments": {"a": 2'])
-def test_in_version_1_a_call_is_one_block_streamed_or_not(text: str) -> None:
-    chat = says("I add.\n\n" + text, chains=1, output_version="v1").bind_tools([add])
-    for message in (chat.invoke("Add."), functools.reduce(operator.add, chat.stream("Add."))):
-        kind = "tool_call" if text.endswith("</tool_call>") else "invalid_tool_call"
-        assert [block["type"] for block in message.content_blocks] == ["reasoning", "text", kind]
-        assert said(chat.invoke([HumanMessage("Add."), message, HumanMessage("Again.")])).content_blocks
+def both_ways(chat: Any) -> list[AIMessage]:
+    """What a model says to "Add.", at once and streamed."""
+    return [said(chat.invoke("Add.")), functools.reduce(operator.add, chat.stream("Add."))]
+
+
+def test_in_version_1_a_call_is_one_block_streamed_or_not() -> None:
+    chat = says("I add.\n\n" + call(a=2, b=3), chains=1, output_version="v1").bind_tools([add])
+    for message in both_ways(chat):
+        assert [block["type"] for block in message.content_blocks] == ["reasoning", "text", "tool_call"]
+        assert [c["args"] for c in message.tool_calls] == [{"a": 2, "b": 3}]
+
+
+def test_in_version_1_a_malformed_call_is_none_streamed_or_not() -> None:
+    chat = says('<tool_call>{"name": "add", "arguments": {"a": 2', chains=1, output_version="v1").bind_tools([add])
+    for message in both_ways(chat):
+        assert message.tool_calls == []
+        assert [c["name"] for c in message.invalid_tool_calls] == ["add"]
+        assert "tool_call" not in {block["type"] for block in message.content_blocks}
 
 
 def test_calls_come_whole_in_a_stream_too() -> None:
