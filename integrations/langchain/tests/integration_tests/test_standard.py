@@ -1,7 +1,7 @@
 """LangChain's standard integration tests: on the models that ship, and on a scripted model that can call tools.
 
-What they skip is what these models do not claim: images, audio, PDF and Anthropic's blocks (A1's models take text), and
-the replay of recorded HTTP (they run in this process).
+What they skip is what these models do not claim: images, audio and PDF (A1's models take text), and the replay of
+recorded HTTP (they run in this process).
 """
 
 import functools
@@ -36,6 +36,10 @@ class TestObedient(ChatModelIntegrationTests):
         return True
 
     @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
+    @property
     def model_override_value(self) -> str | None:
         return "scripted:obedient?accuracy=0.9"
 
@@ -61,6 +65,10 @@ class TestEmbedded(ChatModelIntegrationTests):
 
     @property
     def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
         return True
 
     @property
@@ -141,6 +149,10 @@ class TestEmbedded(ChatModelIntegrationTests):
     @pytest.mark.xfail(reason=NO_TOOLS)
     def test_structured_few_shot_examples(self, model: BaseChatModel, my_adder_tool: BaseTool) -> None:
         super().test_structured_few_shot_examples(model, my_adder_tool)
+
+    @pytest.mark.xfail(reason=NO_TOOLS)
+    def test_anthropic_inputs(self, model: BaseChatModel) -> None:
+        super().test_anthropic_inputs(model)
 
     @pytest.mark.xfail(reason=NO_TOOLS)
     def test_agent_loop(self, model: BaseChatModel) -> None:
