@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 from a1agent import A1
 from a1agent.backends.base import Backend
 
-__all__ = ["forget", "shared_agent"]
+__all__ = ["Held", "forget", "shared_agent"]
 
 Model = str | Backend
 _Key = tuple[object, object, str | None]
@@ -18,6 +18,13 @@ _agents: MutableMapping[_Key, A1] = {}
 _of_backends: MutableMapping[_Key, A1] = WeakValueDictionary()
 """Agents of two backends hold nothing that they would have to give back: they live as long as somebody uses them."""
 _lock = threading.Lock()
+
+
+class Held(dict[tuple[int, int], A1]):
+    """Agents that a chat model keeps alive, by the ids of their backends. Its copies hold none: they find their own."""
+
+    def __reduce__(self) -> tuple[type[Held], tuple[()]]:
+        return Held, ()
 
 
 def shared_agent(draft: Model, target: Model, calibration: str | None) -> A1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -15,33 +15,17 @@ from langchain_core.callbacks import (
     CallbackManager,
     CallbackManagerForLLMRun,
 )
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
-__all__ = ["EVENT_NAME", "areporter", "reporter", "with_run_id", "within"]
+__all__ = ["EVENT_NAME", "ReportingChatModel", "areporter", "reporter"]
 
 EVENT_NAME = "a1"
 """The name of the custom events; their data is an event of `a1agent.events`."""
 
 _config: ContextVar[RunnableConfig | None] = ContextVar("a1 config", default=None)
-
-
-def with_run_id(config: RunnableConfig | None) -> RunnableConfig:
-    """The configuration of a run that has an id, so that its custom events can name it."""
-    known = ensure_config(config)
-    known["run_id"] = known.get("run_id") or uuid.uuid4()
-    return known
-
-
-@contextmanager
-def within(config: RunnableConfig) -> Generator[None]:
-    """Makes a configuration the one that reporters report to: LangChain hands it to `_stream` for some calls only."""
-    token = _config.set(config)
-    try:
-        yield
-    finally:
-        _config.reset(token)
 
 
 def reporter(chat: BaseChatModel, run: CallbackManagerForLLMRun | None) -> Callable[[Event], None]:
@@ -69,3 +53,63 @@ def _destination(
     inherited = {f"inheritable_{name}": config.get(name) for name in ("callbacks", "tags", "metadata")}
     own = {"local_callbacks": chat.callbacks, "local_tags": chat.tags, "local_metadata": chat.metadata}
     return {**inherited, **own}, config.get("run_id")
+
+
+class ReportingChatModel(BaseChatModel):
+    """A chat model whose reporters know the configuration of every call, streamed or not."""
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
+        """The voted message. Where the call is streamed (in an agent, say), events of all chains are custom events."""
+        known = _with_run_id(config)
+        with _within(known):
+            return super().invoke(input, known, **kwargs)
+
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AIMessage:
+        """As `invoke`."""
+        known = _with_run_id(config)
+        with _within(known):
+            return await super().ainvoke(input, known, **kwargs)
+
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[AIMessageChunk]:
+        """Reasoning of the leading chain while it is written, then the answer; all chains' events as custom events."""
+        known = _with_run_id(config)
+        chunks = super().stream(input, known, **kwargs)
+        with _within(known):
+            first = next(chunks, None)
+        if first is not None:
+            yield first
+            yield from chunks
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        """As `stream`."""
+        known = _with_run_id(config)
+        chunks = super().astream(input, known, **kwargs)
+        with _within(known):
+            first = await anext(chunks, None)
+        if first is not None:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+
+def _with_run_id(config: RunnableConfig | None) -> RunnableConfig:
+    """The configuration of a run that has an id, so that its custom events can name it."""
+    known = ensure_config(config)
+    known["run_id"] = known.get("run_id") or uuid.uuid4()
+    return known
+
+
+@contextmanager
+def _within(config: RunnableConfig) -> Generator[None]:
+    """Makes a configuration the one that reporters report to: LangChain hands it to `_stream` for some calls only."""
+    token = _config.set(config)
+    try:
+        yield
+    finally:
+        _config.reset(token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,8 +18,9 @@ from langchain_core.messages.tool import ToolCall, ToolCallChunk, tool_call_chun
 from langchain_core.messages.tool import invalid_tool_call as malformed
 from langchain_core.messages.tool import tool_call as called
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
-__all__ = ["INVALID", "KEEP_INVALID", "STRICT_TOOLS", "Request", "tool_choice_name"]
+__all__ = ["INVALID", "KEEP_INVALID", "STRICT_TOOLS", "Request", "function_tools", "tool_choice_name"]
 
 KEEP_INVALID = "keep_invalid"
 """The keyword by which `with_structured_output(include_raw=True)` asks for the raw message of an invalid answer."""
@@ -47,6 +48,14 @@ def tool_choice_name(choice: str | bool | Mapping[str, Any] | None) -> str:
     if not isinstance(name, str):
         raise InvalidQuestion(f"tool_choice is {choice!r}", 'use "auto", "none", "any", or the name of a tool')
     return name
+
+
+def function_tools(tools: Iterable[Any] | None) -> tuple[Mapping[str, Any], ...]:
+    """Tools as OpenAI writes them, of those and of LangChain's own. Raises `ValueError` for others."""
+    return tuple(
+        cast("Mapping[str, Any]", tool) if isinstance(tool, Mapping) else convert_to_openai_tool(tool)
+        for tool in tools or ()
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

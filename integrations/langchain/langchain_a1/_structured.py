@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, cast
 
+from a1agent.errors import InvalidQuestion
 from a1agent.structured import check_schema
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -20,7 +21,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from langchain_a1._requests import INVALID, KEEP_INVALID, STRICT_TOOLS
 
-__all__ = ["structured_output"]
+__all__ = ["response_format", "structured_output"]
 
 Schema = Mapping[str, Any] | type
 Method = Literal["json_schema", "function_calling", "json_mode"]
@@ -49,6 +50,15 @@ def structured_output(
 
     raw = bind(ls_structured_output_format=traced, **{KEEP_INVALID: True})
     return RunnableMap(raw=raw) | RunnableLambda(parse)
+
+
+def response_format(given: Any) -> Mapping[str, Any] | None:
+    """A format as A1 takes it: as OpenAI writes it, or a class in its place. Raises `InvalidQuestion` for others."""
+    if given is None or isinstance(given, Mapping):
+        return cast("Mapping[str, Any] | None", given)
+    if not isinstance(given, type):
+        raise InvalidQuestion(f"response_format is {given!r}", "use a pydantic class, or a format as OpenAI writes it")
+    return _response_format(convert_to_json_schema(given), "json_schema", None)
 
 
 def _by_format(chat: BaseChatModel, schema: Schema, method: str, strict: bool | None) -> tuple[Bind, Parser]:

@@ -25,22 +25,22 @@ from a1agent.effort import Effort
 from a1agent.errors import nearest
 from a1agent.narrator import Narrator
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
+from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils import from_env
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
 
-from langchain_a1._agents import forget, shared_agent
-from langchain_a1._events import areporter, reporter, with_run_id, within
+from langchain_a1._agents import Held, forget, shared_agent
+from langchain_a1._events import ReportingChatModel, areporter, reporter
 from langchain_a1._messages import a1_messages
-from langchain_a1._requests import KEEP_INVALID, STRICT_TOOLS, Request, tool_choice_name
+from langchain_a1._requests import KEEP_INVALID, STRICT_TOOLS, Request, function_tools, tool_choice_name
 from langchain_a1._settings import OPTION_NAMES, SETTING_NAMES, call_options
-from langchain_a1._structured import structured_output
+from langchain_a1._structured import response_format, structured_output
 
 __all__ = ["ChatA1"]
 
@@ -58,7 +58,7 @@ _TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls", STRICT_TOOLS)
 _NO_OPTIONS = ("model", "response_format", "stream", KEEP_INVALID, *_TOOL_FIELDS)
 
 
-class ChatA1(BaseChatModel):
+class ChatA1(ReportingChatModel):
     """Two models that reason together as one chat model: the draft writes, the target takes over a share of its steps.
 
     `draft` and `target` are model addresses (or backends); without them the models that ship with a1agent run. Every
@@ -110,7 +110,7 @@ class ChatA1(BaseChatModel):
     stop: list[str] | None = None
     seed: int | None = None
 
-    _used: dict[tuple[int, int], A1] = PrivateAttr(default_factory=dict[tuple[int, int], A1])
+    _used: Held = PrivateAttr(default_factory=Held)
 
     @model_validator(mode="before")
     @classmethod
@@ -215,45 +215,6 @@ class ChatA1(BaseChatModel):
         if schema is None and method != "json_mode":
             raise InvalidOption("there is no schema", 'give one, or use method="json_mode"')
         return structured_output(self, {"type": "object"} if schema is None else schema, method, include_raw, strict)
-
-    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """The voted message. Where the call is streamed (in an agent, say), events of all chains are custom events."""
-        known = with_run_id(config)
-        with within(known):
-            return super().invoke(input, known, **kwargs)
-
-    async def ainvoke(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AIMessage:
-        """As `invoke`."""
-        known = with_run_id(config)
-        with within(known):
-            return await super().ainvoke(input, known, **kwargs)
-
-    def stream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Iterator[AIMessageChunk]:
-        """Reasoning of the leading chain while it is written, then the answer; all chains' events as custom events."""
-        known = with_run_id(config)
-        chunks = super().stream(input, known, **kwargs)
-        with within(known):
-            first = next(chunks, None)
-        if first is not None:
-            yield first
-            yield from chunks
-
-    async def astream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AsyncIterator[AIMessageChunk]:
-        """As `stream`."""
-        known = with_run_id(config)
-        chunks = super().astream(input, known, **kwargs)
-        with within(known):
-            first = await anext(chunks, None)
-        if first is not None:
-            yield first
-            async for chunk in chunks:
-                yield chunk
 
     def _generate(
         self,
@@ -361,11 +322,11 @@ class ChatA1(BaseChatModel):
         target = kwargs.get("model") or self.target
         question = Question(
             messages=a1_messages(messages),
-            tools=tuple(kwargs.get("tools") or ()),
+            tools=function_tools(kwargs.get("tools")),
             tool_choice=tool_choice_name(kwargs.get("tool_choice")),
             parallel_tool_calls=kwargs.get("parallel_tool_calls") is not False,
             strict_tools=bool(kwargs.get(STRICT_TOOLS)),
-            response_format=kwargs.get("response_format"),
+            response_format=response_format(kwargs.get("response_format")),
         )
         return Request(
             agent=self._agent(target),

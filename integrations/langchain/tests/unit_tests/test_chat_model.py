@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import copy
 import dataclasses
 import gc
 import os
@@ -130,9 +131,9 @@ def test_a_constructor_call_of_another_chat_model_goes_through() -> None:
 def test_it_is_serialised_without_secrets_and_loaded_again() -> None:
     chat = ChatA1(chains=3, stop=["x"])
     with pytest.warns(LangChainBetaWarning):
-        copy = loads(dumps(chat), valid_namespaces=["langchain_a1"], allowed_objects=[ChatA1])
-    assert copy == chat
-    assert copy.chains == 3
+        loaded = loads(dumps(chat), valid_namespaces=["langchain_a1"], allowed_objects=[ChatA1])
+    assert loaded == chat
+    assert loaded.chains == 3
     assert pickle.loads(pickle.dumps(chat)) == chat
 
 
@@ -189,6 +190,13 @@ async def test_backends_that_nobody_uses_any_more_are_let_go() -> None:
     gone = weakref.ref(chat.draft)
     del chat
     await until(lambda: gc.collect() >= 0 and gone() is None)
+
+
+def test_a_model_of_backends_may_be_copied_and_pickled() -> None:
+    chat = ChatA1(draft=ScriptedBackend(Sums()), target=ScriptedBackend(Sums()), calibration=None)
+    assert chat.invoke("1 + 2").response_metadata["answer"] == "3"
+    for made in (copy.deepcopy(chat), pickle.loads(pickle.dumps(chat)), chat.model_copy()):
+        assert made.invoke("1 + 2").response_metadata["answer"] == "3"
 
 
 def test_what_backends_have_learned_lasts_as_long_as_their_model() -> None:
@@ -334,6 +342,9 @@ def test_mistakes_in_the_constructor_are_told_at_once(make: Callable[[], ChatA1]
         ([HumanMessage("x"), AIMessage([IMAGE]), HumanMessage("y")], {}, "block of type 'image'"),
         ([HumanMessage([{"type": "text-plain", "url": "x"}])], {}, "block of type 'text-plain'"),
         ("Hi.", {"response_format": {"type": "json_object", "schema": 3}}, "holds no schema"),
+        ("Hi.", {"response_format": "json"}, "response_format is 'json'"),
+        ("Hi.", {"tools": ["add"]}, "Unsupported function"),
+        ("Hi.", {"stop": 3}, "use a text or a list"),
         ([ChatMessage(role="chef", content="x")], {}, "unknown role 'chef'"),
     ],
 )

@@ -121,6 +121,13 @@ def test_a_call_that_must_come_and_does_not_is_an_error_with_the_text() -> None:
     assert str(caught.value.llm_output).startswith("No.")
 
 
+def test_tools_and_formats_may_be_given_with_a_call_as_langchain_knows_them(obedient: ChatA1) -> None:
+    asked = obedient.invoke("add 2 and 3", tools=[add])
+    assert [c["args"] for c in said(asked).tool_calls] == [{"a": 2, "b": 3}]
+    told = obedient.bind(response_format=Joke).invoke("One that gets 3 laughs.")
+    assert Joke.model_validate_json(told.text).laughs == 3
+
+
 def test_without_parallel_calls_an_answer_calls_one_tool() -> None:
     both = f"{call(a=2, b=3)}\n{call(a=4, b=5)}"
     assert len(said(says(both).bind_tools([add]).invoke("Add.")).tool_calls) == 2
