@@ -191,10 +191,11 @@ def _typed(value: object) -> str:
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:
-    texts = cast("list[Any]", [value] if isinstance(value, str) else value)
-    if not isinstance(value, str | list | tuple) or not all(text and isinstance(text, str) for text in texts):
+    listed: object = [value] if isinstance(value, str) else value
+    texts = tuple(cast("list[Any]", listed)) if isinstance(listed, list | tuple) else (None,)
+    if not all(text and isinstance(text, str) for text in texts):
         raise InvalidOption(f"{name} is {_typed(value)}", "use a text or a list of texts, none of them empty")
-    return tuple(texts)
+    return cast("tuple[str, ...]", texts)
 
 
 def _at_least(name: str, value: object, least: int) -> None:
