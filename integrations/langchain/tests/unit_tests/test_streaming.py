@@ -67,6 +67,23 @@ async def test_an_async_stream_is_the_same() -> None:
     assert chunks[-1].chunk_position == "last"
 
 
+async def test_an_async_stream_needs_no_thread_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed, hand = [0], asyncio.BaseEventLoop.run_in_executor
+
+    def counted(loop: Any, *arguments: Any) -> Any:
+        handed[0] += 1
+        return hand(loop, *arguments)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "run_in_executor", counted)
+    took: list[int] = []
+    for steps in (2, 12):
+        before = handed[0]
+        chunks = [chunk async for chunk in says("One.\n\n" * steps, chains=1, rejection_rate=0.0).astream("Count.")]
+        assert len(chunks) >= steps
+        took.append(handed[0] - before)
+    assert took[0] == took[1]
+
+
 @pytest.mark.parametrize("version", [None, "v1"])
 def test_the_merged_stream_is_what_invoke_gives(version: str | None) -> None:
     first, second = (says(STORY, chains=1, output_version=version) for _ in range(2))
