@@ -107,9 +107,9 @@ class _Material:
 class Obedient:
     """Calls the tools that the last user message names, in that order, one a turn; then repeats what the last one said.
 
-    A tool is named by a word of its name. Its arguments are the numbers and quoted texts that stand behind it, or
-    before it when it stands last; missing numbers come from the last tool's answer. `accuracy`: how often a chain gets
-    its first number right.
+    One that must call a tool and has none to call calls the last. A tool is named by a word of its name. Its arguments
+    are the numbers and quoted texts that stand behind it, or before it when it stands last; missing numbers come from
+    the last tool's answer. `accuracy`: how often a chain gets its first number right.
     """
 
     accuracy: float = 1.0
@@ -120,7 +120,7 @@ class Obedient:
         if text.endswith("```json\n"):
             return json.dumps(conversation.json_answer(), ensure_ascii=False) + "\n```"
         if text.endswith("<tool_call>\n"):
-            return self._call(conversation, conversation.tools[0], rng) + "\n</tool_call>"
+            return self._call(conversation, conversation.due, rng) + "\n</tool_call>"
         if text and text != _THOUGHT:
             return ""
         return _THOUGHT.removeprefix(text) + self._answer(conversation, rng)
@@ -131,10 +131,8 @@ class Obedient:
         return 0.5 + int.from_bytes(digest, "little") / 2**32
 
     def _answer(self, conversation: _Conversation, rng: random.Random) -> str:
-        wanted = conversation.named_tools
-        if len(conversation.responses) < len(wanted):
-            tool = wanted[len(conversation.responses)]
-            return f"<tool_call>\n{self._call(conversation, tool, rng)}\n</tool_call>"
+        if conversation.wants_a_call:
+            return f"<tool_call>\n{self._call(conversation, conversation.due, rng)}\n</tool_call>"
         if conversation.schema is not None:
             return json.dumps(conversation.json_answer(), ensure_ascii=False)
         if conversation.responses:
@@ -192,6 +190,16 @@ class _Conversation:
         """Tools that the request names, in its order."""
         named = [tool for tool in self.tools if self._place(tool) is not None]
         return sorted(named, key=lambda tool: self._place(tool) or 0)
+
+    @property
+    def wants_a_call(self) -> bool:
+        """Whether a tool that the request names was not called yet."""
+        return len(self.responses) < len(self.named_tools)
+
+    @property
+    def due(self) -> dict[str, Any]:
+        """The next tool that the request names; after these the last one shown, where agents put how they end."""
+        return self.named_tools[len(self.responses)] if self.wants_a_call else self.tools[-1]
 
     def behind(self, tool: Mapping[str, Any]) -> str:
         """The request from where it names a tool to where it names the next; all of it where that holds nothing."""
