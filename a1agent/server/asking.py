@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, create_model, model
 from a1agent.config import Options, help_of
 from a1agent.effort import Effort, with_effort
 from a1agent.errors import InvalidOption, InvalidQuestion, nearest
-from a1agent.server.errors import CHAT_NAMES, ApiError, api_error_of
+from a1agent.server.errors import ApiError, api_error_of
 from a1agent.server.fields import Fields, check_whole
 from a1agent.server.jobs import Asked
 from a1agent.server.logs import clean
@@ -89,8 +89,12 @@ _COUNTS = ("step_tokens", "takeover_tokens", "answer_tokens")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What a request asks for, whichever API it came through; None: the operator's default."""
+    """What a request asks for, whichever API it came through; None: the operator's default.
 
+    `names`: what that API calls the parts of a question.
+    """
+
+    names: Mapping[str, str]
     n: int = 1
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
@@ -100,7 +104,6 @@ class Wishes:
     seed: int | None = None
     effort: Effort | None = None
     extension: _Extension | None = None
-    names: Mapping[str, str] = CHAT_NAMES
 
 
 def make_asked(

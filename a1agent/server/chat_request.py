@@ -9,7 +9,7 @@ from pydantic import Field
 from a1agent.config import Options
 from a1agent.effort import Effort
 from a1agent.server.asking import AskingFields, Content, Wishes, make_asked
-from a1agent.server.errors import ApiError
+from a1agent.server.errors import CHAT_NAMES, ApiError
 from a1agent.server.fields import Fields
 from a1agent.server.formats import FunctionTool, ResponseFormat, ToolChoice, choice_of
 from a1agent.server.jobs import Asked
@@ -124,6 +124,7 @@ def asked_of(request: ChatRequest, options: Options, settings: ServerSettings, t
             param="max_tokens",
         )
     wishes = Wishes(
+        names=CHAT_NAMES,
         n=request.n,
         stop=_stops(request.stop),
         max_tokens=request.max_completion_tokens or request.max_tokens,

@@ -63,6 +63,7 @@ REFUSED: Mapping[str, str] = {
     "function_call": "use tools and tool_choice",
     "functions": "use tools",
     "generate_summary": "reasoning is given as the chains wrote it",
+    "image": "A1 writes text only",
     "include": "nothing of it is produced here",
     "logit_bias": "both models are sampled without biases",
     "logprobs": "an answer is voted among chains and has no log-probabilities of its own",

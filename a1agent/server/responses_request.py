@@ -62,10 +62,11 @@ class CallOutputItem(Fields):
     type: Literal["function_call_output"]
     call_id: str
     output: Content
+    name: str | None = None
     id: str | None = None
     status: str | None = None
 
-    unserved = frozenset({"caller", "name", "namespace"})
+    unserved = frozenset({"caller", "namespace"})
 
 
 def _kind(item: Any) -> Any:
@@ -155,6 +156,7 @@ class ResponsesRequest(AskingFields):
             "background",
             "context_management",
             "conversation",
+            "image",
             "include",
             "max_tool_calls",
             "metadata",
@@ -219,7 +221,8 @@ def _messages(request: ResponsesRequest) -> list[Message]:
 
 def _message(item: MessageItem | CallItem | CallOutputItem, reasoning: str) -> Message:
     if isinstance(item, CallOutputItem):
-        return Message(role="tool", content=item.output, extra={"tool_call_id": item.call_id})
+        named = {} if item.name is None else {"name": item.name}
+        return Message(role="tool", content=item.output, extra={"tool_call_id": item.call_id, **named})
     extra: dict[str, Any] = {"reasoning_content": reasoning} if reasoning else {}
     if isinstance(item, CallItem):
         function = {"name": item.name, "arguments": item.arguments}
