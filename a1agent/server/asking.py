@@ -156,8 +156,14 @@ Content = Annotated[
                     "type": "array",
                     "items": {
                         "type": "object",
-                        "properties": {"type": {"enum": list(_TEXT_PARTS)}, "text": {"type": "string"}},
+                        "properties": {
+                            "type": {"enum": list(_TEXT_PARTS)},
+                            "text": {"type": "string"},
+                            "annotations": {"type": "array"},
+                            "logprobs": {"type": "array"},
+                        },
                         "required": ["type", "text"],
+                        "additionalProperties": False,
                     },
                 },
             ]
@@ -190,7 +196,10 @@ def _check(name: str, value: Any) -> None:
 
 def _capped(options: Options, settings: ServerSettings) -> Options:
     """The operator's defaults never exceed the operator's caps."""
+    counts = {name: getattr(options, name) for name in _COUNTS}
     return options.replace(
+        **{name: min(count, settings.max_tokens) for name, count in counts.items() if count is not None},
+        attempts=min(options.attempts, settings.max_turns),
         chains=min(options.chains, settings.max_chains),
         turns=min(options.turns, settings.max_turns),
         max_tokens=min(options.max_tokens or settings.max_tokens, settings.max_tokens),

@@ -147,8 +147,9 @@ METRICS: _Statuses = {200: {"content": {"text/plain": {"schema": {"type": "strin
 
 def answer(shape: type[BaseModel], described: str) -> _Statuses:
     """A call's answer: whole, or as a stream of events."""
-    events = {"text/event-stream": {"schema": {"type": "string"}}}
-    return {200: {"model": shape, "content": events, "description": described}}
+    data = {"type": "string", "description": "a JSON object; the last of a chat completion is [DONE]"}
+    event = {"type": "object", "properties": {"event": {"type": "string"}, "data": data}, "required": ["data"]}
+    return {200: {"model": shape, "content": {"text/event-stream": {"schema": event}}, "description": described}}
 
 
 def describe(app: FastAPI) -> None:

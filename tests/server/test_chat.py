@@ -124,6 +124,15 @@ async def test_effort_and_n_stay_within_the_cap_on_chains() -> None:
     assert answer.model_extra["a1"]["chains_started"] == 10
 
 
+async def test_caps_below_the_operators_own_options_bound_them_and_refuse_nobody() -> None:
+    caps: Any = {"max_tokens": 20, "max_chains": 2, "max_turns": 2}
+    async with serving(**caps) as running, running.client() as client:
+        answer = await client.chat.completions.create(**ASKED)
+    stats = answer.model_extra["a1"]
+    assert stats["chains_started"] == 2
+    assert stats["drafted_tokens"] <= 2 * (20 + 20)  # a chain, and the answer that it is made to state
+
+
 async def test_a_whole_conversation_is_read() -> None:
     messages: Any = [
         {"role": "developer", "content": "Add."},

@@ -178,10 +178,11 @@ async def process(*words: str) -> AsyncIterator[tuple[str, asyncio.subprocess.Pr
     running = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     try:
         assert running.stderr is not None
+        line = b""
         async with asyncio.timeout(60):
-            async for line in running.stderr:
-                if line.startswith(b"serving MCP on "):
-                    break
+            while not line.startswith(b"serving MCP on "):
+                line = await running.stderr.readline()
+                assert line, "it ended before it served"
         yield line.split()[-1].decode(), running
     finally:
         if running.returncode is None:
