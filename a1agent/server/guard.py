@@ -29,6 +29,7 @@ _OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
 """Paths that need no key; what is under `/page/` needs none either."""
 
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_MOST_USER = 512
 Count = Callable[[str, int, str, float], None]
 
 
@@ -136,7 +137,7 @@ class Guard:
             "request",
             id=state["id"],
             key=state.get("key") or None,
-            user=state.get("user"),
+            user=logs.clean(state.get("user") or "", _MOST_USER) or None,
             method=scope["method"],
             path=logs.clean(scope["path"]) if route == "other" else route,
             status=answer.status,

@@ -214,10 +214,14 @@ async def test_over_http_a_signal_ends_the_process_in_order() -> None:
     async with process("--http", "--port", "0") as (url, running):
         assert url.startswith("http://127.0.0.1:") and url.endswith("/mcp")
         async with Client(streamable_http_client(url)) as client:
-            await client.list_tools()
+            await client.call_tool("reason", ASKED)
         running.send_signal(signal.SIGTERM)
         async with asyncio.timeout(60):
-            assert await running.wait() == 0
+            _, log = await running.communicate()
+    assert running.returncode == 0
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith(b"{")]
+    assert {(line["path"], line["status"]) for line in lines if line["event"] == "request"} >= {("/mcp", 200)}
+    assert ASKED["question"].encode() not in log
 
 
 async def test_over_http_another_address_needs_a_key() -> None:
