@@ -150,7 +150,7 @@ async def test_readers_that_never_read_are_cut_off_and_leave_nothing() -> None:
 
 
 async def test_two_hundred_streams_run_at_once_are_all_answered_and_leave_nothing() -> None:
-    streams, chains = 200, 2
+    streams, chains = 200, 1
     gate = Gate(free=10**6)
     async with (
         held_agent(gate, chains=chains, rejection_rate=0.0) as agent,
