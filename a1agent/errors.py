@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from a1agent.stats import RejectionStats
@@ -71,7 +71,16 @@ class InvalidOption(UsageError, ValueError):
 
 
 class InvalidQuestion(UsageError, ValueError):
-    """A question is empty or malformed."""
+    """A question is empty or malformed; `part` names the field of `Question` that is at fault."""
+
+    def __init__(
+        self,
+        what: str,
+        hint: str = "",
+        part: Literal["messages", "tools", "tool_choice", "response_format"] = "messages",
+    ) -> None:
+        super().__init__(what, hint)
+        self.part = part
 
 
 class MissingExtra(UsageError, ImportError):

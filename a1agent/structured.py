@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from a1agent.engine.extract import Answer, canonical_json, json_texts
 from a1agent.engine.statement import Statement
@@ -24,6 +25,7 @@ __all__ = ["JsonFormat", "ask", "check_schema", "closed", "format_of", "mismatch
 _TYPES = ("text", "json_object", "json_schema")
 _TOKENS = 512
 """Most tokens for a JSON statement where `answer_tokens` allows fewer: an object cut short is worth nothing."""
+_MOST_TOLD = 200
 _COMPOSING = frozenset({"allOf", "if", "dependentSchemas", "patternProperties", "unevaluatedProperties"})
 _JOINED = frozenset({"$ref", "anyOf", "oneOf"})
 _VALUES = frozenset({"const", "enum", "default", "examples"})
@@ -90,9 +92,10 @@ def format_of(question: Question) -> JsonFormat | None:
         schema = cast("Mapping[str, Any]", named).get("schema") if isinstance(named, Mapping) else None
         shape = '{"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}'
     else:
-        raise InvalidQuestion(f"unknown response_format {wanted!r}", nearest(str(kind), _TYPES))
+        what, hint = f"unknown response_format {reprlib.repr(wanted)}", nearest(str(kind)[:40], _TYPES)
+        raise InvalidQuestion(what, hint, "response_format")
     if not isinstance(schema, Mapping):
-        raise InvalidQuestion(f"response_format {kind} holds no schema", f"its shape is {shape}")
+        raise InvalidQuestion(f"response_format {kind} holds no schema", f"its shape is {shape}", "response_format")
     return JsonFormat(cast("Mapping[str, Any]", schema), shown=kind == "json_schema")
 
 
@@ -102,8 +105,13 @@ def ask(question: Question) -> Question:
     return question if wanted is None else ask_after(question, wanted.request)
 
 
-def check_schema(schema: Mapping[str, Any], what: str) -> Any:
-    """A validator of the schema. Raises `InvalidQuestion` when it is none, or refers to what it does not hold."""
+def check_schema(
+    schema: Mapping[str, Any], what: str, part: Literal["tools", "response_format"] = "response_format"
+) -> Any:
+    """A validator of the schema, which is `part` of a question.
+
+    Raises `InvalidQuestion` when it is none, or refers to what it does not hold.
+    """
     jsonschema: Any = importlib.import_module("jsonschema")
     referencing: Any = importlib.import_module("referencing")
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
@@ -116,11 +124,11 @@ def check_schema(schema: Mapping[str, Any], what: str) -> Any:
         for reference in _references(schema):
             resolver.lookup(reference)
     except jsonschema.SchemaError as error:
-        raise InvalidQuestion(f"{what} is no JSON schema: {error.message}", f"look at {error.json_path}") from error
+        found = f"{what} is no JSON schema: {_cut(error.message)}"
+        raise InvalidQuestion(found, f"look at {_cut(error.json_path)}", part) from error
     except referencing.exceptions.Unresolvable as error:
-        raise InvalidQuestion(
-            f"{what} refers to {error.ref!r}, which it does not hold", "put it under $defs; nothing is fetched"
-        ) from error
+        found = f"{what} refers to {_cut(error.ref)!r}, which it does not hold"
+        raise InvalidQuestion(found, "put it under $defs; nothing is fetched", part) from error
     return kind(schema, registry=registry)
 
 
@@ -130,7 +138,7 @@ def mismatch(validator: Any, value: Any) -> str | None:
         error = next(iter(validator.iter_errors(value)), None)
     except RecursionError:
         return "it is nested too deep"
-    return None if error is None else f"at {error.json_path}: {error.message}"
+    return None if error is None else f"at {_cut(error.json_path)}: {_cut(error.message)}"
 
 
 def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -159,6 +167,11 @@ def _is_composed(value: Any) -> bool:
         beside = "properties" in fields and bool(_JOINED & fields.keys())
         return beside or bool(_COMPOSING & fields.keys()) or any(map(_is_composed, fields.values()))
     return isinstance(value, list) and any(map(_is_composed, cast("list[Any]", value)))
+
+
+def _cut(text: str) -> str:
+    """Messages of the library repeat what they are about, whole."""
+    return text if len(text) <= _MOST_TOLD else f"{text[:_MOST_TOLD]}..."
 
 
 def _references(value: Any) -> Iterator[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 import secrets
 import string
 from collections.abc import Collection, Iterable, Mapping
@@ -61,14 +62,15 @@ def offer(question: Question) -> Question:
     names = [_checked(tool) for tool in question.tools]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
-        raise InvalidQuestion(f"two tools are called {doubled!r}", "give each tool a name of its own")
+        raise InvalidQuestion(f"two tools are called {doubled!r}", "give each tool a name of its own", "tools")
     choice = question.tool_choice
     if choice == "none":
         return replace(question, tools=())
     if choice in ("auto", "required"):
         return question
     if choice not in names:
-        raise InvalidQuestion(f"tool_choice names the unknown tool {choice!r}", nearest(choice, names))
+        what = f"tool_choice names the unknown tool {reprlib.repr(choice)}"
+        raise InvalidQuestion(what, nearest(choice, names), "tool_choice")
     return replace(question, tools=(question.tools[names.index(choice)],), tool_choice="required")
 
 
@@ -223,8 +225,8 @@ def _checked(tool: Mapping[str, Any]) -> str:
     name = cast("Mapping[str, Any]", function).get("name") if isinstance(function, Mapping) else None
     if tool.get("type") != "function" or not isinstance(name, str) or not name:
         shape = '{"type": "function", "function": {"name": ..., "description": ..., "parameters": {...}}}'
-        raise InvalidQuestion(f"a tool is malformed: {tool!r}", f"its shape is {shape}")
-    check_schema(_parameters(tool), f"what the tool {name!r} calls its parameters")
+        raise InvalidQuestion(f"a tool is malformed: {reprlib.repr(tool)}", f"its shape is {shape}", "tools")
+    check_schema(_parameters(tool), f"what the tool {name!r} calls its parameters", "tools")
     return name
 
 

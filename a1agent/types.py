@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,7 +75,8 @@ def _as_template_call(call: Any) -> dict[str, Any]:
             raise TypeError
     except (KeyError, TypeError, ValueError):
         shape = '{"type": "function", "function": {"name": ..., "arguments": {...}}}'
-        raise InvalidQuestion(f"a message holds a malformed tool call: {call!r}", f"its shape is {shape}") from None
+        what = f"a message holds a malformed tool call: {reprlib.repr(call)}"
+        raise InvalidQuestion(what, f"its shape is {shape}") from None
     return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 
 
@@ -102,7 +104,8 @@ class Question:
         if last.role in ("system", "user") and not last.content.strip():
             raise InvalidQuestion("the question is empty", "ask something")
         if not self.tools and self.tool_choice not in _CHOICES[:2]:
-            raise InvalidQuestion(f"tool_choice is {self.tool_choice!r} and there are no tools", "pass the tools too")
+            what = f"tool_choice is {reprlib.repr(self.tool_choice)} and there are no tools"
+            raise InvalidQuestion(what, "pass the tools too", "tool_choice")
 
     @classmethod
     def of(cls, question: str | Question | Sequence[Message | Mapping[str, Any]]) -> Question:

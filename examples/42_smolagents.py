@@ -1,4 +1,4 @@
-"""smolagents on `a1 serve`: an agent that calls tools. Needs models whose template knows tools.
+"""smolagents on `a1 serve`: an agent that calls tools until it has its answer. Needs models whose template knows tools.
 
 a1 serve --draft llama-cpp:small.gguf --target llama-cpp:large.gguf
 pip install 'smolagents[openai]'
@@ -7,7 +7,7 @@ python examples/42_smolagents.py [URL]
 
 import sys
 
-from smolagents import OpenAIModel, tool
+from smolagents import OpenAIModel, ToolCallingAgent, tool
 
 URL = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000/v1"
 
@@ -25,10 +25,8 @@ def add(a: int, b: int) -> int:
 
 def main() -> None:
     model = OpenAIModel(model_id="a1", api_base=URL, api_key="none")
-    asked = [{"role": "user", "content": "Please add 17 and 25"}]
-    message = model.generate(asked, tools_to_call_from=[add])
-    call = message.tool_calls[0].function
-    print(f"{call.name}({call.arguments})")
+    agent = ToolCallingAgent(tools=[add], model=model, max_steps=4)
+    print(agent.run("Please add 17 and 25"))
 
 
 if __name__ == "__main__":

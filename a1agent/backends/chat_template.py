@@ -77,6 +77,7 @@ class ChatTemplate:
             raise InvalidQuestion(
                 f"the chat template of {self._name} has no place for tools",
                 "use a model that was trained to call tools",
+                "tools",
             )
         shield, mark = self._private_characters(question)
         messages = [self._shielded(message.as_dict(), shield) for message in question.messages]

@@ -29,7 +29,8 @@ def grammar_of(schema: Mapping[str, Any]) -> bytes | None:
         converter: Any = importlib.import_module("llama_cpp.llama_grammar")
         rules: str = converter.json_schema_to_gbnf(json.dumps(schema))
     except Exception as error:  # the converter asserts, and knows neither every keyword nor recursion without an end
-        _log.warning("this JSON schema has no grammar, answers are only checked afterwards: %r", error)
+        _log.warning("a JSON schema has no grammar, answers are only checked afterwards; the DEBUG log says why")
+        _log.debug("no grammar: %r", error)
         return None
     return rules.replace(_ANY_CHARACTER, _JSON_CHARACTER).encode()
 

@@ -49,7 +49,8 @@ Call a tool by writing its name and arguments as JSON between tags:
 
 _TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 _TOOLS = re.compile(r"<tools>\n(.*?)\n</tools>", re.DOTALL)
-_RESPONSE = re.compile(r"\A<tool_response>\n(.*)\n</tool_response>\Z", re.DOTALL)
+_RESPONSE = re.compile(r"\A(?:<tool_response>\n(.*)\n</tool_response>|Observation:\n(.*))\Z", re.DOTALL)
+"""What a tool answered, as the template has it, or as agents write it that know of no messages from tools."""
 _SCHEMA = re.compile(r"End your answer with JSON that matches this JSON schema:\n(.*)", re.DOTALL)
 _QUOTED = re.compile(r"(?<!\w)['\"](.+?)['\"](?!\w)")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -107,9 +108,9 @@ class _Material:
 class Obedient:
     """Calls the tools that the last user message names, in that order, one a turn; then repeats what the last one said.
 
-    A tool is named by a word of its name. Its arguments are the numbers and quoted texts that stand behind it, or
-    before it when it stands last; missing numbers come from the last tool's answer. `accuracy`: how often a chain gets
-    its first number right.
+    One that must call a tool and has none to call begins with the first, and ends with the last. A tool is named by a
+    word of its name. Its arguments are the numbers and quoted texts that stand behind it, or before it when it stands
+    last; missing numbers come from the last tool's answer. `accuracy`: how often a chain gets its first number right.
     """
 
     accuracy: float = 1.0
@@ -120,7 +121,7 @@ class Obedient:
         if text.endswith("```json\n"):
             return json.dumps(conversation.json_answer(), ensure_ascii=False) + "\n```"
         if text.endswith("<tool_call>\n"):
-            return self._call(conversation, conversation.tools[0], rng) + "\n</tool_call>"
+            return self._call(conversation, conversation.due, rng) + "\n</tool_call>"
         if text and text != _THOUGHT:
             return ""
         return _THOUGHT.removeprefix(text) + self._answer(conversation, rng)
@@ -131,10 +132,8 @@ class Obedient:
         return 0.5 + int.from_bytes(digest, "little") / 2**32
 
     def _answer(self, conversation: _Conversation, rng: random.Random) -> str:
-        wanted = conversation.named_tools
-        if len(conversation.responses) < len(wanted):
-            tool = wanted[len(conversation.responses)]
-            return f"<tool_call>\n{self._call(conversation, tool, rng)}\n</tool_call>"
+        if conversation.wants_a_call:
+            return f"<tool_call>\n{self._call(conversation, conversation.due, rng)}\n</tool_call>"
         if conversation.schema is not None:
             return json.dumps(conversation.json_answer(), ensure_ascii=False)
         if conversation.responses:
@@ -167,7 +166,7 @@ class _Conversation:
         request, responses = "", list[str]()
         for role, content in _TURN.findall(prompt):
             if response := _RESPONSE.match(content):
-                responses.append(response[1])
+                responses.append(response[1] or response[2] or "")
             elif role == "user":
                 request, responses = content, []
         return cls(tools, request, responses)
@@ -193,12 +192,29 @@ class _Conversation:
         named = [tool for tool in self.tools if self._place(tool) is not None]
         return sorted(named, key=lambda tool: self._place(tool) or 0)
 
+    @property
+    def wants_a_call(self) -> bool:
+        """Whether a tool that the request names was not called yet."""
+        return len(self.responses) < len(self.named_tools)
+
+    @property
+    def due(self) -> dict[str, Any]:
+        """The next tool that the request names. Else the first one shown, and once tools have answered the last one,
+        where agents put the tool that ends their work.
+        """
+        if self.wants_a_call:
+            return self.named_tools[len(self.responses)]
+        return self.tools[-1] if self.responses else self.tools[0]
+
     def behind(self, tool: Mapping[str, Any]) -> str:
-        """The request from where it names a tool to where it names the next; all of it where that holds nothing."""
+        """The request from where it names a tool to where it names the next; all of it where that holds nothing.
+
+        For a tool that it does not name: what the last one answered.
+        """
         places = sorted(place for other in self.tools if (place := self._place(other)) is not None)
         start = self._place(tool)
         if start is None:
-            return self.request
+            return self.responses[-1] if self.responses else self.request
         end = next((place for place in places if place > start), len(self.request))
         part = self.request[start:end]
         return part if _NUMBER.search(part) or _QUOTED.search(part) or len(places) > 1 else self.request

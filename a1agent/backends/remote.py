@@ -195,7 +195,8 @@ class RemoteEngine:
         except Refused as error:
             if task.sampling.schema is None:
                 raise
-            _log.warning("%s is not held to a JSON schema, answers are only checked afterwards: %s", line.url, error)
+            _log.warning("%s is not held to a JSON schema, answers are only checked afterwards", line.url)
+            _log.debug("the server refused the schema: %s", error)
             return await self._stream(line, task, replace(task.sampling, schema=None))
 
     async def _stream(self, line: Line, task: Generate, sampling: Sampling) -> Writing:

@@ -206,7 +206,7 @@ class ScriptedBackend:
         if self.template is not None:
             return "".join(piece.text for piece in self.template.pieces(question))
         if question.tools:
-            raise InvalidQuestion(f"{self.info.name} has no template for tools", "try scripted:obedient")
+            raise InvalidQuestion(f"{self.info.name} has no template for tools", "try scripted:obedient", "tools")
         return "".join(f"{m.role}: {m.content}\n" for m in question.messages)
 
     async def aclose(self) -> None:

@@ -62,10 +62,12 @@ class Guides:
                 raise ValueError(matcher.get_error())
         except ValueError as error:  # a vocabulary that the library cannot read comes here too
             reason = str(error).partition("\n")[0]
-            _log.warning("this JSON schema has no grammar, answers are only checked afterwards: %s", reason)
+            _log.warning("a JSON schema has no grammar, answers are only checked afterwards; the DEBUG log says why")
+            _log.debug("no grammar: %s", reason)
             return None
         for warning in matcher.get_grammar_warnings():
-            _log.warning("a part of this JSON schema is only checked afterwards: %s", warning)
+            _log.warning("a part of a JSON schema is only checked afterwards; the DEBUG log says which")
+            _log.debug("only checked afterwards: %s", warning)
         return matcher
 
     def _read(self, library: Any) -> Any:

@@ -47,7 +47,7 @@ def serve(
     running: Annotated[int, typer.Option("--running", min=1, help="requests that run at a time")] = 16,
     waiting: Annotated[int, typer.Option("--waiting", min=0, help="requests that may wait; more get a 429")] = 64,
     grace: Annotated[float, typer.Option("--grace", help="seconds requests may still run at shutdown")] = 10.0,
-    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="put the bodies of requests into the log")] = False,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="log bodies and errors whole")] = False,
 ) -> int:
     """Serve OpenAI's API and a page to watch the chains think, on this machine alone unless told otherwise.
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from a1agent import __version__
 from a1agent.agent import A1
 from a1agent.errors import A1Error
-from a1agent.server import chat, chat_request, page, responses, responses_request
+from a1agent.server import chat, document, page, responses
 from a1agent.server.errors import ApiError, api_error_of
 from a1agent.server.fields import invalid
 from a1agent.server.guard import Guard
@@ -25,13 +25,12 @@ from a1agent.server.settings import ServerSettings
 
 __all__ = ["create_app"]
 
-_KNOWN = {"/v1/chat/completions": chat_request.KNOWN, "/v1/responses": responses_request.KNOWN}
-
 
 def create_app(agent: A1, settings: ServerSettings | None = None) -> FastAPI:
     """An ASGI application that serves `agent`, which stays the caller's to close.
 
-    `app.state.service` is what its routes share; `service.drain()` begins an orderly end.
+    `app.state.service` is what its routes share; `service.drain()` begins an orderly end, and a server that does not
+    call it lets streams run until they are done.
     """
     service = Service(agent, settings or ServerSettings())
     app = FastAPI(
@@ -41,6 +40,7 @@ def create_app(agent: A1, settings: ServerSettings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan(service),
+        responses=document.ERRORS,
     )
     app.state.service = service
     app.include_router(chat.router(service))
@@ -48,14 +48,15 @@ def create_app(agent: A1, settings: ServerSettings | None = None) -> FastAPI:
     app.include_router(page.router(service))
     app.mount("/page", page.files())
     _add_state_of_server(app, service)
+    document.describe(app)
     _add_errors(app)
     if service.settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=service.settings.allowed_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
-            expose_headers=["x-request-id"],
+            allow_headers=["*"],  # OpenAI's clients send many of their own
+            expose_headers=["x-request-id", "retry-after"],
         )
     app.add_middleware(Guard, settings=service.settings, count=service.metrics.request)
     return app
@@ -78,26 +79,26 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
 
 
 def _add_state_of_server(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", summary="Whether the server runs")
+    @app.get("/healthz", response_model=document.Health, summary="Whether the server runs")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", response_model=None, summary="Whether it would answer a question now")
+    @app.get("/readyz", response_model=None, responses=document.READY, summary="Whether it would answer a question now")
     async def readyz() -> Response:
         problem = service.problem
         if problem is None:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": problem}, 503)
 
-    @app.get("/metrics", response_model=None, summary="Prometheus metrics")
+    @app.get("/metrics", response_class=PlainTextResponse, responses=document.METRICS, summary="Prometheus metrics")
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/v1/models", summary="The model served")
+    @app.get("/v1/models", response_model=document.Models, summary="The model served")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [service.model()]}
 
-    @app.get("/v1/models/{name:path}", summary="The model served, by name")
+    @app.get("/v1/models/{name:path}", response_model=document.Model, summary="The model served, by name")
     async def model(name: str) -> dict[str, Any]:
         service.check_model(name)
         return service.model()
@@ -106,12 +107,12 @@ def _add_state_of_server(app: FastAPI, service: Service) -> None:
 def _add_errors(app: FastAPI) -> None:
     async def api_error(request: Request, error: Exception) -> Response:
         told = api_error_of(error)
-        request.state.error = told.message
+        request.state.error = told
         return JSONResponse(told.body, told.status, told.headers)
 
     async def validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return await api_error(request, invalid(error.errors(), _KNOWN.get(request.url.path, {})))
+        return await api_error(request, invalid(error.errors()))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -127,5 +128,6 @@ def _of_http(request: Request, error: HTTPException) -> ApiError:
     if error.status_code == 404:
         return ApiError(404, f"there is nothing at {request.url.path}", code="unknown_url")
     if error.status_code == 405:
-        return ApiError(405, f"{request.method} is not served at {request.url.path}", code="method_not_allowed")
+        told = f"{request.method} is not served at {request.url.path}"
+        return ApiError(405, told, code="method_not_allowed", headers=error.headers)
     return ApiError(error.status_code, "the body is no JSON that can be read", code="bad_json")

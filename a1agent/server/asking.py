@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, create_model, model_validator
 
 from a1agent.config import Options, help_of
 from a1agent.effort import Effort, with_effort
-from a1agent.errors import InvalidOption
-from a1agent.server.errors import ApiError
+from a1agent.errors import InvalidOption, InvalidQuestion, nearest
+from a1agent.server.errors import ApiError, api_error_of
 from a1agent.server.fields import Fields, check_whole
 from a1agent.server.jobs import Asked
+from a1agent.server.logs import clean
 from a1agent.server.settings import ServerSettings
 from a1agent.types import Question
 
-__all__ = ["AskingFields", "Extension", "Wishes", "make_asked", "text_of"]
+__all__ = ["AskingFields", "Content", "Extension", "Wishes", "make_asked"]
 
 _OURS = (
     "chains",
@@ -43,9 +45,7 @@ _OURS = (
 """Options a request may set under `a1`. Never models, paths or calibration: those are the operator's."""
 
 
-class _Extension(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
+class _Extension(Fields):
     events: bool = Field(False, description="stream every event of the chains, as `a1` beside the deltas")
 
 
@@ -66,7 +66,7 @@ else:
 class AskingFields(Fields):
     """What requests of either API may say in the same words."""
 
-    model: str
+    model: str = Field(max_length=256)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     stream: bool = False
@@ -82,13 +82,19 @@ class AskingFields(Fields):
 
 
 _TEXT_PARTS = ("text", "input_text", "output_text", "reasoning_text")
+_OF_PARTS = {"type", "text", "annotations", "logprobs"}
+"""What a part may have; the last two tell of an earlier answer, and nothing of what it says."""
 _COUNTS = ("step_tokens", "takeover_tokens", "answer_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What a request asks for, whichever API it came through; None: the operator's default."""
+    """What a request asks for, whichever API it came through; None: the operator's default.
 
+    `names`: what that API calls the parts of a question.
+    """
+
+    names: Mapping[str, str]
     n: int = 1
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
@@ -100,8 +106,14 @@ class Wishes:
     extension: _Extension | None = None
 
 
-def make_asked(question: Question, wishes: Wishes, defaults: Options, settings: ServerSettings, tenant: str) -> Asked:
+def make_asked(
+    question: Callable[[], Question], wishes: Wishes, defaults: Options, settings: ServerSettings, tenant: str
+) -> Asked:
     """The call that the wishes describe. Raises `ApiError` that names the field which is impossible or above a cap."""
+    try:
+        made = question()
+    except InvalidQuestion as error:
+        raise api_error_of(error, wishes.names) from error
     asked = _asked_values(wishes)
     for name, value in asked.items():
         _check(name, value)
@@ -112,10 +124,10 @@ def make_asked(question: Question, wishes: Wishes, defaults: Options, settings: 
     except InvalidOption as error:
         raise ApiError(400, str(error), code="invalid_value", param="a1") from None
     _check_caps(options, wishes, settings)
-    return Asked(question=question, options=options, n=wishes.n, tenant=tenant)
+    return Asked(question=made, options=options, n=wishes.n, tenant=tenant, names=wishes.names)
 
 
-def text_of(content: Any) -> Any:
+def _text_of(content: Any) -> Any:
     """The text of a message's content: itself, or that of its parts. Raises ValueError for parts that are no text."""
     if not isinstance(content, list):
         return content
@@ -125,9 +137,40 @@ def text_of(content: Any) -> Any:
 def _part(part: Any) -> str:
     fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
     kind, text = fields.get("type"), fields.get("text")
+    strange = next((name for name in fields if name not in _OF_PARTS), None)
+    if kind in _TEXT_PARTS and strange is not None:
+        raise ValueError(f"a part has the unknown field {clean(strange)}: {nearest(clean(strange), _OF_PARTS)}")
     if kind in _TEXT_PARTS and isinstance(text, str):
         return text
     raise ValueError(f"a part of type {str(kind)[:40]!r} is not supported: parts are {{'type': 'text', 'text': ...}}")
+
+
+Content = Annotated[
+    str,
+    BeforeValidator(_text_of),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "type": {"enum": list(_TEXT_PARTS)},
+                            "text": {"type": "string"},
+                            "annotations": {"type": "array"},
+                            "logprobs": {"type": "array"},
+                        },
+                        "required": ["type", "text"],
+                        "additionalProperties": False,
+                    },
+                },
+            ]
+        }
+    ),
+]
+"""Text, or parts that are all text."""
 
 
 def _asked_values(wishes: Wishes) -> dict[str, Any]:
@@ -153,7 +196,10 @@ def _check(name: str, value: Any) -> None:
 
 def _capped(options: Options, settings: ServerSettings) -> Options:
     """The operator's defaults never exceed the operator's caps."""
+    counts = {name: getattr(options, name) for name in _COUNTS}
     return options.replace(
+        **{name: min(count, settings.max_tokens) for name, count in counts.items() if count is not None},
+        attempts=min(options.attempts, settings.max_turns),
         chains=min(options.chains, settings.max_chains),
         turns=min(options.turns, settings.max_turns),
         max_tokens=min(options.max_tokens or settings.max_tokens, settings.max_tokens),
@@ -180,5 +226,5 @@ def _check_caps(options: Options, wishes: Wishes, settings: ServerSettings) -> N
     )
     for name, value, most in caps:
         if value > most:
-            over = f"{name} is {value}" if name != "a1.chains" else f"n x chains is {value}"
+            over = f"n x chains is {value}" if name == "a1.chains" and wishes.n > 1 else f"{name} is {value}"
             raise ApiError(400, f"{over}; this server allows {most}", code="above_limit", param=name)

@@ -17,6 +17,7 @@ from a1agent.jsonlines import event_fields
 from a1agent.narrator import Narrator
 from a1agent.server.answers import Tokens, finish_reason, outcome_of
 from a1agent.server.chat_request import ChatRequest, asked_of
+from a1agent.server.document import Completion, answer
 from a1agent.server.errors import ApiError
 from a1agent.server.formats import content_of, tool_calls_of
 from a1agent.server.jobs import Job
@@ -30,8 +31,9 @@ __all__ = ["router"]
 def router(service: Service) -> APIRouter:
     """The route."""
     routes = APIRouter()
+    told = answer(Completion, "the completion, or with `stream` its chunks as server-sent events")
 
-    @routes.post("/v1/chat/completions", response_model=None, summary="Create a chat completion")
+    @routes.post("/v1/chat/completions", response_model=None, responses=told, summary="Create a chat completion")
     async def create(body: ChatRequest, request: Request) -> Response:
         service.check_model(body.model)
         asked = asked_of(body, service.agent.options, service.settings, request.state.key)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from a1agent.config import Options
 from a1agent.effort import Effort
-from a1agent.errors import InvalidQuestion
-from a1agent.server.asking import AskingFields, Extension, Wishes, make_asked, text_of
-from a1agent.server.errors import ApiError
+from a1agent.server.asking import AskingFields, Content, Wishes, make_asked
+from a1agent.server.errors import CHAT_NAMES, ApiError
 from a1agent.server.fields import Fields
 from a1agent.server.formats import FunctionTool, ResponseFormat, ToolChoice, choice_of
 from a1agent.server.jobs import Asked
 from a1agent.server.settings import ServerSettings
 from a1agent.types import Message, Question
 
-__all__ = ["KNOWN", "ChatMessage", "ChatRequest", "StreamOptions", "asked_of"]
+__all__ = ["ChatMessage", "ChatRequest", "StreamOptions", "asked_of"]
 
 _MOST_STOPS = 4
 
@@ -41,11 +40,13 @@ class ChatMessage(Fields):
     """One message of the conversation; content is text, or parts that are all text."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str, BeforeValidator(text_of)] = ""
+    content: Content = ""
     name: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
+
+    unserved = frozenset({"annotations", "audio", "function_call", "refusal"})
 
     def message(self) -> Message:
         """The message as chat templates read it. Raises `InvalidQuestion` for calls that are none."""
@@ -76,6 +77,30 @@ class ChatRequest(AskingFields):
     reasoning_effort: Effort | None = Field(None, description="scales the chains, turns and rate the operator set")
     stream_options: StreamOptions | None = None
 
+    unserved = frozenset(
+        {
+            "audio",
+            "frequency_penalty",
+            "function_call",
+            "functions",
+            "logit_bias",
+            "logprobs",
+            "metadata",
+            "modalities",
+            "moderation",
+            "prediction",
+            "presence_penalty",
+            "prompt_cache_key",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+            "service_tier",
+            "store",
+            "top_logprobs",
+            "verbosity",
+            "web_search_options",
+        }
+    )
+
     @property
     def include_usage(self) -> bool:
         """Whether a stream ends with a chunk of usage."""
@@ -85,15 +110,6 @@ class ChatRequest(AskingFields):
     def events(self) -> bool:
         """Whether a stream carries every event of the chains."""
         return self.a1 is not None and self.a1.events
-
-
-KNOWN = {
-    "": tuple(ChatRequest.model_fields),
-    "messages[]": tuple(ChatMessage.model_fields),
-    "stream_options": tuple(StreamOptions.model_fields),
-    "a1": tuple(Extension.model_fields),
-}
-"""Fields by object, for the hints of errors."""
 
 
 def asked_of(request: ChatRequest, options: Options, settings: ServerSettings, tenant: str) -> Asked:
@@ -108,6 +124,7 @@ def asked_of(request: ChatRequest, options: Options, settings: ServerSettings, t
             param="max_tokens",
         )
     wishes = Wishes(
+        names=CHAT_NAMES,
         n=request.n,
         stop=_stops(request.stop),
         max_tokens=request.max_completion_tokens or request.max_tokens,
@@ -118,17 +135,17 @@ def asked_of(request: ChatRequest, options: Options, settings: ServerSettings, t
         effort=request.reasoning_effort,
         extension=request.a1,
     )
-    try:
-        question = Question(
-            messages=tuple(message.message() for message in request.messages),
-            tools=tuple(tool.model_dump(exclude_none=True) for tool in request.tools),
-            tool_choice=choice_of(request.tool_choice),
-            parallel_tool_calls=request.parallel_tool_calls,
-            response_format=request.response_format and request.response_format.model_dump(by_alias=True),
-        )
-    except InvalidQuestion as error:
-        raise ApiError(400, str(error), code="invalid_value", param="messages") from None
-    return make_asked(question, wishes, options, settings, tenant)
+    return make_asked(lambda: _question(request), wishes, options, settings, tenant)
+
+
+def _question(request: ChatRequest) -> Question:
+    return Question(
+        messages=tuple(message.message() for message in request.messages),
+        tools=tuple(tool.model_dump(exclude_none=True) for tool in request.tools),
+        tool_choice=choice_of(request.tool_choice),
+        parallel_tool_calls=request.parallel_tool_calls,
+        response_format=request.response_format and request.response_format.model_dump(by_alias=True),
+    )
 
 
 def _stops(given: str | list[str]) -> tuple[str, ...]:

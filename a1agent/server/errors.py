@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from a1agent.errors import (
@@ -10,12 +11,17 @@ from a1agent.errors import (
     CannotRewind,
     ContextOverflow,
     InvalidAnswer,
+    InvalidQuestion,
+    MissingExtra,
     ModelError,
     SolveError,
     UsageError,
 )
 
-__all__ = ["CLIENT_CLOSED", "ApiError", "api_error_of", "client_gone"]
+__all__ = ["CHAT_NAMES", "CLIENT_CLOSED", "ApiError", "api_error_of", "client_gone"]
+
+CHAT_NAMES: Mapping[str, str] = {name: name for name in ("messages", "tools", "tool_choice", "response_format")}
+"""What chat completions call the parts of a question."""
 
 CLIENT_CLOSED = 499
 _KINDS = {
@@ -38,6 +44,7 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -45,17 +52,22 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.retry_after_s = retry_after_s
+        self._headers = dict(headers or {})
+
+    @property
+    def kind(self) -> str:
+        """What OpenAI calls the type of an error."""
+        return _KINDS.get(self.status) or ("invalid_request_error" if self.status < 500 else "server_error")
 
     @property
     def body(self) -> dict[str, Any]:
         """The JSON object."""
-        kind = _KINDS.get(self.status) or ("invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
     @property
     def headers(self) -> dict[str, str]:
         """What the status asks for beside the body."""
-        headers = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        headers = self._headers | ({} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)})
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
         return headers
@@ -66,21 +78,34 @@ def client_gone() -> ApiError:
     return ApiError(CLIENT_CLOSED, "the client went away", code="client_closed")
 
 
-def api_error_of(error: BaseException) -> ApiError:
-    """What a failed call means to the client: its own mistake (400), ours (500), or one that passes (503)."""
+def api_error_of(error: BaseException, names: Mapping[str, str] = CHAT_NAMES) -> ApiError:
+    """What a failed call means to the client: its own mistake (400), ours (500), or one that passes (503).
+
+    `names`: what the client's API calls the parts of a question. The error itself is kept as the cause.
+    """
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, InvalidAnswer):
-        return ApiError(500, str(error), code="invalid_answer")
     if isinstance(error, SolveError) and error.causes:
-        cause = api_error_of(error.causes[0])
+        cause = api_error_of(error.causes[0], names)
         if cause.code != "internal_error":
             return cause
+    told = _told(error, names)
+    told.__cause__ = error
+    return told
+
+
+def _told(error: BaseException, names: Mapping[str, str]) -> ApiError:
+    if isinstance(error, InvalidAnswer):
+        return ApiError(500, str(error), code="invalid_answer")
     if isinstance(error, ContextOverflow):
-        return ApiError(400, str(error), code="context_length_exceeded", param="messages")
-    if isinstance(error, UsageError | CannotRewind):
-        return ApiError(400, str(error), code="invalid_value")
-    if isinstance(error, BackendClosed | ModelError):
+        return ApiError(400, str(error), code="context_length_exceeded", param=names["messages"])
+    if isinstance(error, InvalidQuestion):
+        return ApiError(400, str(error), code="invalid_value", param=names[error.part])
+    if isinstance(error, CannotRewind):
+        return ApiError(400, str(error), code="invalid_value", param="a1.takeover")
+    if isinstance(error, UsageError) and not isinstance(error, MissingExtra):
+        return ApiError(400, str(error), code="invalid_value", param=names["messages"])
+    if isinstance(error, BackendClosed | ModelError | MissingExtra):
         return ApiError(503, str(error), code="model_unavailable")
     if isinstance(error, A1Error):
         return ApiError(500, str(error), code="call_failed")

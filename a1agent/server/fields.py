@@ -1,7 +1,8 @@
 """Fields of a request: what is served, what says nothing new, and what is refused by name with the reason.
 
 A field that would change the answer at OpenAI and cannot here is refused, never ignored. Values that only repeat what
-happens anyway (`frequency_penalty: 0`, `store: false`) are let through, as clients send them unasked.
+happens anyway (`frequency_penalty: 0`, `store: false`) are let through, as clients send them unasked; null in a field
+that is known means that it is not given.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
 
 from a1agent.errors import nearest
 from a1agent.server.errors import ApiError
+from a1agent.server.logs import clean
 
-__all__ = ["REFUSED", "Fields", "check_whole", "invalid", "without_neutral"]
+__all__ = ["REFUSED", "UNKNOWN_KIND", "Fields", "check_whole", "invalid"]
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "annotations": ([],),
     "audio": (),
     "background": (False,),
+    "context": ("auto",),
+    "defer_loading": (False,),
     "frequency_penalty": (0, 0.0),
     "function_call": ("none", "auto"),
     "functions": ([],),
@@ -30,6 +35,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "logprobs": (False,),
     "metadata": ({},),
     "modalities": (["text"],),
+    "mode": ("standard",),
     "presence_penalty": (0, 0.0),
     "refusal": (),
     "service_tier": ("auto", "default"),
@@ -42,24 +48,40 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Values (beside null) that say what happens anyway."""
 
 REFUSED: Mapping[str, str] = {
+    "access_programs": "the server has no such programs",
+    "allowed_callers": "the client calls all tools",
+    "annotations": "models here read text only",
     "audio": "A1 writes text only",
     "background": "calls live as long as their connection; stream the answer instead",
+    "caller": "the client calls all tools",
+    "context": "a conversation is read as it is sent",
+    "context_management": "a conversation is read as it is sent",
     "conversation": "no conversation is kept here; send all its messages",
+    "defer_loading": "tools are shown to the models at once",
     "encrypted_content": "reasoning is plain text here",
     "frequency_penalty": "both models are sampled without penalties",
     "function_call": "use tools and tool_choice",
     "functions": "use tools",
     "generate_summary": "reasoning is given as the chains wrote it",
+    "image": "A1 writes text only",
     "include": "nothing of it is produced here",
     "logit_bias": "both models are sampled without biases",
     "logprobs": "an answer is voted among chains and has no log-probabilities of its own",
     "max_tool_calls": "the server calls no tools itself",
     "metadata": "nothing is stored here; `user` goes into the log",
     "modalities": "A1 writes text only",
+    "mode": "reasoning_effort and a1 say how hard to think",
+    "moderation": "nothing is moderated here",
+    "namespace": "tools have plain names",
+    "output_schema": "what tools answer is read as text",
     "prediction": "the draft model predicts",
     "presence_penalty": "both models are sampled without penalties",
     "previous_response_id": "no response is kept here; send all messages",
     "prompt": "no prompts are kept here; send the messages",
+    "prompt_cache_key": "prompts are found in the cache by what they say",
+    "prompt_cache_options": "prompts are found in the cache by what they say",
+    "prompt_cache_retention": "prompts stay in the cache while there is room",
+    "refusal": "models here read text only",
     "service_tier": "there is one tier",
     "store": "nothing is stored here",
     "summary": "reasoning is given as the chains wrote it",
@@ -70,23 +92,46 @@ REFUSED: Mapping[str, str] = {
 }
 
 
-class Fields(BaseModel):
-    """An object of a request: strict, closed, and deaf to what says nothing new."""
+_UNSERVED = "unserved_field"
+UNKNOWN_KIND = "unknown_kind"
+"""The error of an object whose `type` is none of those that are served."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+
+class Fields(BaseModel):
+    """An object of a request: strict, closed, and deaf to what says nothing new.
+
+    `unserved`: fields that OpenAI's object has beside its own. Each has its reason in `REFUSED`.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra=lambda schema: _allow_null(schema))
+
+    unserved: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_neutral(cls, given: Any) -> Any:
-        return without_neutral(given)
+    def _take(cls, given: Any) -> Any:
+        """The fields that say something. Raises for the first that is unknown, whatever its value."""
+        if not isinstance(given, dict):
+            return given  # validation refuses it
+        own = {field.alias or name for name, field in cls.model_fields.items()}
+        fields = cast("dict[str, Any]", given)
+        told = {k: v for k, v in fields.items() if not (v is None or _among(v, NEUTRAL.get(k, ())))}
+        for name in fields:
+            if name not in own and (name in told or name not in cls.unserved):
+                raise _unserved(name, "" if name in REFUSED else nearest(clean(name), own))
+        return told
 
 
-def without_neutral(fields: Any) -> Any:
-    """The fields without those that say what happens anyway; what is no object is left for validation to refuse."""
-    if not isinstance(fields, dict):
-        return fields
-    given = cast("dict[str, Any]", fields)
-    return {k: v for k, v in given.items() if not (v is None or (k in NEUTRAL and _among(v, NEUTRAL[k])))}
+def _allow_null(schema: dict[str, Any]) -> None:
+    """Says in the document that null means "not given"."""
+    for name, field in schema.get("properties", {}).items():
+        if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
+            schema["properties"][name] = {"anyOf": [field, {"type": "null"}]}
+
+
+def _unserved(name: str, hint: str = "") -> PydanticCustomError:
+    """The error of a field, which validation places at its object."""
+    return PydanticCustomError(_UNSERVED, "has a field that is not served", {"name": name, "hint": hint})
 
 
 def check_whole(given: Any) -> Any:
@@ -103,22 +148,27 @@ def _among(value: Any, neutral: tuple[Any, ...]) -> bool:
     return any(type(value) is type(each) and value == each for each in neutral)
 
 
-def invalid(errors: Sequence[Any], known: Mapping[str, Sequence[str]]) -> ApiError:
-    """The 400 that names the field at fault. `errors`: of pydantic; `known`: fields of each object, by its path."""
+def invalid(errors: Sequence[Any]) -> ApiError:
+    """The 400 that names the field at fault. `errors`: of pydantic."""
     error = max(errors, key=lambda e: len(e["loc"]))
     path = _path(error["loc"])
-    name = path.rsplit(".", 1)[-1]
     if error["type"] in ("json_invalid", "json_type"):
         return ApiError(400, f"the body is no JSON: {error.get('ctx', {}).get('error', error['msg'])}", code="bad_json")
-    if error["type"] == "extra_forbidden":
-        if name in REFUSED:
-            return ApiError(400, f"{path} is not supported: {REFUSED[name]}", code="unsupported_parameter", param=path)
-        hint = nearest(name, known.get(re.sub(r"\[\d+\]", "[]", path.rpartition(".")[0]), ()))
-        return ApiError(400, f"unknown field {path}: {hint}", code="unknown_parameter", param=path)
+    if error["type"] == _UNSERVED:
+        return _refused(path, error["ctx"]["name"], error["ctx"]["hint"])
+    if error["type"] == UNKNOWN_KIND:
+        path += ".type"
     if error["type"] == "missing":
         return ApiError(400, f"{path} is missing", code="missing_required_parameter", param=path)
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     return ApiError(400, f"{path or 'the body'}: {message}", code="invalid_value", param=path or None)
+
+
+def _refused(where: str, name: str, hint: str) -> ApiError:
+    path = f"{where}.{clean(name)}".removeprefix(".")
+    if name in REFUSED:
+        return ApiError(400, f"{path} is not supported: {REFUSED[name]}", code="unsupported_parameter", param=path)
+    return ApiError(400, f"unknown field {path}: {hint}", code="unknown_parameter", param=path)
 
 
 def _path(where: Sequence[str | int]) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from a1agent import structured, tools
 from a1agent.errors import InvalidQuestion
-from a1agent.server.errors import ApiError
+from a1agent.server.errors import ApiError, api_error_of
 from a1agent.server.fields import Fields
 from a1agent.types import Question, Result
 
@@ -82,20 +82,17 @@ def choice_of(choice: ToolChoice | None) -> str:
     return choice.function.name if isinstance(choice, NamedTool) else choice
 
 
-def check(question: Question) -> None:
-    """Raises `ApiError` that names `tools` or `response_format` for what is none. Takes time: not for an event loop."""
+def check(question: Question, names: Mapping[str, str]) -> None:
+    """Raises `ApiError` for tools or a format that are none, under the API's `names`. Not for an event loop."""
     try:
         tools.offer(question)
-    except InvalidQuestion as error:
-        raise ApiError(400, str(error), code="invalid_value", param="tools") from None
-    try:
         structured.format_of(question)
     except InvalidQuestion as error:
-        raise ApiError(400, str(error), code="invalid_value", param="response_format") from None
+        raise api_error_of(error, names) from error
     if any(_patterns(question.response_format or {})):
-        raise _pattern("response_format")
+        raise _pattern(names["response_format"])
     if any(any(_patterns(_parameters(tool))) for tool in question.tools if _strict(tool)):
-        raise _pattern("tools")
+        raise _pattern(names["tools"])
 
 
 def tool_calls_of(result: Result, question: Question) -> list[tuple[str, str, str]]:

@@ -13,7 +13,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -29,6 +29,7 @@ _OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
 """Paths that need no key; what is under `/page/` needs none either."""
 
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_MOST_USER = 512
 Count = Callable[[str, int, str, float], None]
 
 
@@ -50,7 +51,7 @@ class Guard:
         asked_id = headers.get("x-request-id", "")
         state = scope.setdefault("state", {})
         state["id"] = asked_id if _ID.fullmatch(asked_id) else f"req_{secrets.token_hex(12)}"
-        answer = _Answer(send, state["id"])
+        answer = _Answer(send, state["id"], self._cors(headers.get("origin")))
         try:
             state["key"] = self._check(scope, headers)
             body = await self._body(scope, headers, receive)
@@ -58,7 +59,7 @@ class Guard:
                 logs.write(logging.INFO, "body", id=state["id"], body=body.decode(errors="replace"))
             await self._app(scope, _replay(body, receive), answer)
         except Exception as error:
-            state["error"] = await answer.fail(error)
+            state["error"] = await answer.fail(api_error_of(error))
         finally:
             self._report(scope, answer)
 
@@ -95,6 +96,12 @@ class Guard:
         if origin is not None and origin not in own and origin not in self._settings.allowed_origins:
             raise ApiError(403, f"pages of {origin[:100]!r} may not call this server", code="forbidden_origin")
 
+    def _cors(self, origin: str | None) -> dict[str, str]:
+        """What lets a page of an allowed site read the guard's own refusals; those behind it are the application's."""
+        if origin is None or origin not in self._settings.allowed_origins:
+            return {}
+        return {"access-control-allow-origin": origin, "vary": "origin"}
+
     async def _body(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return b""
@@ -130,14 +137,28 @@ class Guard:
             "request",
             id=state["id"],
             key=state.get("key") or None,
-            user=state.get("user"),
+            user=logs.clean(state.get("user") or "", _MOST_USER) or None,
             method=scope["method"],
-            path=scope["path"],
+            path=logs.clean(scope["path"]) if route == "other" else route,
             status=answer.status,
-            error=state.get("error"),
             seconds=round(answer.seconds, 4),
+            **self._told(state.get("error")),
             **fields,
         )
+
+    def _told(self, error: ApiError | None) -> dict[str, Any]:
+        """What the log may hold of an error: not its message, unless the operator wants prompts in it."""
+        if error is None:
+            return {}
+        cause = error.__cause__
+        return {
+            "code": error.code,
+            "type": error.kind,
+            "param": error.param,
+            "cause": type(cause).__name__ if cause is not None else None,
+            "traceback": logs.frames(cause) if cause is not None and error.code == "internal_error" else None,
+            "error": str(cause or error) if self._settings.log_prompts else None,
+        }
 
 
 def _level(status: int) -> int:
@@ -150,9 +171,10 @@ def _level(status: int) -> int:
 class _Answer:
     """The response on its way out: adds headers, and remembers what became of it."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, cors: Mapping[str, str]) -> None:
         self._send = send
         self._id = request_id
+        self._cors = cors
         self._came = time.perf_counter()
         self._begun = False
         self.status = 499
@@ -171,18 +193,15 @@ class _Answer:
             headers["x-content-type-options"] = "nosniff"
         await self._send(message)
 
-    async def fail(self, error: Exception) -> str:
-        """Answers with the error, where nothing was sent yet; returns what it tells."""
-        told = api_error_of(error)
-        if told.status == 500:
-            logs.LOGGER.error("failed", exc_info=error, extra={"fields": {"id": self._id}})
+    async def fail(self, told: ApiError) -> ApiError:
+        """Answers with the error, where nothing was sent yet; returns it."""
         if not self._begun:
             await self._tell(told)
-        return told.message
+        return told
 
     async def _tell(self, told: ApiError) -> None:
         body = json.dumps(told.body).encode()
-        headers = {"content-type": "application/json", "content-length": str(len(body)), **told.headers}
+        headers = {"content-type": "application/json", "content-length": str(len(body)), **told.headers, **self._cors}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self({"type": "http.response.start", "status": told.status, "headers": raw})
         await self._send({"type": "http.response.body", "body": body})

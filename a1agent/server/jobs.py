@@ -18,7 +18,7 @@ from a1agent.agent import A1
 from a1agent.config import Options
 from a1agent.events import Event, QuestionOpened, VoteClosed
 from a1agent.fold import StatsFold
-from a1agent.server.errors import ApiError
+from a1agent.server.errors import ApiError, api_error_of
 from a1agent.stats import RejectionStats
 from a1agent.types import Question, Result, Usage
 
@@ -27,12 +27,16 @@ __all__ = ["Asked", "Job"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a request asks of the agent, checked against the caps: `n` answers under `options`."""
+    """What a request asks of the agent, checked against the caps: `n` answers under `options`.
+
+    `names`: what the API calls the parts of the question, for errors.
+    """
 
     question: Question
     options: Options
     n: int
     tenant: str
+    names: Mapping[str, str]
 
     @property
     def values(self) -> Mapping[str, Any]:
@@ -48,12 +52,16 @@ class _Outcome:
 
 @dataclass(eq=False)
 class Job:
-    """The calls of one request while they run. `events` hands on what happens, as (answer's number, event)."""
+    """The calls of one request while they run. `events` hands on what happens, as (answer's number, event).
+
+    `admitted`: when its request was, by the service's clock.
+    """
 
     agent: A1
     asked: Asked
     watch: Callable[[Event], None]
     on_end: Callable[[Job], None]
+    admitted: float
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -86,7 +94,7 @@ class Job:
         return [result for result in self._outcome.results if result is not None]
 
     async def begun(self, most_s: float) -> None:
-        """Waits up to `most_s` seconds for its first event. Raises what went wrong before there was one."""
+        """Waits up to `most_s` seconds for its first event. Raises `ApiError` where a call failed before that."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(most_s):
                 await self._begun.wait()
@@ -94,7 +102,7 @@ class Job:
             raise self._outcome.error
 
     async def events(self) -> AsyncGenerator[tuple[int, Event]]:
-        """What happens, until all its calls have ended. Raises what went wrong in one; closing it cancels the job."""
+        """What happens, until all its calls end. Raises `ApiError` where one failed; closing it cancels the job."""
         try:
             while (item := await self._queue.get()) is not None:
                 yield item
@@ -104,7 +112,7 @@ class Job:
             self.cancel()
 
     async def finish(self) -> list[Result]:
-        """The results. Raises what went wrong; cancelling it cancels the job."""
+        """The results. Raises `ApiError` where a call failed; cancelling it cancels the job."""
         async with contextlib.aclosing(self.events()) as events:
             async for _ in events:
                 pass
@@ -126,7 +134,7 @@ class Job:
                 for number in range(self.asked.n):
                     group.create_task(self._answer(number))
         except BaseExceptionGroup as errors:
-            self._outcome.error = next(_leaves(errors))
+            self._outcome.error = api_error_of(next(_leaves(errors)), self.asked.names)
         except asyncio.CancelledError as error:
             self._outcome.error = self._reason or error
         finally:

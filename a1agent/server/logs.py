@@ -1,4 +1,7 @@
-"""The server's log: one JSON object a line, with request ids, without prompts and keys."""
+"""The server's log: one JSON object a line, with request ids; without prompts, answers and keys.
+
+Messages of errors stay out of it too, since they may repeat what a client or a model wrote: it has their codes.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,19 @@ import json
 import logging
 import sys
 import time
+import traceback
 from typing import Any, TextIO
 
-__all__ = ["LOGGER", "configure", "write"]
+__all__ = ["LOGGER", "clean", "configure", "frames", "write"]
 
 LOGGER = logging.getLogger("a1agent.server")
+
+_LEVELS = {
+    "a1agent": logging.WARNING,
+    "a1agent.server": logging.INFO,
+    "uvicorn": logging.INFO,
+    "uvicorn.error": logging.INFO,
+}
 
 
 def write(level: int, event: str, **fields: Any) -> None:
@@ -18,15 +29,25 @@ def write(level: int, event: str, **fields: Any) -> None:
     LOGGER.log(level, event, extra={"fields": {k: v for k, v in fields.items() if v is not None}})
 
 
+def clean(name: str, most: int = 64) -> str:
+    """What a client calls something, fit for a log: one line, at most so many characters."""
+    return "".join(c if c.isprintable() else "?" for c in name[:most])
+
+
+def frames(error: BaseException) -> str:
+    """Where an error came from, and its kind; not its message."""
+    return "".join((*traceback.format_tb(error.__traceback__), type(error).__name__))
+
+
 def configure(stream: TextIO | None = None) -> None:
-    """Sends this log, and uvicorn's, to a stream (stderr) as JSON lines."""
+    """Sends this log, that of a1agent as a whole, and uvicorn's to a stream (stderr) as JSON lines."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonLines())
-    for name in ("a1agent.server", "uvicorn", "uvicorn.error"):
+    for name, level in _LEVELS.items():
         logger = logging.getLogger(name)
-        logger.handlers[:] = [handler] if name != "uvicorn.error" else []
-        logger.setLevel(logging.INFO)
-        logger.propagate = name == "uvicorn.error"
+        logger.handlers[:] = [] if "." in name else [handler]
+        logger.setLevel(level)
+        logger.propagate = "." in name
 
 
 class _JsonLines(logging.Formatter):

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from a1agent.events import VoteClosed
 from a1agent.narrator import Narrator
 from a1agent.server.answers import Tokens, finish_reason, outcome_of
+from a1agent.server.document import ResponseObject, answer
 from a1agent.server.errors import ApiError
 from a1agent.server.formats import content_of, tool_calls_of
 from a1agent.server.jobs import Job
@@ -31,8 +32,9 @@ Json = dict[str, Any]
 def router(service: Service) -> APIRouter:
     """The route."""
     routes = APIRouter()
+    told = answer(ResponseObject, "the response, or with `stream` its events as server-sent events")
 
-    @routes.post("/v1/responses", response_model=None, summary="Create a response")
+    @routes.post("/v1/responses", response_model=None, responses=told, summary="Create a response")
     async def create(body: ResponsesRequest, request: Request) -> Response:
         service.check_model(body.model)
         asked = asked_of(body, service.agent.options, service.settings, request.state.key)

@@ -2,60 +2,102 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Discriminator, Field, Tag
 
 from a1agent.config import Options
 from a1agent.effort import Effort
-from a1agent.errors import InvalidQuestion
-from a1agent.server.asking import AskingFields, Extension, Wishes, make_asked, text_of
-from a1agent.server.errors import ApiError
-from a1agent.server.fields import Fields
+from a1agent.server.asking import AskingFields, Content, Wishes, make_asked
+from a1agent.server.errors import CHAT_NAMES, ApiError
+from a1agent.server.fields import UNKNOWN_KIND, Fields
 from a1agent.server.formats import Function, NamedFunction
 from a1agent.server.jobs import Asked
 from a1agent.server.settings import ServerSettings
 from a1agent.types import Message, Question
 
-__all__ = ["KNOWN", "InputItem", "ResponsesRequest", "asked_of"]
+__all__ = ["ResponsesRequest", "asked_of"]
 
 
-class InputItem(Fields):
-    """A part of the conversation, as a client writes it or an earlier response gave it."""
+class MessageItem(Fields):
+    """What somebody said, as a client writes it or an earlier response gave it."""
 
-    type: Literal["message", "reasoning", "function_call", "function_call_output"] = "message"
-    role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: Annotated[str, BeforeValidator(text_of)] = ""
-    summary: list[Any] = Field(default_factory=list, max_length=0)
-    call_id: str | None = None
-    name: str | None = None
-    arguments: str | None = None
-    output: Annotated[str | None, BeforeValidator(text_of)] = None
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content = ""
     id: str | None = None
     status: str | None = None
     phase: str | None = None
     a1: dict[str, Any] | None = None
 
-    @model_validator(mode="after")
-    def _is_whole(self) -> InputItem:
-        for name in _NEEDED[self.type]:
-            if getattr(self, name) is None:
-                raise ValueError(f"a part of type {self.type} has a field {name}")
-        return self
+
+class ReasoningItem(Fields):
+    """What the chains thought before the answer that follows."""
+
+    type: Literal["reasoning"]
+    content: Content = ""
+    summary: list[Any] = Field(default_factory=list, max_length=0)
+    id: str | None = None
+    status: str | None = None
+
+    unserved = frozenset({"encrypted_content"})
 
 
-_NEEDED = {
-    "message": ("role",),
-    "reasoning": (),
-    "function_call": ("call_id", "name", "arguments"),
-    "function_call_output": ("call_id", "output"),
+class CallItem(Fields):
+    """A tool call of an earlier response."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    id: str | None = None
+    status: str | None = None
+
+    unserved = frozenset({"caller", "namespace"})
+
+
+class CallOutputItem(Fields):
+    """What the tool answered."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: Content
+    name: str | None = None
+    id: str | None = None
+    status: str | None = None
+
+    unserved = frozenset({"caller", "namespace"})
+
+
+def _kind(item: Any) -> Any:
+    """The name of an item's branch, which is no name of a field: errors tell the path without it."""
+    kind = cast("dict[str, Any]", item).get("type") if isinstance(item, dict) else getattr(item, "type", None)
+    return _KINDS.get(kind or "message") if isinstance(kind, str | None) else None
+
+
+_KINDS = {
+    "message": "Message",
+    "reasoning": "Reasoning",
+    "function_call": "Call",
+    "function_call_output": "CallOutput",
 }
+
+InputItem = Annotated[
+    Annotated[MessageItem, Tag("Message")]
+    | Annotated[ReasoningItem, Tag("Reasoning")]
+    | Annotated[CallItem, Tag("Call")]
+    | Annotated[CallOutputItem, Tag("CallOutput")],
+    Discriminator(_kind, UNKNOWN_KIND, f"it is one of {', '.join(_KINDS)}"),
+]
+"""A part of the conversation."""
 
 
 class FunctionTool(Function):
     """A tool that the client runs."""
 
     type: Literal["function"]
+
+    unserved = frozenset({"allowed_callers", "defer_loading", "output_schema"})
 
 
 class NamedTool(NamedFunction):
@@ -79,11 +121,15 @@ class Reasoning(Fields):
 
     effort: Effort | None = None
 
+    unserved = frozenset({"context", "generate_summary", "mode", "summary"})
+
 
 class TextSettings(Fields):
     """How the answer is written."""
 
     format: Format | None = None
+
+    unserved = frozenset({"verbosity"})
 
 
 class StreamOptions(Fields):
@@ -104,16 +150,31 @@ class ResponsesRequest(AskingFields):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     stream_options: StreamOptions | None = None
 
+    unserved = frozenset(
+        {
+            "access_programs",
+            "background",
+            "context_management",
+            "conversation",
+            "image",
+            "include",
+            "max_tool_calls",
+            "metadata",
+            "moderation",
+            "previous_response_id",
+            "prompt",
+            "prompt_cache_key",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+            "service_tier",
+            "store",
+            "top_logprobs",
+            "truncation",
+        }
+    )
 
-KNOWN = {
-    "": tuple(ResponsesRequest.model_fields),
-    "input[]": tuple(InputItem.model_fields),
-    "reasoning": tuple(Reasoning.model_fields),
-    "text": tuple(TextSettings.model_fields),
-    "tools[]": tuple(FunctionTool.model_fields),
-    "a1": tuple(Extension.model_fields),
-}
-"""Fields by object, for the hints of errors."""
+
+_NAMES = {**CHAT_NAMES, "messages": "input", "response_format": "text.format"}
 
 
 def asked_of(request: ResponsesRequest, options: Options, settings: ServerSettings, tenant: str) -> Asked:
@@ -129,18 +190,19 @@ def asked_of(request: ResponsesRequest, options: Options, settings: ServerSettin
         top_p=request.top_p,
         effort=request.reasoning.effort if request.reasoning else None,
         extension=request.a1,
+        names=_NAMES,
     )
-    try:
-        question = Question(
-            messages=tuple(_messages(request)),
-            tools=tuple(_tool(tool) for tool in request.tools),
-            tool_choice=_choice(request.tool_choice),
-            parallel_tool_calls=request.parallel_tool_calls,
-            response_format=_format(request.text.format) if request.text and request.text.format else None,
-        )
-    except InvalidQuestion as error:
-        raise ApiError(400, str(error), code="invalid_value", param="input") from None
-    return make_asked(question, wishes, options, settings, tenant)
+    return make_asked(lambda: _question(request), wishes, options, settings, tenant)
+
+
+def _question(request: ResponsesRequest) -> Question:
+    return Question(
+        messages=tuple(_messages(request)),
+        tools=tuple(_tool(tool) for tool in request.tools),
+        tool_choice=_choice(request.tool_choice),
+        parallel_tool_calls=request.parallel_tool_calls,
+        response_format=_format(request.text.format) if request.text and request.text.format else None,
+    )
 
 
 def _messages(request: ResponsesRequest) -> list[Message]:
@@ -149,7 +211,7 @@ def _messages(request: ResponsesRequest) -> list[Message]:
         return [*messages, Message(role="user", content=request.input)]
     reasoning = ""
     for item in request.input:
-        if item.type == "reasoning":
+        if isinstance(item, ReasoningItem):
             reasoning = item.content
             continue
         messages.append(_message(item, reasoning))
@@ -157,15 +219,16 @@ def _messages(request: ResponsesRequest) -> list[Message]:
     return messages
 
 
-def _message(item: InputItem, reasoning: str) -> Message:
-    if item.type == "function_call_output":
-        return Message(role="tool", content=item.output or "", extra={"tool_call_id": item.call_id})
+def _message(item: MessageItem | CallItem | CallOutputItem, reasoning: str) -> Message:
+    if isinstance(item, CallOutputItem):
+        named = {} if item.name is None else {"name": item.name}
+        return Message(role="tool", content=item.output, extra={"tool_call_id": item.call_id, **named})
     extra: dict[str, Any] = {"reasoning_content": reasoning} if reasoning else {}
-    if item.type == "function_call":
+    if isinstance(item, CallItem):
         function = {"name": item.name, "arguments": item.arguments}
         call = {"id": item.call_id, "type": "function", "function": function}
         return Message(role="assistant", content="", extra={**extra, "tool_calls": [call]})
-    role = "system" if item.role in ("developer", None) else item.role
+    role = "system" if item.role == "developer" else item.role
     return Message(role=role, content=item.content, extra=extra if role == "assistant" else {})
 
 

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -34,6 +34,7 @@ class Service:
         self.agent = agent
         self.settings = settings
         self.created = int(time.time())
+        self.clock: Callable[[], float] = time.perf_counter
         self.admission = Admission(settings.running, settings.waiting, len(settings.keys))
         self.metrics = Metrics(agent, self.admission)
         self._jobs: set[Job] = set()
@@ -48,8 +49,9 @@ class Service:
     def check_model(self, name: str) -> None:
         """Raises `ApiError` 404 for a model that is not the one served."""
         if name != self.settings.name:
-            hint = nearest(name, [self.settings.name])
-            raise ApiError(404, f"there is no model {name!r}: {hint}", code="model_not_found", param="model")
+            shown = logs.clean(name)
+            hint = nearest(shown, [self.settings.name])
+            raise ApiError(404, f"there is no model {shown!r}: {hint}", code="model_not_found", param="model")
 
     def model(self) -> dict[str, Any]:
         """The model served, as OpenAI describes one; under `a1` what it is made of."""
@@ -79,23 +81,23 @@ class Service:
 
     async def start(self, request: Request, asked: Asked) -> Job:
         """The request's job, once it is admitted. Raises `ApiError`, also when the client leaves the queue."""
-        came = time.perf_counter()
-        await asyncio.to_thread(formats.check, asked.question)
+        came = self.clock()
+        await asyncio.to_thread(formats.check, asked.question, asked.names)
         most_s = asked.options.timeout_s or self.settings.max_seconds
         gone = asyncio.create_task(_disconnect(request))
         try:
             await self.admission.enter(asked.tenant, most_s, gone)
         finally:
             gone.cancel()
-        admitted = time.perf_counter()
+        admitted = self.clock()
         try:
             await self._models(request, max(0.001, most_s - (admitted - came)))
         except BaseException:
-            self.admission.leave(time.perf_counter() - admitted)
+            self.admission.leave(self.clock() - admitted)
             raise
-        left = max(0.001, most_s - (time.perf_counter() - came))
+        left = max(0.001, most_s - (self.clock() - came))
         timed = dataclasses.replace(asked, options=asked.options.replace(timeout_s=left))
-        job = Job(self.agent, timed, self.metrics.event, self._ended)
+        job = Job(self.agent, timed, self.metrics.event, self._ended, admitted)
         self._jobs.add(job)
         request.state.job = job
         return job
@@ -110,6 +112,9 @@ class Service:
         except TimeoutError:
             message = f"the models are still loading after {most_s:.1f} s"
             raise ApiError(503, message, code="model_loading", retry_after_s=_AGAIN_S) from None
+        except A1Error as error:  # the operator's to mend; what it says of paths and packages is not the client's
+            message = "the models do not load; the server's log says why"
+            raise ApiError(503, message, code="model_unavailable") from error
 
     def drain(self) -> None:
         """Takes no more requests, and cancels those that still run when the grace period ends."""
@@ -131,7 +136,7 @@ class Service:
     def _ended(self, job: Job) -> None:
         self._jobs.discard(job)
         self.metrics.job(job)
-        self.admission.leave(job.seconds)
+        self.admission.leave(self.clock() - job.admitted)
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

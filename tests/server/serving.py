@@ -1,14 +1,19 @@
 """A real server over a real socket, in the test's own event loop."""
 
 import asyncio
+import gc
+import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import uvicorn
+from fastapi import FastAPI
 from openai import AsyncOpenAI
 
 from a1agent import A1
@@ -81,9 +86,9 @@ async def serving(
             await own.aclose()
 
 
-def in_process(agent: A1, **settings: Any) -> httpx2.AsyncClient:
+def in_process(agent: A1, app: FastAPI | None = None, **settings: Any) -> httpx2.AsyncClient:
     """A client that calls the application without a socket: for what is refused before anything runs."""
-    app = create_app(agent, ServerSettings(**settings))
+    app = app or create_app(agent, ServerSettings(**settings))
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://localhost")
 
 
@@ -94,20 +99,81 @@ async def until(true: Any) -> None:
             await asyncio.sleep(0.001)
 
 
+def body(**fields: Any) -> bytes:
+    """A request for a chat completion, as it goes over the wire."""
+    asked: Any = {"model": "a1", "messages": [{"role": "user", "content": SUM}]}
+    return posted(json.dumps(asked | fields).encode())
+
+
+def posted(content: bytes, **headers: Any) -> bytes:
+    """A body with its head; a header that is None is left out."""
+    usual = {"host": "localhost", "content-type": "application/json", "content-length": len(content)}
+    given = {name: value for name, value in (usual | headers).items() if value is not None}
+    lines = ("POST /v1/chat/completions HTTP/1.1", *(f"{name}: {value}" for name, value in given.items()), "", "")
+    return "\r\n".join(lines).encode() + content
+
+
+async def nothing_left(running: Running) -> None:
+    """Waits until every request has let go of all it held."""
+    await until(lambda: running.service.admission.running == 0 and running.alive == 0)
+    await until(lambda: not [t for t in asyncio.all_tasks() if t.get_name().startswith("a1 ")])
+
+
+@asynccontextmanager
+async def leaving_nothing(running: Running) -> AsyncIterator[None]:
+    """What happens inside leaves no more sequences, tasks and open files behind than there were before."""
+
+    async def counted() -> tuple[int, int]:
+        await nothing_left(running)
+        await until(lambda: not running.server.server_state.connections)
+        gc.collect()
+        return len(asyncio.all_tasks()), open_files()
+
+    async with running.client(KEY) as client:  # what the first stream starts stays for all others
+        async for _ in await client.chat.completions.create(
+            model="a1", messages=[{"role": "user", "content": SUM}], stream=True
+        ):
+            pass
+    tasks, files = await counted()
+    yield
+    await counted()
+    await until(lambda: len(asyncio.all_tasks()) <= tasks)
+    await until(lambda: open_files() <= files)
+
+
+def open_files() -> int:
+    """Of this process; 0 where the system does not tell."""
+    folder = Path("/proc/self/fd")
+    return len(os.listdir(folder)) if folder.exists() else 0
+
+
 @dataclass
 class Gate:
-    """A model's time: it reads at once, and writes once the gate is open."""
+    """A model's time: it reads at once, writes `free` steps, and the others once the gate is open."""
 
     open: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: int = 0
+    free: int = 0
+    one: bool = False
+
+    def let_one_pass(self) -> None:
+        """Opens it for the one that waits, and closes it behind."""
+        assert self.waiting == 1
+        self.one = True
+        self.open.set()
 
     async def serve(self, to_read: int, to_write: int) -> Work:
-        if to_write:
+        if to_write and self.free:
+            self.free -= 1
+        elif to_write:
             self.waiting += 1
             try:
                 await self.open.wait()
             finally:
                 self.waiting -= 1
+                if self.one:
+                    self.one = False
+                    self.open.clear()
         return Work(decoded_tokens=to_read + to_write)
 
 

@@ -5,10 +5,13 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 from pydantic import BaseModel
 
 from a1agent import A1, RejectionStats
 from a1agent.backends.scripted import ScriptedBackend, load
+from a1agent.server.chat_request import ChatMessage, ChatRequest
+from a1agent.server.fields import REFUSED
 from tests.doubles import Failing, Fixed, Rambling, sums_pair
 from tests.server.serving import SUM, Gate, held_agent, in_process, serving, until
 
@@ -22,6 +25,13 @@ UNSUPPORTED = "unsupported_parameter"
 
 def tool(name: str, parameters: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": parameters, **more}}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+PART = {"type": "text", "text": "x"}
 
 
 def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +124,15 @@ async def test_effort_and_n_stay_within_the_cap_on_chains() -> None:
     assert answer.model_extra["a1"]["chains_started"] == 10
 
 
+async def test_caps_below_the_operators_own_options_bound_them_and_refuse_nobody() -> None:
+    caps: Any = {"max_tokens": 20, "max_chains": 2, "max_turns": 2}
+    async with serving(**caps) as running, running.client() as client:
+        answer = await client.chat.completions.create(**ASKED)
+    stats = answer.model_extra["a1"]
+    assert stats["chains_started"] == 2
+    assert stats["drafted_tokens"] <= 2 * (20 + 20)  # a chain, and the answer that it is made to state
+
+
 async def test_a_whole_conversation_is_read() -> None:
     messages: Any = [
         {"role": "developer", "content": "Add."},
@@ -154,6 +173,17 @@ async def test_values_that_change_nothing_are_let_through() -> None:
         ({"tools": [tool("f", {"type": "nothing"})]}, "tools", "invalid_value"),
         ({"tools": [tool("f", {}), tool("f", {})]}, "tools", "invalid_value"),
         ({"tools": [tool("f", {})], "tool_choice": "fly"}, "tool_choice", "invalid_value"),
+        ({"tools": [tool("f", {})], "tool_choice": named("g")}, "tool_choice", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"temperatur": None}, "temperatur", "unknown_parameter"),
+        ({"Temperature": 1}, "Temperature", "unknown_parameter"),
+        ({"a1": {"chans": None}}, "a1.chans", "unknown_parameter"),
+        ({"a1": {"store": False}}, "a1.store", "unsupported_parameter"),
+        ({"previous_response_id": None}, "previous_response_id", "unsupported_parameter"),
+        ({"prompt_cache_key": "x"}, "prompt_cache_key", "unsupported_parameter"),
+        ({"messages": [{"role": "user", "content": "x", "tone": None}]}, "messages[0].tone", "unknown_parameter"),
+        ({"messages": [{"role": "user", "content": [PART | {"tone": 1}]}]}, "messages[0].content", "invalid_value"),
+        ({"tools": [tool("f", {}, tone=None)]}, "tools[0].function.tone", "unknown_parameter"),
         ({"tools": [tool("f", {"properties": {"x": {"pattern": "(a+)+$"}}}, strict=True)]}, "tools", UNSUPPORTED),
         ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "invalid_value"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
@@ -193,6 +223,20 @@ async def test_a_field_that_cannot_be_served_is_refused_by_name(fields: Any, par
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
     assert error["type"] == "invalid_request_error"
+
+
+async def test_null_in_a_field_that_is_known_means_that_it_is_not_given() -> None:
+    fields = {*ChatRequest.model_fields, *ChatRequest.unserved} - set(ASKED)
+    async with A1(*sums_pair(), calibration=None) as agent, in_process(agent) as client:
+        answer = await client.post("/v1/chat/completions", json=ASKED | dict.fromkeys(fields))
+    assert answer.status_code == 200, answer.text
+
+
+def test_every_field_that_is_not_served_has_a_reason_and_every_field_of_the_client_is_known() -> None:
+    known = {*ChatRequest.model_fields, *ChatRequest.unserved}
+    assert CompletionCreateParamsBase.__annotations__.keys() <= known
+    for kind in (ChatRequest, ChatMessage):
+        assert kind.unserved <= REFUSED.keys() and not kind.unserved & kind.model_fields.keys()
 
 
 async def test_a_refusal_reaches_the_official_client_as_its_own_error() -> None:
@@ -257,10 +301,16 @@ async def test_a_stream_without_usage_ends_with_its_finish_reason_and_the_statis
 
 async def test_a_stream_shows_each_step_when_it_stands_not_when_all_is_done() -> None:
     gate = Gate()
-    async with held_agent(gate, chains=1) as agent, serving(agent) as running, running.client() as client:
-        stream = await client.chat.completions.create(**ASKED, stream=True)
+    extra: Any = {"a1": {"chains": 1, "rejection_rate": 0.0, "lookahead": "off"}}
+    async with held_agent(gate) as agent, serving(agent) as running, running.client() as client:
+        stream = await client.chat.completions.create(**ASKED, stream=True, extra_body=extra)
         first = await anext(aiter(stream))
         assert first.choices[0].delta.role == "assistant"  # before any step was drafted
+        for step in ("1 + 2 = ", " + 3 = "):
+            await until(lambda: gate.waiting == 1)
+            gate.let_one_pass()
+            thought = await anext(aiter(stream))  # while the gate holds the next step back
+            assert step in thought.choices[0].delta.model_extra["reasoning_content"]
         await until(lambda: gate.waiting == 1)
         gate.open.set()
         rest = [chunk async for chunk in stream]
@@ -365,6 +415,34 @@ async def test_a_stream_ends_with_its_tool_calls() -> None:
     assert final.choices[0].finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("question", "choice", "called"),
+    [
+        ("Please add 17 and 25", "auto", ["add"]),
+        ("Please add 17 and 25", "none", []),
+        ("Good day", "auto", []),
+        ("Good day", "required", ["add"]),
+        ("Please add 17 and 25", "required", ["add"]),
+        ("Please add 17 and 25", named("multiply"), ["multiply"]),
+    ],
+    ids=["auto", "none", "auto-words", "required-words", "required", "named"],
+)
+async def test_the_choice_of_a_tool_is_kept(question: str, choice: Any, called: list[str], stream: bool) -> None:
+    multiply = tool("multiply", NUMBERS)
+    asked: Any = {"messages": [{"role": "user", "content": question}], "tools": [ADD, multiply], "tool_choice": choice}
+    async with obedient() as agent, serving(agent) as running, running.client() as client:
+        if stream:
+            async with client.chat.completions.stream(model="a1", **asked) as events:
+                answer: Any = await events.get_final_completion()
+        else:
+            answer = await client.chat.completions.create(model="a1", **asked)
+    first = answer.choices[0]
+    assert [call.function.name for call in first.message.tool_calls or []] == called
+    assert first.finish_reason == ("tool_calls" if called else "stop")
+    assert called or "You said" in (first.message.content or "")
+
+
 async def test_an_answer_in_a_format_is_json_and_nothing_else() -> None:
     messages: Any = [{"role": "user", "content": "The total is 42"}]
     async with obedient() as agent, serving(agent) as running, running.client() as client:
@@ -385,5 +463,6 @@ async def test_a_format_that_no_chain_keeps_to_is_an_error() -> None:
 
 async def test_tools_for_a_model_without_a_template_for_them_are_refused() -> None:
     async with serving() as running, running.client() as client:
-        with pytest.raises(openai.BadRequestError, match="no template for tools"):
+        with pytest.raises(openai.BadRequestError, match="no template for tools") as caught:
             await client.chat.completions.create(**ASKED, tools=[ADD])
+    assert caught.value.param == "tools"

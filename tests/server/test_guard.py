@@ -1,5 +1,6 @@
 """Who may come in, and with what."""
 
+import asyncio
 import json
 import logging
 from pathlib import Path
@@ -11,7 +12,7 @@ from a1agent import A1, InvalidOption, UsageError
 from a1agent.server import Keys, ServerSettings, read_keys
 from a1agent.server.run import bind
 from tests.doubles import sums_pair
-from tests.server.serving import KEY, SUM, in_process, serving
+from tests.server.serving import KEY, SUM, in_process, posted, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -54,6 +55,64 @@ async def test_the_own_page_may_call_and_allowed_sites_get_cors() -> None:
     assert (await ask({"origin": "http://localhost"})).status_code == 200
     answer = await ask({"origin": "https://ui.example"}, allowed_origins=("https://ui.example",))
     assert answer.headers["access-control-allow-origin"] == "https://ui.example"
+
+
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization, content-type, x-stainless-os, x-stainless-retry-count",
+}
+
+
+async def test_a_browser_may_ask_whether_it_may_call() -> None:
+    site, keys = "https://ui.example", Keys({"ann": KEY})
+    async with serving(allowed_origins=(site,), keys=keys) as running, running.http() as client:
+        asked = await client.options(CHAT, headers=PREFLIGHT | {"origin": site})  # which browsers do without a key
+        refused = await client.options(CHAT, headers=PREFLIGHT | {"origin": "https://evil.example"})
+        late = await client.post(CHAT, json=ASKED, headers={"origin": site})
+    assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, site)
+    assert {"GET", "POST"} <= set(asked.headers["access-control-allow-methods"].split(", "))
+    for name in PREFLIGHT["access-control-request-headers"].split(", "):
+        assert name in asked.headers["access-control-allow-headers"]
+    assert "access-control-allow-credentials" not in asked.headers
+    assert refused.status_code == 403 and "access-control-allow-origin" not in refused.headers
+    # what the guard itself refuses can be read by the page too
+    assert (late.status_code, late.headers["access-control-allow-origin"]) == (401, site)
+
+
+async def test_without_allowed_sites_there_is_no_cors() -> None:
+    async with serving() as running, running.http() as client:
+        answer = await client.options(CHAT, headers=PREFLIGHT | {"origin": running.url})
+        own = await client.post(CHAT, json=ASKED, headers={"origin": running.url})
+    assert answer.status_code == 405 and own.status_code == 200
+    assert not [name for name in (*answer.headers, *own.headers) if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"host": "evil.example"}, 403, "unknown_host"),
+        ({"host": None}, 400, None),
+        ({"origin": "http://evil.example"}, 403, "forbidden_origin"),
+        ({"origin": "null"}, 403, "forbidden_origin"),
+        ({"content-type": "text/plain"}, 415, "unsupported_media_type"),
+        ({"content-type": None}, 415, "unsupported_media_type"),
+        ({"authorization": None}, 401, "invalid_api_key"),
+        ({"authorization": "Bearer x"}, 401, "invalid_api_key"),
+        ({}, 200, None),
+    ],
+    ids=str,
+)
+async def test_the_guard_stands_at_the_socket(headers: dict[str, Any], status: int, code: str | None) -> None:
+    given = {"authorization": f"Bearer {KEY}", "connection": "close"} | headers
+    async with serving(keys=Keys({"ann": KEY})) as running:
+        reader, writer = await asyncio.open_connection(*running.address)
+        writer.write(posted(json.dumps(ASKED).encode(), **given))
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert int(answer.split()[1]) == status
+    if code is not None:
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == code
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx"])
@@ -123,6 +182,7 @@ async def test_what_is_not_there_is_told_in_openais_shape() -> None:
         missing, wrong = await client.get("/v1/nope"), await client.get(CHAT)
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "unknown_url")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["allow"] == "POST"
 
 
 def test_keys_are_read_from_a_file_and_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +212,18 @@ def test_a_key_file_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None
 def test_an_address_that_others_reach_needs_a_key(host: str) -> None:
     with pytest.raises(UsageError, match="API key"):
         bind(host, 0, ServerSettings())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_with_a_key_others_may_reach_it(host: str) -> None:
+    with bind(host, 0, ServerSettings(keys=Keys({"ann": KEY}))) as listener:
+        assert listener.getsockname()[0] == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_this_machine_needs_no_key(host: str) -> None:
+    with bind(host, 0, ServerSettings()) as listener:
+        assert listener.getsockname()[0] in ("127.0.0.1", "::1")
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -190,4 +262,4 @@ async def test_the_log_names_what_was_refused(caplog: pytest.LogCaptureFixture) 
     caplog.set_level(logging.INFO, "a1agent.server")
     await ask(content=b"{")
     lines = [r.fields for r in caplog.records if r.getMessage() == "request"]  # type: ignore[attr-defined]
-    assert len(lines) == 1 and "JSON" in lines[0]["error"]
+    assert [(line["status"], line["code"]) for line in lines] == [(400, "bad_json")]

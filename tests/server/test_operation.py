@@ -1,13 +1,8 @@
-"""A server under load, while it ends, and with clients that leave: nothing is lost, nothing leaks."""
+"""A server under load, and with clients that leave: nothing is lost, nothing goes on for nobody."""
 
 import asyncio
-import contextlib
-import gc
-import json
-import os
 import socket
 import threading
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -18,34 +13,12 @@ from a1agent import A1
 from a1agent.server import Keys, create_app
 from a1agent.server.admission import Admission
 from a1agent.server.errors import ApiError
-from tests.doubles import sums_pair
-from tests.server.serving import KEY, SUM, Gate, Running, held_agent, raw, serving, until
+from tests.server.serving import KEY, SUM, Gate, body, held_agent, nothing_left, raw, serving, until
 
 pytestmark = pytest.mark.anyio
 
 OTHER = "another-key-of-somebody"
 ASKED: Any = {"model": "a1", "messages": [{"role": "user", "content": SUM}]}
-
-
-def body(**fields: Any) -> bytes:
-    content = json.dumps(ASKED | fields).encode()
-    head = (
-        "POST /v1/chat/completions HTTP/1.1",
-        "Host: localhost",
-        "Content-Type: application/json",
-        f"Content-Length: {len(content)}",
-    )
-    return "\r\n".join((*head, "", "")).encode() + content
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-async def nothing_left(running: Running) -> None:
-    """Waits until every request has let go of all it held."""
-    await until(lambda: running.service.admission.running == 0 and running.alive == 0)
-    await until(lambda: not [t for t in asyncio.all_tasks() if t.get_name().startswith("a1 ")])
 
 
 async def test_requests_beyond_the_queue_are_told_when_to_come_again() -> None:
@@ -289,98 +262,6 @@ async def test_a_stream_is_kept_alive_while_nothing_happens() -> None:
     assert rest[-2] == "data: [DONE]" or rest[-1] == "data: [DONE]"
 
 
-async def test_a_reader_that_never_reads_is_cut_off() -> None:
-    options: Any = {"early_stop": "off", "chains": 4, "turns": 64}
-    async with (
-        A1(*sums_pair(), calibration=None, min_step_tokens=0) as agent,
-        serving(agent, slow_reader_s=0.1, send_buffer=4096) as running,
-    ):
-        connection = raw(running.address, receive_buffer=4096)
-        question = " + ".join(["1"] * 80)
-        asked: Any = {"messages": [{"role": "user", "content": question}], "a1": options | {"events": True}}
-        connection.sendall(body(**asked, stream=True))
-        await until(lambda: running.service.admission.running == 1)
-        await nothing_left(running)
-        await until(lambda: not running.server.server_state.connections)
-        connection.close()
-
-
-async def test_a_half_closed_socket_leaves_nothing_behind() -> None:
-    gate = Gate()
-    async with held_agent(gate, chains=2) as agent, serving(agent) as running:
-        connection = raw(running.address)
-        connection.sendall(body(stream=True))
-        await until(lambda: gate.waiting == 2)
-        connection.shutdown(socket.SHUT_WR)
-        await nothing_left(running)
-        await until(lambda: not running.server.server_state.connections)
-        connection.close()
-
-
-@pytest.mark.parametrize("chunked", [False, True])
-async def test_ten_megabytes_are_refused_as_soon_as_that_is_known(chunked: bool) -> None:
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    size = 10_000_000
-    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
-    async with serving(body_timeout_s=60) as running:
-        reader, writer = await asyncio.open_connection(*running.address)
-        writer.write(f"{head}{length}\r\n\r\n".encode())
-        if chunked:  # as much as it reads, and a byte; the rest is never sent
-            writer.write(f"{size:x}\r\n".encode() + b"x" * (2**20 + 1))
-        answer = await reader.readline()
-        writer.close()
-        await writer.wait_closed()
-        await until(lambda: not running.server.server_state.connections)
-    assert b"413" in answer
-
-
-async def test_ten_megabytes_that_are_allowed_are_too_long_for_the_model_and_block_nobody() -> None:
-    async with serving(max_body_bytes=2**24) as running, running.client() as client, running.http() as http:
-        long = asyncio.create_task(
-            client.chat.completions.create(model="a1", messages=[{"role": "user", "content": "1 + " * 2_500_000}])
-        )
-        assert (await http.get("/healthz")).status_code == 200
-        with pytest.raises(openai.BadRequestError) as caught:
-            await long
-        assert caught.value.code == "context_length_exceeded"
-        await nothing_left(running)
-
-
-async def test_a_body_that_never_arrives_is_not_waited_for() -> None:
-    async with serving(body_timeout_s=0.05) as running:
-        reader, writer = await asyncio.open_connection(*running.address)
-        writer.write(body()[:-5])
-        status = await reader.readline()
-        writer.close()
-        await writer.wait_closed()
-    assert b"408" in status
-
-
-async def test_two_hundred_streams_at_once_are_all_answered_and_leave_nothing() -> None:
-    async def one(client: openai.AsyncOpenAI, number: int) -> bool:
-        stream = await client.chat.completions.create(**ASKED, stream=True, extra_body={"a1": {"chains": 2}})
-        if number % 5 == 0:  # some leave early
-            await stream.close()
-            return True
-        return [chunk async for chunk in stream][-1].choices[0].finish_reason == "stop"
-
-    async with serving(running=16, waiting=300) as running:
-
-        async def at_once(streams: int) -> None:
-            async with running.client() as client:
-                assert all(await asyncio.gather(*(one(client, number) for number in range(streams))))
-            await nothing_left(running)
-            await until(lambda: not running.server.server_state.connections)
-            gc.collect()
-
-        await at_once(1)
-        before = len(asyncio.all_tasks()), open_files()
-        await at_once(200)
-        assert running.service.admission.waiting == 0
-        await until(lambda: len(asyncio.all_tasks()) <= before[0])
-        assert open_files() <= before[1]
-
-
 async def test_requests_that_run_together_share_the_forwards_of_the_models() -> None:
     pytest.importorskip("llama_cpp")
     asked = ASKED | {"seed": 7}
@@ -408,72 +289,6 @@ async def test_requests_that_run_together_share_the_forwards_of_the_models() -> 
 
         alone = await forwards(1)
         assert await forwards(together) < together / 2 * alone
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
-async def test_tasks_and_files_are_as_before_after_requests_of_every_kind() -> None:
-    async with serving() as running:
-
-        async def mixed() -> None:
-            async with running.client() as client:
-                await client.chat.completions.create(**ASKED)
-                stream = await client.chat.completions.create(**ASKED, stream=True)
-                await anext(aiter(stream))
-                await stream.close()
-                with pytest.raises(openai.BadRequestError):
-                    await client.chat.completions.create(**ASKED, temperature=9)
-                for sent in (body()[:40], body(stream=True), body(seed="x"), body(user="x" * 3_000_000)):
-                    cut = raw(running.address)
-                    with contextlib.suppress(OSError):  # what is refused is not read to its end
-                        await asyncio.to_thread(cut.sendall, sent)
-                    cut.close()
-            await nothing_left(running)
-            await until(lambda: not running.server.server_state.connections)
-
-        await mixed()
-        gc.collect()
-        before = len(asyncio.all_tasks()), open_files()
-        for _ in range(5):
-            await mixed()
-        gc.collect()
-        await until(lambda: len(asyncio.all_tasks()) <= before[0])
-        assert open_files() <= before[1]
-
-
-async def test_shutdown_lets_running_requests_finish_and_sends_waiting_ones_away() -> None:
-    gate = Gate()
-    async with held_agent(gate, chains=1) as agent, serving(agent, running=1) as running, running.client() as client:
-        first = asyncio.create_task(client.chat.completions.create(**ASKED))
-        await until(lambda: gate.waiting == 1)
-        second = asyncio.create_task(client.chat.completions.create(**ASKED))
-        await until(lambda: running.service.admission.waiting == 1)
-        running.server.should_exit = True
-        with pytest.raises(openai.InternalServerError) as caught:
-            await second
-        assert caught.value.code == "shutting_down"
-        assert running.service.problem == "shutting down"
-        gate.open.set()
-        assert (await first).choices[0].finish_reason == "stop"
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_shutdown_cancels_what_does_not_finish_in_time(stream: bool) -> None:
-    gate = Gate()
-    async with held_agent(gate, chains=1) as agent, serving(agent, grace_s=0) as running, running.client() as client:
-
-        async def ask() -> None:
-            answer: Any = await client.chat.completions.create(**ASKED, stream=stream)
-            if stream:
-                async for _ in answer:
-                    pass
-
-        first = asyncio.create_task(ask())
-        await until(lambda: gate.waiting == 1)
-        running.server.should_exit = True
-        with pytest.raises(openai.APIError) as caught:
-            await first
-        assert caught.value.code == "shutting_down"
-        await nothing_left(running)
 
 
 async def test_ready_means_that_the_models_are_loaded() -> None:
@@ -505,42 +320,6 @@ async def test_a_request_does_not_wait_for_models_beyond_its_time() -> None:
             assert int(answer.headers["retry-after"]) >= 1
             assert app.state.service.admission.running == 0
     await agent.aclose()  # the silent server is gone: the load ends
-
-
-async def test_metrics_count_requests_tokens_and_rates() -> None:
-    async with serving(keys=Keys({"ann": KEY})) as running, running.client() as client:
-        answer = await client.chat.completions.create(**ASKED, extra_body={"a1": {"rejection_rate": 0.5}})
-        stream = await client.chat.completions.create(**ASKED, stream=True)
-        chunks = [chunk async for chunk in stream]
-        async with running.http(headers={"authorization": f"Bearer {KEY}"}) as http:
-            lines = (await http.get("/metrics")).text.splitlines()
-    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    stats = [answer.model_extra["a1"], chunks[-1].model_extra["a1"]]
-    assert values['a1_requests_total{key="ann",route="/v1/chat/completions",status="200"}'] == "2.0"
-    assert float(values["a1_verifications_total"]) == sum(s["verifications"] for s in stats)
-    assert float(values["a1_rejections_total"]) == sum(s["rejections"] for s in stats)
-    assert float(values["a1_asked_rejections_total"]) == pytest.approx(
-        sum(s["asked_rate"] * s["verifications"] for s in stats)
-    )
-    assert float(values["a1_p_value_count"]) == sum(s["verifications"] for s in stats)
-    assert float(values['a1_tokens_total{kind="output",model="draft"}']) == sum(s["drafted_tokens"] for s in stats)
-    assert values["a1_first_byte_seconds_count"] == "1.0"
-    assert values["a1_requests_running"] == "0.0" and values['a1_sequences_alive{model="draft"}'] == "0.0"
-
-
-async def test_metrics_tell_how_full_the_caches_of_models_in_process_are() -> None:
-    pytest.importorskip("llama_cpp")
-    async with (
-        A1("embedded:draft?n_ctx=1024", "scripted:sums", calibration=None) as agent,
-        serving(agent) as running,
-        running.client() as client,
-        running.http() as http,
-    ):
-        await client.chat.completions.create(**ASKED, extra_body={"a1": {"chains": 2, "turns": 2}})
-        lines = (await http.get("/metrics")).text.splitlines()
-    values = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
-    assert 0 < values['a1_kv_cells_used{model="draft"}'] < values['a1_kv_cells{model="draft"}']
-    assert 'a1_kv_cells{model="target"}' not in values  # a model without a cache here has no share of one
 
 
 async def test_each_key_has_a_calibration_of_its_own() -> None:

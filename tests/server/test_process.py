@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -53,11 +54,66 @@ def test_a_signal_ends_it_in_order_and_the_calibration_is_kept(number: int, tmp_
         assert httpx2.post(f"{url}/v1/chat/completions", json=ASKED).status_code == 200
         process.send_signal(number)
         assert process.wait(60) == 0
-        assert process.stderr is not None
-        log = [json.loads(line) for line in process.stderr.read().splitlines() if line.startswith("{")]
+        log = events(process)
     assert [line["event"] for line in log if line["event"] in ("request", "draining")] == ["request", "draining"]
     with CalibrationStore(store) as kept:
         assert len(kept.summary()) == 1
+
+
+SLOW = ("--calibration", "none", "--draft", "scripted:sums?accuracy=0.6&jitter={jitter}")
+
+
+def slow(jitter: int) -> tuple[str, ...]:
+    """A draft that lets others go first, up to so many times a call."""
+    return tuple(word.format(jitter=jitter) for word in SLOW)
+
+
+def events(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    """The log, once it has ended."""
+    assert process.stderr is not None
+    return [json.loads(line) for line in process.stderr.read().splitlines() if line.startswith("{")]
+
+
+@POSIX
+def test_a_stream_that_runs_when_the_signal_comes_is_finished() -> None:
+    asked = ASKED | {"stream": True, "a1": {"chains": 1, "min_step_tokens": 0, "turns": 40}}
+    asked["messages"] = [{"role": "user", "content": " + ".join(["1"] * 30)}]
+    with served(*slow(3000), "--grace", "60") as (url, process):
+        with httpx2.stream("POST", f"{url}/v1/chat/completions", json=asked, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(line for line in lines if "reasoning_content" in line)
+            process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line.startswith("data: ")]
+        assert process.wait(60) == 0
+        log = events(process)
+    assert rest[-1] == "data: [DONE]" and json.loads(rest[-2][6:])["choices"][0]["finish_reason"] == "stop"
+    assert [(e["event"], e.get("running"), e.get("status")) for e in log if e["event"] in ("request", "draining")] == [
+        ("draining", 1, None),
+        ("request", None, 200),
+    ]
+
+
+@POSIX
+def test_a_stream_that_does_not_end_is_cut_at_the_limit_and_told_so() -> None:
+    with served(*slow(10**9), "--grace", "0") as (url, process):
+        with httpx2.stream("POST", f"{url}/v1/chat/completions", json=ASKED | {"stream": True}, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(line for line in lines if line.startswith("data: "))
+            process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line.startswith("data: ")]  # raises where the body does not end
+        assert process.wait(60) == 0
+        log = events(process)
+    assert json.loads(rest[-1][6:])["error"]["code"] == "shutting_down"
+    request = next(e for e in log if e["event"] == "request")
+    assert (request["status"], request["code"]) == (200, "shutting_down")
+
+
+def test_it_listens_to_this_machine_alone_unless_told_otherwise() -> None:
+    with served("--calibration", "none") as (url, _):
+        host, port = url.removeprefix("http://").split(":")
+        assert host == "127.0.0.1"
+        with pytest.raises(OSError):  # no other address of it answers
+            socket.create_connection(("127.0.0.2", int(port)), timeout=10)
 
 
 def test_a_port_in_use_is_one_error_and_a_hint() -> None:

@@ -5,14 +5,34 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
 
 from a1agent import A1, RejectionStats
 from a1agent.backends.scripted import ScriptedBackend
+from a1agent.server.fields import REFUSED
+from a1agent.server.responses_request import (
+    CallItem,
+    CallOutputItem,
+    FunctionTool,
+    Reasoning,
+    ReasoningItem,
+    ResponsesRequest,
+    TextSettings,
+)
 from tests.doubles import Fixed, Rambling, sums_pair
 from tests.server.serving import SUM, Gate, held_agent, in_process, serving, until
 from tests.server.test_chat import ADD, Sum, obedient
 
 pytestmark = pytest.mark.anyio
+
+UNSUPPORTED = "unsupported_parameter"
+TOOL = {"type": "function", "name": "f", "parameters": {}}
+CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
+OUTPUT = {"type": "function_call_output", "call_id": "1", "output": "x"}
+
+
+def format_of(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "name": "x", "schema": schema}
 
 
 async def test_a_text_is_answered_with_usage_and_statistics() -> None:
@@ -110,7 +130,26 @@ async def test_an_error_in_the_middle_of_a_stream_is_told_in_it() -> None:
         ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
         ({"tools": [{"type": "web_search", "name": "w"}]}, "tools[0].type", "invalid_value"),
         ({"include": ["reasoning.encrypted_content"]}, "include", "unsupported_parameter"),
-        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "response_format", "invalid_value"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format", "invalid_value"),
+        ({"text": {"format": format_of({"type": "nothing"})}}, "text.format", "invalid_value"),
+        ({"text": {"format": format_of({"pattern": "(a+)+$"})}}, "text.format", "unsupported_parameter"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice", "invalid_value"),
+        ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
+        ({"tools": [TOOL]}, "tools", "invalid_value"),  # the model has no template for them
+        ({"tools": [TOOL | {"defer_loading": True}]}, "tools[0].defer_loading", "unsupported_parameter"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"input": "1 + " * 30000}, "input", "context_length_exceeded"),
+        ({"input": "1 + " * 30000, "stream": True}, "input", "context_length_exceeded"),
+        ({"n": None}, "n", "unknown_parameter"),
+        ({"input": [{"role": "user", "content": "x", "output": "y"}]}, "input[0].output", "unknown_parameter"),
+        ({"input": [{"role": "user", "content": "x", "output": None}]}, "input[0].output", "unknown_parameter"),
+        ({"input": [CALL | {"content": "x"}]}, "input[0].content", "unknown_parameter"),
+        ({"input": [CALL | {"role": "user"}]}, "input[0].role", "unknown_parameter"),
+        ({"input": [CALL | {"caller": {"type": "direct"}}]}, "input[0].caller", "unsupported_parameter"),
+        ({"input": [OUTPUT | {"arguments": "{}"}]}, "input[0].arguments", "unknown_parameter"),
+        ({"input": [{"type": "reasoning", "output": "x"}]}, "input[0].output", "unknown_parameter"),
+        ({"input": [{"type": "reasoning", "encrypted_content": "x"}]}, "input[0].encrypted_content", UNSUPPORTED),
+        ({"input": [CALL | {"arguments": "{"}]}, "input", "invalid_value"),
         ({"text": {"formats": {}}}, "text.formats", "unknown_parameter"),
         ({"reasoning": {"summary": "auto"}}, "reasoning.summary", "unsupported_parameter"),
         ({"truncation": "auto"}, "truncation", "unsupported_parameter"),
@@ -119,8 +158,13 @@ async def test_an_error_in_the_middle_of_a_stream_is_told_in_it() -> None:
         ({"inputs": "x"}, "inputs", "unknown_parameter"),
         ({"input": ""}, "input", "invalid_value"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content", "invalid_value"),
-        ({"input": [{"content": "x"}]}, "input[0]", "invalid_value"),
-        ({"input": [{"type": "function_call_output"}]}, "input[0]", "invalid_value"),
+        ({"input": [{"content": "x"}]}, "input[0].role", "missing_required_parameter"),
+        ({"input": [5]}, "input[0]", "invalid_value"),
+        (
+            {"input": [{"type": "function_call_output", "output": "x"}]},
+            "input[0].call_id",
+            "missing_required_parameter",
+        ),
         ({"input": [{"type": "web_search_call"}]}, "input[0].type", "invalid_value"),
     ],
     ids=str,
@@ -130,6 +174,41 @@ async def test_a_field_that_cannot_be_served_is_refused_by_name(fields: Any, par
         answer = await client.post("/v1/responses", json={"model": "a1", "input": SUM} | fields)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
+
+
+async def test_null_in_a_field_that_is_known_means_that_it_is_not_given() -> None:
+    fields = {*ResponsesRequest.model_fields, *ResponsesRequest.unserved} - {"model", "input"}
+    async with A1(*sums_pair(), calibration=None) as agent, in_process(agent) as client:
+        asked = {"model": "a1", "input": SUM} | dict.fromkeys(fields)
+        answer = await client.post("/v1/responses", json=asked)
+    assert answer.status_code == 200, answer.text
+
+
+def test_every_field_that_is_not_served_has_a_reason_and_every_field_of_the_client_is_known() -> None:
+    assert ResponseCreateParamsBase.__annotations__.keys() <= {
+        *ResponsesRequest.model_fields,
+        *ResponsesRequest.unserved,
+    }
+    for kind in (ResponsesRequest, FunctionTool, Reasoning, TextSettings, CallItem, CallOutputItem, ReasoningItem):
+        assert kind.unserved <= REFUSED.keys() and not kind.unserved & kind.model_fields.keys()
+
+
+async def test_a_stream_shows_each_step_when_it_stands_not_when_all_is_done() -> None:
+    gate = Gate()
+    extra: Any = {"a1": {"chains": 1, "rejection_rate": 0.0, "lookahead": "off"}}
+    async with held_agent(gate) as agent, serving(agent) as running, running.client() as client:
+        stream = await client.responses.create(model="a1", input=SUM, stream=True, extra_body=extra)
+        for step in ("1 + 2 = ", " + 3 = "):
+            await until(lambda: gate.waiting == 1)
+            gate.let_one_pass()
+            async for event in stream:  # while the gate holds the next step back
+                if event.type == "response.reasoning_text.delta":
+                    assert step in event.delta
+                    break
+        await until(lambda: gate.waiting == 1)
+        gate.open.set()
+        rest = [event async for event in stream]
+    assert rest[-1].type == "response.completed"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -14,7 +14,7 @@ from a1agent.cli.calls import make_agent
 from a1agent.cli.flags import with_settings
 from a1agent.cli.settings import Settings
 from a1agent.errors import InvalidOption
-from a1agent.server import ServerSettings, read_keys
+from a1agent.server import ServerSettings, logs, read_keys
 from a1agent.server.guard import Guard
 from a1agent.server.run import OrderlyServer, announced, bind
 from mcp.server.transport_security import TransportSecuritySettings
@@ -76,9 +76,10 @@ async def _http(agent: A1, limits: Limits, settings: ServerSettings, host: str, 
     with bind(host, port, settings) as listener:
         async with agent:
             await agent.load()
+            logs.configure()
             config = uvicorn.Config(
                 http_app(agent, limits, settings),
-                log_level="warning",
+                log_config=None,
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=int(settings.grace_s),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -152,14 +153,82 @@ async def test_a_call_beyond_those_that_may_wait_is_an_error_of_the_tool() -> No
             await asyncio.sleep(0)
 
 
-async def test_over_stdio() -> None:
-    words = ["-m", "a1agent", "mcp", "--draft", "scripted:sums", "--target", "scripted:sums", "--calibration", "none"]
+WORDS = ["-m", "a1agent", "mcp", "--draft", "scripted:sums?accuracy=0.6", "--target", "scripted:sums"]
+QUIET = ["--calibration", "none", "--min-step-tokens", "0"]
+
+
+@asynccontextmanager
+async def over_stdio() -> AsyncIterator[Client]:
     environment = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}  # the SDK passes on little else
-    program = StdioServerParameters(command=sys.executable, args=words, env=environment)
-    async with Client(stdio_client(program)) as client:
+    program = StdioServerParameters(command=sys.executable, args=[*WORDS, *QUIET], env=environment)
+    async with Client(stdio_client(program), cache=None) as client:
+        yield client
+
+
+@asynccontextmanager
+async def over_http() -> AsyncIterator[Client]:
+    async with process("--http", "--port", "0") as (url, _), Client(streamable_http_client(url), cache=None) as client:
+        yield client
+
+
+@asynccontextmanager
+async def process(*words: str) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """`a1 mcp --http` as it is started from a shell, and the address it tells."""
+    command = [sys.executable, *WORDS, *QUIET, *words]
+    running = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    try:
+        assert running.stderr is not None
+        line = b""
+        async with asyncio.timeout(60):
+            while not line.startswith(b"serving MCP on "):
+                line = await running.stderr.readline()
+                assert line, "it ended before it served"
+        yield line.split()[-1].decode(), running
+    finally:
+        if running.returncode is None:
+            running.kill()
+        await running.communicate()
+
+
+@pytest.mark.parametrize("transport", [over_stdio, over_http])
+async def test_over_either_transport_turns_are_told_the_answer_comes_and_the_call_is_kept(transport: Any) -> None:
+    told: list[str | None] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        told.append(message)
+
+    async with transport() as client:
         assert [tool.name for tool in (await client.list_tools()).tools] == ["reason"]
-        answer = await client.call_tool("reason", ASKED)
+        assert [str(r.uri) for r in (await client.list_resources()).resources] == ["a1://calls"]
+        answer = await client.call_tool("reason", ASKED, progress_callback=note)
+        (found,) = (await client.read_resource("a1://calls")).contents
     assert answer.structured_content is not None and answer.structured_content["answer"] == "6"
+    stats = answer.structured_content["stats"]
+    assert told and all(message is not None and message.startswith("chain ") for message in told)
+    assert len(told) <= stats["verifications"]
+    assert [call["stats"] for call in json.loads(found.text)] == [stats]  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+async def test_over_http_a_signal_ends_the_process_in_order() -> None:
+    async with process("--http", "--port", "0") as (url, running):
+        assert url.startswith("http://127.0.0.1:") and url.endswith("/mcp")
+        async with Client(streamable_http_client(url)) as client:
+            await client.call_tool("reason", ASKED)
+        running.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(60):
+            _, log = await running.communicate()
+    assert running.returncode == 0
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith(b"{")]
+    assert {(line["path"], line["status"]) for line in lines if line["event"] == "request"} >= {("/mcp", 200)}
+    assert ASKED["question"].encode() not in log
+
+
+async def test_over_http_another_address_needs_a_key() -> None:
+    command = [sys.executable, *WORDS, "--http", "--host", "0.0.0.0", "--port", "0"]
+    running = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    _, error = await running.communicate()
+    assert running.returncode == 2 and b"API key" in error
 
 
 async def test_over_http_each_key_has_past_calls_and_a_calibration_of_its_own() -> None:

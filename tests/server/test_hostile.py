@@ -1,0 +1,201 @@
+"""Bodies that are no requests and clients without manners, over a real socket: counted before and after."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import openai
+import pytest
+
+from a1agent import A1
+from tests.doubles import sums_pair
+from tests.server.serving import (
+    SUM,
+    Gate,
+    Running,
+    body,
+    held_agent,
+    leaving_nothing,
+    nothing_left,
+    posted,
+    raw,
+    serving,
+    until,
+)
+
+pytestmark = pytest.mark.anyio
+
+ASKED: Any = {"model": "a1", "messages": [{"role": "user", "content": SUM}]}
+MEGABYTES = 10_000_000
+
+REFUSED = {
+    "nothing": (posted(b""), 400),
+    "no JSON": (posted(b"hello"), 400),
+    "half of a JSON": (posted(b'{"model": "a1", "messages": ['), 400),
+    "no UTF-8": (posted(b"\xff\xfe\x00"), 400),
+    "deep lists": (posted(b"[" * 100_000), 400),
+    "deep lists that end": (posted(b"[" * 50_000 + b"]" * 50_000), 400),
+    "deep objects": (posted(b'{"a":' * 50_000), 400),
+    "a deep schema": (body(response_format={"type": json.loads('{"a":' * 200 + "1" + "}" * 200)}), 400),
+    "a list for an object": (posted(b"[]"), 400),
+    "a number for messages": (body(messages=5), 400),
+    "lists for messages": (body(messages=[[], []]), 400),
+    "an object for a number": (body(n={"a": 1}), 400),
+    "a text for tools": (body(tools="add"), 400),
+    "a list for a1": (body(a1=[1]), 400),
+    "a megabyte for a model": (body(model="x" * 1_000_000), 400),
+    "ten megabytes announced": (posted(b"", **{"content-length": MEGABYTES}), 413),
+    "ten megabytes in chunks": (
+        posted(b"", **{"content-length": None, "transfer-encoding": "chunked"})
+        + f"{MEGABYTES:x}\r\n".encode()
+        + b"x" * (2**20 + 1),
+        413,
+    ),
+    "no length that is a number": (posted(b"{}", **{"content-length": "many"}), 400),
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+}
+
+
+async def exchange(running: Running, sent: bytes) -> int:
+    """The status of what comes back."""
+    reader, writer = await asyncio.open_connection(*running.address)
+    writer.write(sent)
+    status = await reader.readline()
+    writer.close()
+    with contextlib.suppress(OSError):  # what is refused is not read to its end
+        await writer.wait_closed()
+    return int(status.split()[1])
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_a_hostile_body_is_refused_and_leaves_nothing(kind: str) -> None:
+    sent, status = REFUSED[kind]
+    async with serving() as running, leaving_nothing(running):
+        assert [await exchange(running, sent) for _ in range(3)] == [status] * 3
+
+
+async def test_ten_megabytes_that_are_sent_to_the_end_leave_nothing() -> None:
+    async with serving() as running, leaving_nothing(running):
+        for _ in range(3):
+            with raw(running.address) as connection, contextlib.suppress(OSError):
+                await asyncio.to_thread(connection.sendall, posted(b"x" * MEGABYTES))
+
+
+async def test_ten_megabytes_that_are_allowed_are_too_long_for_the_model_and_block_nobody() -> None:
+    async with (
+        serving(max_body_bytes=2**24) as running,
+        leaving_nothing(running),
+        running.client() as client,
+        running.http() as http,
+    ):
+        long = asyncio.create_task(
+            client.chat.completions.create(model="a1", messages=[{"role": "user", "content": "1 + " * 2_500_000}])
+        )
+        assert (await http.get("/healthz")).status_code == 200
+        with pytest.raises(openai.BadRequestError) as caught:
+            await long
+        assert caught.value.code == "context_length_exceeded"
+
+
+async def test_a_body_that_never_arrives_is_not_waited_for() -> None:
+    async with serving(body_timeout_s=0.05) as running, leaving_nothing(running):
+        assert await exchange(running, body()[:-5]) == 408
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_request_leaves_nothing() -> None:
+    async with serving() as running, leaving_nothing(running):
+        for upto in (1, 40, -5):
+            connection = raw(running.address)
+            connection.sendall(body()[:upto])
+            connection.close()
+
+
+async def test_half_closed_sockets_leave_nothing() -> None:
+    gate = Gate(free=10**6)
+    async with held_agent(gate, chains=2) as agent, serving(agent) as running, leaving_nothing(running):
+        gate.free = 0
+        connections = [raw(running.address) for _ in range(4)]
+        for number, connection in enumerate(connections):
+            connection.sendall(body(stream=number % 2 == 0))
+        await until(lambda: gate.waiting == 2 * len(connections))
+        for connection in connections:
+            connection.shutdown(socket.SHUT_WR)
+        await nothing_left(running)
+        await until(lambda: not running.server.server_state.connections)
+        assert gate.waiting == 0
+        for connection in connections:
+            connection.close()
+
+
+async def test_readers_that_never_read_are_cut_off_and_leave_nothing() -> None:
+    options: Any = {"early_stop": "off", "chains": 4, "turns": 64, "events": True}
+    question = " + ".join(["1"] * 80)
+    asked = body(messages=[{"role": "user", "content": question}], a1=options, stream=True)
+    async with (
+        A1(*sums_pair(), calibration=None, min_step_tokens=0) as agent,
+        serving(agent, slow_reader_s=0.1, send_buffer=4096) as running,
+        leaving_nothing(running),
+    ):
+        connections = [raw(running.address, receive_buffer=4096) for _ in range(3)]
+        for connection in connections:
+            connection.sendall(asked)
+        await until(lambda: running.service.admission.running > 0)
+        await nothing_left(running)
+        await until(lambda: not running.server.server_state.connections)
+        for connection in connections:
+            connection.close()
+
+
+async def test_two_hundred_streams_run_at_once_are_all_answered_and_leave_nothing() -> None:
+    streams, chains = 200, 1
+    gate = Gate(free=10**6)
+    async with (
+        held_agent(gate, chains=chains, rejection_rate=0.0) as agent,
+        serving(agent, running=streams) as running,
+        leaving_nothing(running),
+        running.client() as client,
+    ):
+        gate.free = 0
+        begun = await asyncio.gather(*(begin(client) for _ in range(streams)))
+        await until(lambda: gate.waiting == streams * chains)  # every chain of every stream is at work
+        assert (running.service.admission.running, running.service.admission.waiting) == (streams, 0)
+        assert running.alive == streams * 2 * (chains + 1)  # of both models, with those that hold the prompts
+        for stream in begun[::5]:  # some leave early
+            await stream.aclose()
+        await until(lambda: running.service.admission.running == streams * 4 // 5)
+        gate.open.set()
+        ends = await asyncio.gather(*(ended(stream) for number, stream in enumerate(begun) if number % 5))
+    assert ends == ["stop"] * (streams * 4 // 5)
+
+
+async def begin(client: openai.AsyncOpenAI) -> AsyncGenerator[Any]:
+    """A stream of which the first chunk has come."""
+
+    async def chunks() -> AsyncGenerator[Any]:
+        async with await client.chat.completions.create(**ASKED, stream=True) as stream:
+            async for chunk in stream:
+                yield chunk
+
+    stream = chunks()
+    assert (await anext(stream)).choices[0].delta.role == "assistant"
+    return stream
+
+
+async def ended(stream: AsyncGenerator[Any]) -> str | None:
+    return [chunk async for chunk in stream][-1].choices[0].finish_reason
+
+
+async def test_requests_of_every_kind_leave_nothing() -> None:
+    async with serving() as running, leaving_nothing(running):
+        for _ in range(5):
+            async with running.client() as client:
+                await client.chat.completions.create(**ASKED)
+                await client.responses.create(model="a1", input=SUM)
+                stream = await client.chat.completions.create(**ASKED, stream=True)
+                await anext(aiter(stream))
+                await stream.close()
+                with pytest.raises(openai.BadRequestError):
+                    await client.chat.completions.create(**ASKED, temperature=9)
