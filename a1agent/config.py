@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from a1agent.errors import InvalidOption, nearest
 
@@ -110,7 +110,7 @@ class Options:
     def __post_init__(self) -> None:
         for check in (self._check_counts, self._check_shares, self._check_choices):
             check()
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        object.__setattr__(self, "stop", _texts("stop", self.stop))
 
     @classmethod
     def of(cls, **values: Any) -> Options:
@@ -188,6 +188,17 @@ def _typed(value: object) -> str:
     """A value as an error shows it; of what is no number it says what it is."""
     known = isinstance(value, int | float) and not isinstance(value, bool)
     return repr(value) if known else f"{value!r}, a {type(value).__name__}"
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    """One text, or several. Raises `InvalidOption` for what is none, and for an empty one, which is found everywhere."""
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        raise InvalidOption(f"{name} is {_typed(value)}", "it is a text or a list of texts")
+    for text in cast("list[object]", texts):
+        if not isinstance(text, str) or not text:
+            raise InvalidOption(f"{name} holds {_typed(text)}", "each is a text of one character or more")
+    return tuple(cast("list[str]", texts))
 
 
 def _at_least(name: str, value: object, least: int) -> None:

@@ -5,6 +5,7 @@ import math
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -354,7 +355,13 @@ def test_messages_may_be_mappings() -> None:
     assert result.text
 
 
-@pytest.mark.parametrize("question", ["", "   \n", [], [{"role": "user"}], [{"role": "robot", "content": "x"}]])
+@pytest.mark.parametrize(
+    "question",
+    [
+        *("", "   \n", [], None, 5, ["1 + 1"], "caf\udce9"),
+        *([{"role": "user"}], [{"role": "user", "content": 5}], [{"role": "robot", "content": "x"}]),
+    ],
+)
 def test_a_malformed_question_is_refused(question: Any) -> None:
     with agent() as a1, pytest.raises(InvalidQuestion):
         a1.solve(question)
@@ -387,6 +394,12 @@ def test_an_unknown_option_names_the_nearest_known_one() -> None:
     with pytest.raises(InvalidOption) as caught:
         A1(rejectionrate=0.2)
     assert "rejection_rate" in caught.value.hint
+
+
+@pytest.mark.parametrize("model", [Path("model.gguf"), None, 5])
+def test_a_model_that_is_neither_address_nor_backend_is_refused(model: Any) -> None:
+    with pytest.raises(InvalidOption, match="a model is"):
+        A1("scripted:sums", model)
 
 
 @pytest.mark.parametrize("target", ["scripted:sums?can_score=false", ScriptedBackend(Sums(), can_score=False)])

@@ -10,6 +10,7 @@ with `kv=apart` each has a copy, and reads through no cells but its own.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,12 @@ def load(path: str, **options: Any) -> LlamaCppBackend:
 def estimate_memory(path: str, **options: Any) -> int:
     """Bytes that the model would take (weights, KV cache, buffers), read from the file's header without loading it."""
     checked = LlamaOptions.of(options)
-    return memory_of(read_gguf(_locate(path)), checked)
+    return memory_of(read_gguf(_locate(path)), checked, has_gpu=checked.n_gpu_layers != 0 and _has_gpu_memory())
+
+
+def _has_gpu_memory() -> bool:
+    """Whether layers on a GPU lie elsewhere than in main memory, which those of Macs share with the processor."""
+    return sys.platform != "darwin" and bool(llama_api().llama_supports_gpu_offload())
 
 
 def _load_model(api: Any, header: GGUFInfo, options: LlamaOptions) -> Any:
@@ -69,7 +75,10 @@ def _load_model(api: Any, header: GGUFInfo, options: LlamaOptions) -> Any:
     model = api.llama_model_load_from_file(os.fsencode(header.path), params)
     if not model:
         reason = log_lines() or "llama.cpp gave no reason"
-        raise ModelLoadError(f"{header.path.name} does not load: {reason}", "the file may be cut short, or too new")
+        hint = "the file may be cut short, or too new"
+        if options.n_gpu_layers:
+            hint += "; or it does not fit the GPU: lower n_gpu_layers"
+        raise ModelLoadError(f"{header.path.name} does not load: {reason}", hint)
     if not api.llama_model_has_decoder(model) or api.llama_model_has_encoder(model):
         api.llama_model_free(model)
         raise ModelLoadError(f"{header.path.name} is not a decoder-only model", "choose a model that generates text")

@@ -173,8 +173,11 @@ def outputs_of(vocabulary: int, options: LlamaOptions) -> int:
     return min(options.n_batch, max(64, _LOGIT_BYTES // (4 * max(1, vocabulary))))
 
 
-def memory_of(info: GGUFInfo, options: LlamaOptions) -> int:
-    """Bytes that a model takes once loaded: weights, KV cache, and the buffers of a forward; from the header alone."""
+def memory_of(info: GGUFInfo, options: LlamaOptions, *, has_gpu: bool = False) -> int:
+    """Bytes of main memory that a loaded model takes: weights, KV cache, and the buffers of a forward.
+
+    From the header alone. With `has_gpu`, what `n_gpu_layers` puts into a memory of the GPU's own does not count.
+    """
     room = room_of(info, options)
     vocabulary = len(info.metadata.get("tokenizer.ggml.tokens") or ())
     width = int(info.get("embedding_length", 0))
@@ -184,7 +187,16 @@ def memory_of(info: GGUFInfo, options: LlamaOptions) -> int:
     rows = options.n_batch * (6 * width + 3 * inner) * 4
     seen = room.cells // room.lanes if room.apart else room.cells
     mask = options.n_batch * seen * (6 if uses_flash(options, room) else 4 * (1 + heads))
-    return int(_LIBRARY_BYTES + info.size + room.cells * _cell_bytes(info, options) + logits + rows + mask)
+    kept = info.size + room.cells * _cell_bytes(info, options)
+    return int(_LIBRARY_BYTES + kept * (1 - _share_on_gpu(info, options, has_gpu)) + logits + rows + mask)
+
+
+def _share_on_gpu(info: GGUFInfo, options: LlamaOptions, has_gpu: bool) -> float:
+    """Share of the weights and the cache that is on the GPU; llama.cpp counts the output as one layer more."""
+    if not has_gpu:
+        return 0.0
+    layers = int(info.get("block_count", 0)) + 1
+    return 1.0 if options.n_gpu_layers < 0 else min(1.0, options.n_gpu_layers / layers)
 
 
 def uses_flash(options: LlamaOptions, room: Room) -> bool:

@@ -15,16 +15,22 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Runs `a1` on the process's arguments and exits."""
-    from a1agent.cli.app import build
-    from a1agent.cli.console import tolerate_narrow_encodings
-
-    tolerate_narrow_encodings()
     try:
+        from a1agent.cli.app import build
+        from a1agent.cli.console import tolerate_narrow_encodings
+
+        tolerate_narrow_encodings()
         build()(prog_name="a1")
     except SystemExit as end:
         if end.code == _INTERRUPTED:
-            # A model that is still loading in a thread would hold the interpreter back for as long as it loads.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(_INTERRUPTED)
+            _exit_at_once()
         raise
+    except KeyboardInterrupt:  # while the commands were imported
+        _exit_at_once()
+
+
+def _exit_at_once() -> None:
+    """Ends the process: a model that is still loading in a thread would hold it back for as long as it loads."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_INTERRUPTED)

@@ -15,7 +15,7 @@ from rich.text import Text
 from a1agent.agent import A1
 from a1agent.cli.ask import make_question
 from a1agent.cli.calls import Call, Loop, make_agent
-from a1agent.cli.console import console, fail, one_line, printable
+from a1agent.cli.console import console, fail, one_line, printable, shown, utf8
 from a1agent.cli.flags import Command, with_settings
 from a1agent.cli.progress import Progress
 from a1agent.cli.report import print_stats, stats_line
@@ -96,8 +96,8 @@ class _Talk:
     def _read(self) -> str | None:
         """The next line; None at the end of input."""
         if not self.interactive:
-            line = sys.stdin.readline()
-            return line.strip() if line else None
+            line = sys.stdin.buffer.readline()
+            return utf8(line) if line else None
         try:
             return input("> ").strip()
         except EOFError:
@@ -161,7 +161,7 @@ class _Talk:
 
     def _show(self, result: Result) -> None:
         if not self.interactive:
-            print(result.text, end="\n\n", flush=True)
+            print(shown(result.text), end="\n\n", flush=True)
             for notice in result.notices:
                 print(f"note: {one_line(notice)}", file=sys.stderr)
             return

@@ -12,17 +12,20 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from a1agent.errors import A1Error
+from a1agent.errors import A1Error, InvalidQuestion
 
 __all__ = [
     "Glyphs",
     "console",
     "fail",
     "glyphs",
+    "narrow",
     "one_line",
     "printable",
+    "shown",
     "silence_broken_pipe",
     "tolerate_narrow_encodings",
+    "utf8",
     "warn",
 ]
 
@@ -67,6 +70,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub("", text.expandtabs(4))
 
 
+def shown(text: str) -> str:
+    """Text as stdout should get it: as it is, or made safe where a terminal reads it."""
+    return printable(text) if sys.stdout.isatty() else text
+
+
 def one_line(text: str) -> str:
     """Text on one line, safe to show."""
     return " ".join(printable(text.replace("\r", " ")).split())
@@ -107,6 +115,19 @@ def silence_broken_pipe() -> int:
         with contextlib.suppress(OSError, io.UnsupportedOperation):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
+
+
+def utf8(data: bytes) -> str:
+    """What came through stdin, which is UTF-8 on every system. Raises `InvalidQuestion`."""
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise InvalidQuestion(f"stdin is not UTF-8 text: {error}", "convert it first") from None
+
+
+def narrow() -> bool:
+    """Whether stdout cannot show every character, as pipes of Windows cannot: JSON then escapes those beyond ASCII."""
+    return glyphs(sys.stdout.encoding).ascii
 
 
 def tolerate_narrow_encodings() -> None:

@@ -560,6 +560,16 @@ def test_the_memory_of_a_model_is_told_before_loading(models: Path) -> None:
     assert small >= (models / "bpe.gguf").stat().st_size + 1024 * cell
 
 
+def test_what_lies_on_a_gpu_does_not_count_as_main_memory(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(models / "bpe.gguf")
+    here = llama_cpp.estimate_memory(path, kv_tokens=65536)
+    monkeypatch.setattr(llama_cpp, "_has_gpu_memory", lambda: True)
+    assert llama_cpp.estimate_memory(path, kv_tokens=65536) == here
+    half, whole = (llama_cpp.estimate_memory(path, kv_tokens=65536, n_gpu_layers=n) for n in (1, -1))
+    cells = 65536 * 2 * 2 * 64 * 2
+    assert here - whole >= cells > here - half >= cells / 4
+
+
 def test_without_llama_cpp_python_the_extra_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_llama_api, "_state", {})
     monkeypatch.setitem(sys.modules, "llama_cpp.llama_cpp", None)

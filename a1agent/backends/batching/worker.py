@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -127,6 +128,17 @@ def due(busy: list[C]) -> list[C]:
 
 _devices: dict[str, list[_Device]] = {}
 _devices_lock = threading.Lock()
+
+
+def _begin_anew() -> None:
+    """In a forked process: the threads stayed in the parent."""
+    global _devices_lock
+    _devices_lock = threading.Lock()
+    _devices.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _take_device(engine: Engine, name: str, share: float) -> _Device:
