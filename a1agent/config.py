@@ -191,7 +191,7 @@ def _typed(value: object) -> str:
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:
-    """One text, or several. Raises `InvalidOption` for what is none, and for an empty one, which is found everywhere."""
+    """One text, or several. Raises `InvalidOption` for what is none, and for an empty one: it is found everywhere."""
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
         raise InvalidOption(f"{name} is {_typed(value)}", "it is a text or a list of texts")

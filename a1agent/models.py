@@ -187,7 +187,7 @@ class Pair:
 def _address(model: Model) -> Address | Backend:
     if isinstance(model, str):
         return parse_address(model)
-    if not isinstance(model, Backend):
+    if not isinstance(model, Backend):  # pyright: ignore[reportUnnecessaryIsInstance]  who checks no types may err
         what = f"a model is {model!r}, a {type(model).__name__}"
         raise InvalidOption(what, 'it is an address, such as "llama-cpp:model.gguf", or a backend')
     return model

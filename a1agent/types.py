@@ -124,7 +124,7 @@ class Question:
             return question
         if isinstance(question, str):
             return cls(messages=(Message(role="user", content=question),))
-        if not isinstance(question, Sequence):
+        if not isinstance(question, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]  who checks no types may err
             raise InvalidQuestion(f"the question is a {type(question).__name__}", "pass a text or a list of messages")
         return cls(messages=tuple(_message(message) for message in question))
 
@@ -137,7 +137,7 @@ class Question:
 def _message(message: Message | Mapping[str, Any]) -> Message:
     if isinstance(message, Message):
         return message
-    if not isinstance(message, Mapping):
+    if not isinstance(message, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         what = f"a message is {message!r}, a {type(message).__name__}"
         raise InvalidQuestion(what, "it is a mapping with 'role' and 'content'")
     fields = dict(message)

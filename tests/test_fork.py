@@ -11,12 +11,13 @@ import multiprocessing, warnings
 from a1agent import A1, BackendClosed
 
 warnings.simplefilter("ignore")  # that threads stay behind is the point
-OPTIONS = {"calibration": None, "seed": 1, "chains": 2}
+OPTIONS = {"calibration": None, "seed": 1, "chains": 1}
+SUM = "What is 47 * 28 + 783?"
 
 def ask(agent):
     try:
         with agent as a1:
-            return a1.solve("What is 30 + 12?").answer
+            return repr(a1.solve(SUM).text)
     except BackendClosed as error:
         return f"{error.what}. {error.hint}"
 
@@ -25,14 +26,15 @@ def child(used, unused, answers):
 
 DRAFT, TARGET = "PAIR".split()
 used, unused = A1(DRAFT, TARGET, **OPTIONS), A1(DRAFT, TARGET, **OPTIONS)
-before = used.solve("What is 30 + 12?").answer
+before = repr(used.solve(SUM).text)
 fork = multiprocessing.get_context("fork")
 answers = fork.SimpleQueue()
 process = fork.Process(target=child, args=(used, unused, answers))
 process.start()
 print(*answers.get(), sep="\\n")
 process.join()
-print(before == used.solve("What is 30 + 12?").answer, process.exitcode)
+print(before, process.exitcode, sep="\\n")
+print(repr(used.solve(SUM).text))
 """
 
 
@@ -43,7 +45,7 @@ def test_a_forked_process_loads_models_of_its_own_and_refuses_those_of_its_paren
         pytest.importorskip("llama_cpp")
     code = PROGRAM.replace("PAIR", pair)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
-    new, unused, used, parent = done.stdout.splitlines()
-    assert new == unused == "42"
+    new, unused, used, before, exit_code, after = done.stdout.splitlines()
+    assert new == unused == before == after  # one chain and one seed give one text
     assert "stayed in its parent" in used and '"spawn"' in used
-    assert parent == "True 0"
+    assert exit_code == "0"

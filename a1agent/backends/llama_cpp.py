@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from a1agent.backends._llama_api import llama_api, log_lines
+from a1agent.backends._llama_api import first_error, forget_errors, llama_api
 from a1agent.backends.base import ModelInfo
 from a1agent.backends.batching.worker import Engine
 from a1agent.backends.chat_template import ChatTemplate
@@ -72,9 +72,10 @@ def _has_gpu_memory() -> bool:
 def _load_model(api: Any, header: GGUFInfo, options: LlamaOptions) -> Any:
     params = api.llama_model_default_params()
     params.n_gpu_layers = options.n_gpu_layers
+    forget_errors()
     model = api.llama_model_load_from_file(os.fsencode(header.path), params)
     if not model:
-        reason = log_lines() or "llama.cpp gave no reason"
+        reason = first_error() or "llama.cpp gave no reason"
         hint = "the file may be cut short, or too new"
         if options.n_gpu_layers:
             hint += "; or it does not fit the GPU: lower n_gpu_layers"
@@ -120,4 +121,4 @@ def _with_threads(options: LlamaOptions) -> LlamaOptions:
 def _locate(path: str) -> Path:
     """The file of a path or hub name. Raises `ModelNotFound`, `MissingExtra`."""
     file = Path(path).expanduser()
-    return find_gguf(path) if is_gguf(path) and not file.exists() else file
+    return find_gguf(path, extra="llama-cpp") if is_gguf(path) and not file.exists() else file

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
+from a1agent.backends.control_groups import processors
 from a1agent.backends.gguf_info import GGUFInfo
 from a1agent.backends.memory import available_memory
 from a1agent.backends.options import check_names, check_values
@@ -224,7 +225,7 @@ def _largest(value: Any) -> int:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use, two threads of one core counted once."""
+    """Cores that this process may use, two threads of one core counted once, within the limits of a container."""
     affinity: Any = getattr(os, "sched_getaffinity", None)
     allowed: set[int] | None = affinity(0) if affinity else None
     logical = len(allowed) if allowed is not None else os.cpu_count() or 1
@@ -234,7 +235,8 @@ def physical_cores() -> int:
         found = _macos_cores()
     else:
         found = (logical + 1) // 2
-    return max(1, min(found or logical, logical))
+    quota = processors()  # threads beyond it spin at barriers until the system stops them all
+    return max(1, min(found or logical, logical, logical if quota is None else int(quota)))
 
 
 def _linux_cores(allowed: set[int]) -> int:

@@ -11,7 +11,7 @@ import typer
 
 from a1agent.agent import A1
 from a1agent.cli.calls import Call, Loop, make_agent
-from a1agent.cli.console import console, fail, narrow, one_line, shown, utf8, warn
+from a1agent.cli.console import at_terminal, console, fail, narrow, one_line, piped, shown, warn
 from a1agent.cli.flags import Command, with_settings
 from a1agent.cli.live import LiveView
 from a1agent.cli.progress import ending
@@ -73,9 +73,9 @@ def ask(
 def _question_text(words: list[str]) -> str:
     if words and words != ["-"]:
         return " ".join(words)
-    if not words and sys.stdin.isatty():
+    if not words and at_terminal():
         raise InvalidQuestion("there is no question", 'for example: a1 ask "What is 47 * 28 + 783?"')
-    return utf8(sys.stdin.buffer.read())
+    return piped(lambda stdin: stdin.read()) or ""
 
 
 def make_question(text: str, *, system: str | None = None, raw: bool = False) -> Question:

@@ -7,7 +7,9 @@ import io
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from rich.console import Console
 from rich.text import Text
@@ -16,16 +18,17 @@ from a1agent.errors import A1Error, InvalidQuestion
 
 __all__ = [
     "Glyphs",
+    "at_terminal",
     "console",
     "fail",
     "glyphs",
     "narrow",
     "one_line",
+    "piped",
     "printable",
     "shown",
     "silence_broken_pipe",
     "tolerate_narrow_encodings",
-    "utf8",
     "warn",
 ]
 
@@ -100,6 +103,8 @@ def _strange(error: BaseException) -> tuple[str, str]:
     """What and hint of an error that is not a1agent's own."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"cannot use {os.fspath(error.filename)}: {error.strerror}", ""
+    if isinstance(error, OSError) and error.strerror:
+        return f"the system refused: {error.strerror}", "--debug shows where"
     if isinstance(error, ValueError) and str(error):
         return str(error), ""
     return f"{type(error).__name__}: {error}", "--debug shows the traceback"
@@ -117,12 +122,18 @@ def silence_broken_pipe() -> int:
     return 1
 
 
-def utf8(data: bytes) -> str:
-    """What came through stdin, which is UTF-8 on every system. Raises `InvalidQuestion`."""
+def piped(read: Callable[[BinaryIO], bytes]) -> str | None:
+    """What `read` takes of stdin, which is UTF-8 on every system; None at its end. Raises `InvalidQuestion`."""
+    data = b"" if sys.stdin is None else read(sys.stdin.buffer)  # pyright: ignore[reportUnnecessaryComparison]
     try:
-        return data.decode("utf-8-sig").strip()
+        return data.decode("utf-8-sig").strip() if data else None
     except UnicodeDecodeError as error:
         raise InvalidQuestion(f"stdin is not UTF-8 text: {error}", "convert it first") from None
+
+
+def at_terminal() -> bool:
+    """Whether a person types what stdin gives; a process may have none."""
+    return sys.stdin is not None and sys.stdin.isatty()  # pyright: ignore[reportUnnecessaryComparison]
 
 
 def narrow() -> bool:

@@ -61,7 +61,8 @@ def _entries(where: str) -> tuple[Path, list[StoreEntry]]:
     try:
         return path, summary_of(path)
     except ValueError as error:
-        raise CalibrationError(str(error), "a call that uses it moves a damaged store aside and begins a fresh one") from None
+        hint = "a call that uses it moves a damaged store aside and begins a fresh one"
+        raise CalibrationError(str(error), hint) from None
 
 
 def _as_dict(entry: StoreEntry) -> dict[str, object]:

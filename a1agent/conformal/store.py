@@ -57,8 +57,8 @@ class CalibrationStore:
     where an event loop runs. All methods may be called from any thread.
 
     A damaged file, and one that another process keeps locked for `timeout_s` seconds, is moved aside (renamed with the
-    reason and the time, beside the path) and a fresh one begun. A file that cannot be written, that a newer version wrote
-    or that is another program's is left alone: what it holds is used where it can be read, and the scores of this process
+    reason and the time, beside the path) and a fresh one begun. A file that cannot be written, or that a newer version
+    or another program wrote, is left alone: what it holds is used where it can be read, and the scores of this process
     stay in memory. Either is told by one `CalibrationWarning`. `path` None is `default_store_path()`.
 
     In a process forked from the one that opened it a store keeps nothing: the scores are the parent's to write.

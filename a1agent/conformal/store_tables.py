@@ -78,7 +78,7 @@ _SAME_KEY = " AND ".join(f"{field.name} = ?" for field in fields(CalibrationKey)
 
 
 def check(connection: sqlite3.Connection) -> bool:
-    """Whether the tables are there; raises sqlite3.Error for a file that is neither empty nor a store of this version."""
+    """Whether the tables are there; raises sqlite3.Error if the file is neither empty nor a store of this version."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
         raise sqlite3.NotSupportedError(f"written by a newer a1agent, schema {version}")
@@ -159,12 +159,12 @@ def read(connection: sqlite3.Connection, key: CalibrationKey, limit_per_bucket: 
 
 def all_rows(connection: sqlite3.Connection) -> list[Row]:
     """Every score, oldest first."""
+    columns = ", ".join(f"keys.{field.name}" for field in fields(CalibrationKey))
     rows = connection.execute(
-        f"SELECT {_KEY_COLUMNS}, bucket, turn, score, at FROM scores JOIN keys ON keys.id = key_id ORDER BY scores.id"
+        f"SELECT {columns}, bucket, turn, scores.score, at FROM scores JOIN keys ON keys.id = key_id ORDER BY scores.id"
     )
     return [
-        Row(key=_key(values), bucket=bucket, turn=turn, score=score, at=at)
-        for *values, bucket, turn, score, at in rows
+        Row(key=_key(values), bucket=bucket, turn=turn, score=score, at=at) for *values, bucket, turn, score, at in rows
     ]
 
 

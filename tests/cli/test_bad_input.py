@@ -48,7 +48,6 @@ FAILURES = {
     "a folder that is not there": (["ask", "q", "--target", "hf:./nowhere/at/all"], "nowhere"),
     "a missing trace": (["replay", "nowhere.csv"], "nowhere.csv"),
     "a folder for a trace": (["replay", "."], "directory"),
-    "a file of the hub that cannot be asked for": (["ask", "q", "--target", "llama-cpp:ORG/REPO:m.gguf"], "hub"),
 }
 
 

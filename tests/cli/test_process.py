@@ -58,6 +58,31 @@ def test_debug_prints_the_traceback() -> None:
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
+def test_without_a_command_the_help_is_shown_as_it_is() -> None:
+    done = run()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: a1 ") and "\n  ask " in done.stderr
+    assert done.stderr.strip() == run("--help").stdout.strip()
+
+
+@POSIX
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_a_process_without_stdin_is_one_that_is_told_nothing(command: str) -> None:
+    words = ["sh", "-c", 'exec "$@" <&-', "sh", *A1, command, *FAST]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    expected = (2, "error: the question is empty\nhint: ask something\n") if command == "ask" else (0, "")
+    assert (done.returncode, done.stderr, done.stdout) == (*expected, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_without_room_for_the_answer_is_an_error() -> None:
+    with open("/dev/full", "w") as full:
+        words = [*A1, "ask", "1 + 2", "--quiet", *FAST]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "error: the system refused: No space left on device\nhint: --debug shows where\n"
+
+
 @POSIX
 def test_a_reader_that_leaves_is_no_error() -> None:
     words = [*A1, "problems", "--count", "20000"]
