@@ -475,7 +475,7 @@ async def test_a_file_that_does_not_load_is_told_with_the_reason_of_llama_cpp(mo
     file.write_bytes((models / "bpe.gguf").read_bytes()[:-1000])
     async with loaded(factory(models / "bpe.gguf", n_ctx=4096)):  # of which llama.cpp warns
         with pytest.raises(ModelLoadError, match=r"cut.gguf does not load: tensor .* not within the file bounds"):
-            llama_cpp.load(str(file))
+            await asyncio.to_thread(llama_cpp.load, str(file))
 
 
 def test_missing_files_and_other_files_are_told_apart(tmp_path: Path) -> None:
