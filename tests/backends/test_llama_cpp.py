@@ -1,6 +1,7 @@
 """llama.cpp: the contract on tiny models of both vocabulary kinds, and what only it does."""
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,8 @@ from a1agent.backends.batching import worker
 from a1agent.backends.batching.runner import Rows
 from a1agent.backends.gguf_info import read_gguf
 from a1agent.backends.llama_cpp import LlamaCppBackend
-from a1agent.errors import InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, UsageError
+from a1agent.backends.llama_runner import LlamaRunner
+from a1agent.errors import BackendError, InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, UsageError
 from a1agent.types import Message, Question
 from tests.backends import tiny
 from tests.backends.contract import (
@@ -549,6 +551,43 @@ async def test_cells_move_where_a_call_writes_long_enough(
         chains = [await backend.open(Question.of("a b c d " * 60)) for _ in range(3)]
         await asyncio.gather(*(chains[i].generate(tokens, GREEDY, FREELY) for i in (0, 2)))
     assert bool(moves) == pays
+
+
+async def test_what_llama_cpp_does_not_copy_is_decoded_again(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise BackendError("llama.cpp refused the copy of a sequence")
+
+    async with loaded(factory(models / "bpe.gguf", kv="apart", **EXACT)) as backend:
+        root = await backend.open(QUESTION)
+        expected = await root.fork().score(STEP)
+        with monkeypatch.context() as refusing:
+            refusing.setattr(LlamaRunner, "_copy_cells", refuse)
+            scores = await root.fork().score(STEP)
+        assert close_to(scores.logprobs, expected.logprobs)
+        assert scores.work.decoded_tokens == len(scores.ids) + root.prompt_tokens - 1
+
+
+@pytest.mark.parametrize("part", ["_copy_cells", "sampler", "remove"])
+async def test_a_model_that_fails_between_forwards_ends_a_call_and_not_the_backend(
+    models: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of order")
+
+    async with loaded(factory(models / "bpe.gguf", kv="apart", **EXACT)) as backend:
+        root = await backend.open(QUESTION)
+        with monkeypatch.context() as failing:
+            failing.setattr(LlamaRunner, part, fail)
+            fork, other = root.fork(), root.fork()
+            other.rewind(Mark(root.length - 1))
+            with contextlib.suppress(BackendError):
+                async with asyncio.timeout(30):
+                    await fork.generate(8, Sampling(seed=1), FREELY)
+            await fork.close()
+            await backend.settle()
+        again = root.fork()
+        assert (await again.generate(8, Sampling(seed=1), FREELY)).logprobs
+        assert (await again.score(STEP)).logprobs
 
 
 def test_cells_apart_need_room_for_one_sequence(models: Path) -> None:
