@@ -68,6 +68,10 @@ def test_importing_a1agent_loads_no_model_library() -> None:
     assert found.strip() == "[]"
 
 
+def test_type_checkers_read_the_annotations() -> None:
+    assert (ROOT / "py.typed").is_file()
+
+
 def test_importing_a1agent_imports_next_to_nothing() -> None:
     code = "import sys, a1agent; print([m for m in ('numpy', 'pydantic', 'a1agent.agent') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

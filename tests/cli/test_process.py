@@ -194,6 +194,19 @@ def test_what_a_model_writes_never_drives_a_terminal(form: list[str], monkeypatc
 
 
 @POSIX
+def test_an_interrupt_of_the_live_view_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with Terminal([*A1, "ask", " + ".join(["1"] * 500), "--chains", "64", *SLOW]) as terminal:
+        terminal.wait_for("steps verified, ")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 130
+    after = without_escapes(terminal.shown).rpartition("interrupted; so far:")[2]
+    assert "rejection rate" in after and "speed-up ceiling" in after
+    assert terminal.shown.rfind("\x1b[?25h") > terminal.shown.rfind("\x1b[?25l") >= 0  # the cursor is there again
+    assert "Traceback" not in terminal.shown
+
+
+@POSIX
 def test_an_interrupt_in_a_chat_stops_the_answer_and_not_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     with Terminal([*A1, "chat", "--chains", "64", *SLOW]) as chat:
