@@ -9,52 +9,58 @@ decides per chain whether the target takes over, at a rejection rate that you se
     '2099'
 """
 
-from a1agent.agent import A1
-from a1agent.config import Options
-from a1agent.errors import (
-    A1Error,
-    BackendClosed,
-    BackendError,
-    CalibrationError,
-    CannotRewind,
-    CannotScore,
-    ContextOverflow,
-    InvalidAnswer,
-    InvalidOption,
-    InvalidQuestion,
-    MissingExtra,
-    ModelError,
-    ModelLoadError,
-    ModelNotFound,
-    NotEnoughMemory,
-    SolveError,
-    UsageError,
-)
-from a1agent.events import (
-    ChainFinished,
-    ChainStarted,
-    Event,
-    QuestionOpened,
-    StepAccepted,
-    StepDrafted,
-    StepDropped,
-    StepTakenOver,
-    StepVerified,
-    VoteClosed,
-)
-from a1agent.stats import RejectionStats
-from a1agent.types import (
-    ChainResult,
-    InvalidToolCall,
-    Message,
-    Question,
-    Result,
-    Step,
-    ToolCall,
-    Turn,
-    Usage,
-    Verdict,
-)
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from a1agent.agent import A1
+    from a1agent.config import Options
+    from a1agent.errors import (
+        A1Error,
+        BackendClosed,
+        BackendError,
+        CalibrationError,
+        CannotRewind,
+        CannotScore,
+        ContextOverflow,
+        InvalidAnswer,
+        InvalidOption,
+        InvalidQuestion,
+        MissingExtra,
+        ModelError,
+        ModelLoadError,
+        ModelNotFound,
+        NotEnoughMemory,
+        SolveError,
+        UsageError,
+    )
+    from a1agent.events import (
+        ChainFinished,
+        ChainStarted,
+        Event,
+        QuestionOpened,
+        StepAccepted,
+        StepDrafted,
+        StepDropped,
+        StepTakenOver,
+        StepVerified,
+        VoteClosed,
+    )
+    from a1agent.stats import RejectionStats
+    from a1agent.types import (
+        ChainResult,
+        InvalidToolCall,
+        Message,
+        Question,
+        Result,
+        Step,
+        ToolCall,
+        Turn,
+        Usage,
+        Verdict,
+    )
 
 __version__ = "0.1.0"
 
@@ -100,3 +106,18 @@ __all__ = [
     "Verdict",
     "VoteClosed",
 ]
+
+_HOMES = ("errors", "config", "types", "stats", "events", "agent")
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first asked for: a command that is interrupted before has nothing to end."""
+    if name in __all__:
+        homes = (import_module(f"{__name__}.{home}") for home in _HOMES)
+        globals()[name] = found = next(getattr(home, name) for home in homes if name in home.__all__)
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

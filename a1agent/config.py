@@ -191,11 +191,14 @@ def _typed(value: object) -> str:
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:
-    listed: object = [value] if isinstance(value, str) else value
-    texts = tuple(cast("list[Any]", listed)) if isinstance(listed, list | tuple) else (None,)
-    if not all(text and isinstance(text, str) for text in texts):
-        raise InvalidOption(f"{name} is {_typed(value)}", "use a text or a list of texts, none of them empty")
-    return cast("tuple[str, ...]", texts)
+    """One text, or several. Raises `InvalidOption` for what is none, and for an empty one: it is found everywhere."""
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        raise InvalidOption(f"{name} is {_typed(value)}", "it is a text or a list of texts")
+    for text in cast("list[object]", texts):
+        if not isinstance(text, str) or not text:
+            raise InvalidOption(f"{name} holds {_typed(text)}", "each is a text of one character or more")
+    return tuple(cast("list[str]", texts))
 
 
 def _at_least(name: str, value: object, least: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from queue import Empty, SimpleQueue
@@ -74,3 +75,13 @@ def _background_loop() -> asyncio.AbstractEventLoop:
             _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="a1agent", daemon=True).start()
         return _loop
+
+
+def _begin_anew() -> None:
+    """In a forked process: the loop's thread stayed in the parent."""
+    global _lock, _loop
+    _lock, _loop = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -13,14 +13,14 @@ from a1agent.types import Result
 __all__ = ["event_fields", "event_json", "result_json"]
 
 
-def result_json(result: Result) -> str:
-    """One object on one line."""
-    return json.dumps(_finite(result.as_dict()), ensure_ascii=False, allow_nan=False)
+def result_json(result: Result, *, ascii_only: bool = False) -> str:
+    """One object on one line. `ascii_only`: other characters are escaped, for streams that cannot carry them."""
+    return json.dumps(_finite(result.as_dict()), ensure_ascii=ascii_only, allow_nan=False)
 
 
-def event_json(event: Event) -> str:
-    """One object on one line; `event` names its kind."""
-    return json.dumps(event_fields(event), ensure_ascii=False, allow_nan=False)
+def event_json(event: Event, *, ascii_only: bool = False) -> str:
+    """One object on one line; `event` names its kind. `ascii_only` as in `result_json`."""
+    return json.dumps(event_fields(event), ensure_ascii=ascii_only, allow_nan=False)
 
 
 def event_fields(event: Event) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from a1agent.backends.base import Backend
 from a1agent.backends.memory import available_memory
 from a1agent.backends.registry import SCHEMES, Address, Pool, check_memory, parse_address
 from a1agent.config import Options
-from a1agent.errors import BackendClosed, CannotRewind, CannotScore
+from a1agent.errors import BackendClosed, CannotRewind, CannotScore, InvalidOption
 
 __all__ = ["Loaded", "Model", "Pair"]
 
@@ -74,6 +75,7 @@ class Pair:
         self._loading: Future[Loaded] | None = None
         self._closed = False
         self._abandoned = False
+        self._process = os.getpid()
         self._lock = threading.Lock()
         _check_target(self._given["target"])
 
@@ -92,7 +94,12 @@ class Pair:
     @property
     def loaded(self) -> Loaded | None:
         """Both models, once they are loaded and until they are closed."""
-        return None if self._closed else self._loaded
+        return None if self._closed or self._forked else self._loaded
+
+    @property
+    def _forked(self) -> bool:
+        """Whether the models belong to the process that this one was forked from."""
+        return self._loading is not None and self._process != os.getpid()
 
     async def load(self) -> Loaded:
         """Both models; loads them the first time. Raises `ModelError`, `MissingExtra`, `BackendClosed`."""
@@ -106,8 +113,11 @@ class Pair:
         with self._lock:
             if self._closed:
                 raise BackendClosed("this A1 was closed", "make a new one")
+            if self._forked:
+                what = "the models of this A1 were loaded before this process was forked, and stayed in its parent"
+                raise BackendClosed(what, 'make an A1 in each process, or start processes with "spawn"')
             if self._loading is None:
-                self._loading = Future()
+                self._loading, self._process = Future(), os.getpid()
                 self._loading.set_running_or_notify_cancel()
                 name, given = "a1agent-load", (self._loading,)
                 threading.Thread(target=self._fill, args=given, name=name, daemon=self._only_asks).start()
@@ -157,6 +167,8 @@ class Pair:
 
     async def aclose(self) -> None:
         """Gives both models back; the last user of one frees it. Waits for a load under way, but not for servers."""
+        if self._forked:
+            return
         with self._lock:
             self._closed, loading = True, self._loading
             self._abandoned = loading is not None and self._loaded is None and self._only_asks
@@ -173,7 +185,16 @@ class Pair:
 
 
 def _address(model: Model) -> Address | Backend:
-    return parse_address(model) if isinstance(model, str) else model
+    if isinstance(model, str):
+        return parse_address(model)
+    if not isinstance(model, Backend):  # pyright: ignore[reportUnnecessaryIsInstance]  who checks no types may err
+        what = f"a model is {model!r}, a {type(model).__name__}"
+        raise InvalidOption(what, 'it is an address, such as "llama-cpp:model.gguf", or a backend')
+    return model
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_POOL.begin_anew)
 
 
 def _check_target(target: Address | Backend) -> None:

@@ -55,6 +55,7 @@ class Message:
     def __post_init__(self) -> None:
         if self.role not in _ROLES:
             raise InvalidQuestion(f"unknown role {self.role!r}", f"use one of {', '.join(_ROLES)}")
+        _check_text(self.content)
         if self.extra.get("tool_calls"):
             calls = [_as_template_call(call) for call in self.extra["tool_calls"]]
             object.__setattr__(self, "extra", {**self.extra, "tool_calls": calls})
@@ -62,6 +63,17 @@ class Message:
     def as_dict(self) -> dict[str, Any]:
         """The mapping a chat template reads."""
         return {**self.extra, "role": self.role, "content": self.content}
+
+
+def _check_text(content: object) -> None:
+    """Raises `InvalidQuestion` for what no tokenizer reads."""
+    if not isinstance(content, str):
+        raise InvalidQuestion(f"the content of a message is {content!r}, a {type(content).__name__}", "it is a text")
+    try:
+        content.encode()
+    except UnicodeEncodeError as error:
+        what = f"a message holds what is no text: {content[error.start]!r} at character {error.start + 1}"
+        raise InvalidQuestion(what, "it may have been read with the wrong encoding; it must be UTF-8") from None
 
 
 def _as_template_call(call: Any) -> dict[str, Any]:
@@ -117,6 +129,8 @@ class Question:
             return question
         if isinstance(question, str):
             return cls(messages=(Message(role="user", content=question),))
+        if not isinstance(question, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]  who checks no types may err
+            raise InvalidQuestion(f"the question is a {type(question).__name__}", "pass a text or a list of messages")
         return cls(messages=tuple(_message(message) for message in question))
 
     @property
@@ -128,6 +142,9 @@ class Question:
 def _message(message: Message | Mapping[str, Any]) -> Message:
     if isinstance(message, Message):
         return message
+    if not isinstance(message, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        what = f"a message is {message!r}, a {type(message).__name__}"
+        raise InvalidQuestion(what, "it is a mapping with 'role' and 'content'")
     fields = dict(message)
     role, content = fields.pop("role", None), fields.pop("content", None)
     if content is None and fields.get("tool_calls"):

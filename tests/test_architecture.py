@@ -1,6 +1,7 @@
 """The house keeps its shape: who may import whom, what an import costs, how long modules are."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -67,11 +68,25 @@ def test_importing_a1agent_loads_no_model_library() -> None:
     assert found.strip() == "[]"
 
 
+def test_type_checkers_read_the_annotations() -> None:
+    assert (ROOT / "py.typed").is_file()
+
+
+def test_importing_a1agent_imports_next_to_nothing() -> None:
+    code = "import sys, a1agent; print([m for m in ('numpy', 'pydantic', 'a1agent.agent') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
+
+
 def test_the_public_names_are_sorted_and_complete() -> None:
     assert a1agent.__all__ == sorted(a1agent.__all__)
-    public = {
-        n
-        for n, v in vars(a1agent).items()
-        if not n.startswith("_") and getattr(v, "__module__", "").startswith("a1agent")
-    }
-    assert public == set(a1agent.__all__) - {"Event"}
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    imported = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("a1agent")]
+    assert {alias.name for node in imported for alias in node.names} == set(a1agent.__all__)
+    for node in imported:
+        home = importlib.import_module(str(node.module))
+        for alias in node.names:
+            assert getattr(a1agent, alias.name) is getattr(home, alias.name)
+    assert set(a1agent.__all__) <= set(dir(a1agent))
+    with pytest.raises(AttributeError, match="no attribute 'A2'"):
+        a1agent.A2  # noqa: B018

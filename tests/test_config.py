@@ -40,8 +40,9 @@ def test_values_out_of_range_name_the_option(name: str, value: object) -> None:
         ({"temperature": None}, "temperature is None, a NoneType: use a number, 0 (greedy) or more"),
         ({"chains": "8"}, "chains is '8', a str: it is a whole number"),
         ({"chains": 2.5}, "chains is 2.5: it is a whole number"),
-        ({"stop": 3}, "stop is 3: use a text or a list of texts, none of them empty"),
-        ({"stop": ["END", ""]}, "stop is ['END', ''], a list: use a text or a list of texts, none of them empty"),
+        ({"stop": ""}, "stop holds '', a str: each is a text of one character or more"),
+        ({"stop": ["END", 5]}, "stop holds 5: each is a text of one character or more"),
+        ({"stop": 5}, "stop is 5: it is a text or a list of texts"),
     ],
 )
 def test_a_value_that_will_not_do_is_told_with_those_that_will(options: dict[str, object], told: str) -> None:

@@ -23,6 +23,8 @@ def test_an_address_carries_typed_options() -> None:
         ("scripted:sums?accuracy=high", "float"),
         ("scripted:sums?can_score=perhaps", "true or false"),
         ("models/m.gguf", "llama-cpp:models/m.gguf"),
+        ("M.GGUF?n_ctx=512", "llama-cpp:M.GGUF?n_ctx=512"),
+        ("ORG/NAME", "hf:ORG/NAME"),
         ("llama-cpp:", "llama-cpp:model.gguf"),
         ("", "known"),
     ],

@@ -5,17 +5,21 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
+import re
 import threading
 from typing import Any
 
 from a1agent.errors import MissingExtra, ModelLoadError
 
-__all__ = ["llama_api", "log_lines"]
+__all__ = ["first_error", "forget_errors", "last_error", "llama_api"]
 
 _log = logging.getLogger("a1agent.llama_cpp")
 _lock = threading.Lock()
 _state: dict[str, Any] = {}
-_recent: list[str] = []
+_errors: list[str] = []
+_ERROR_LEVEL = 4
+_MOST_ERRORS = 8
+_SPEAKER = re.compile(r"^\w+: (error loading model: )?")
 
 
 def llama_api(verbose: bool = False) -> Any:
@@ -28,9 +32,19 @@ def llama_api(verbose: bool = False) -> Any:
         return _state["api"]
 
 
-def log_lines() -> str:
-    """The last complaint of llama.cpp: what an error message of ours should repeat."""
-    return _recent[-1] if _recent else ""
+def forget_errors() -> None:
+    """What llama.cpp complains of from now on has to do with what is about to be done."""
+    _errors.clear()
+
+
+def first_error() -> str:
+    """The first complaint since `forget_errors`, which those after it follow from; empty without one."""
+    return _errors[0] if _errors else ""
+
+
+def last_error() -> str:
+    """The last complaint; empty without one."""
+    return _errors[-1] if _errors else ""
 
 
 def _load() -> Any:
@@ -49,8 +63,8 @@ def _load() -> Any:
 
 def _on_log(level: int, text: bytes, _data: Any) -> None:
     line = text.decode(errors="replace").rstrip()
-    if level == 3 and line:
-        del _recent[:-7]
-        _recent.append(line)
+    if level == _ERROR_LEVEL and line:
+        del _errors[_MOST_ERRORS - 1 : -1]  # the first and the newest are told
+        _errors.append(_SPEAKER.sub("", line))
     if _state.get("verbose") and line:
         _log.warning("%s", line)

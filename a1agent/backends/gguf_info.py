@@ -100,7 +100,7 @@ def read_gguf(path: str | Path) -> GGUFInfo:
             metadata, tensors, header = _Reader(data).read()
     except (ValueError, OSError) as error:
         raise ModelLoadError(f"{path.name} is not a GGUF file: {error}", "choose a .gguf file") from error
-    except (struct.error, IndexError, KeyError, MemoryError, OverflowError) as error:
+    except (struct.error, IndexError, KeyError, MemoryError, OverflowError, RecursionError) as error:
         raise ModelLoadError(f"the header of {path.name} is cut short or damaged", "download the file again") from error
     size = sum(part.stat().st_size for part in files)
     return GGUFInfo(path, files, size, metadata, tensors, header)

@@ -29,10 +29,10 @@ def is_gguf(path: str) -> bool:
     return _GGUF.fullmatch(path) is not None
 
 
-def find_gguf(path: str, revision: str = "", *, local: bool = False) -> Path:
+def find_gguf(path: str, revision: str = "", *, local: bool = False, extra: str = "transformers") -> Path:
     """The file that ORG/REPO:FILE.gguf names, its other parts fetched too; `local`: from the cache only.
 
-    Raises `ModelNotFound`, `MissingExtra`.
+    `extra`: which one to name where the hub's client is not installed. Raises `ModelNotFound`, `MissingExtra`.
     """
     name = _GGUF.fullmatch(path)
     if name is None:
@@ -42,7 +42,7 @@ def find_gguf(path: str, revision: str = "", *, local: bool = False) -> Path:
     if (match := _PART.search(file)) is not None:
         stem = file[: match.start()]
         parts = [f"{stem}-{i:05}-of-{match[1]}.gguf" for i in range(1, int(match[1]) + 1)]
-    with _asking(f"file {file!r} of {repository!r}", revision) as hub:
+    with _asking(f"file {file!r} of {repository!r}", revision, extra) as hub:
         files = [hub.hf_hub_download(repository, part, **_how(revision, local)) for part in parts]
         return Path(files[0])
 
@@ -68,12 +68,12 @@ def _how(revision: str, local: bool) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _asking(what: str, revision: str) -> Generator[Any]:
+def _asking(what: str, revision: str, extra: str = "transformers") -> Generator[Any]:
     """The hub's client; its errors in our words."""
     try:
         hub: Any = importlib.import_module("huggingface_hub")
     except ModuleNotFoundError as error:
-        raise MissingExtra(f"the {what} of the hub", "transformers") from error
+        raise MissingExtra(f"the {what} of the hub", extra) from error
     try:
         yield hub
     except Exception as error:

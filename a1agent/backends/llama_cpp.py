@@ -10,11 +10,12 @@ with `kv=apart` each has a copy, and reads through no cells but its own.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from a1agent.backends._llama_api import llama_api, log_lines
+from a1agent.backends._llama_api import first_error, forget_errors, llama_api
 from a1agent.backends.base import ModelInfo
 from a1agent.backends.batching.worker import Engine
 from a1agent.backends.chat_template import ChatTemplate
@@ -60,16 +61,25 @@ def load(path: str, **options: Any) -> LlamaCppBackend:
 def estimate_memory(path: str, **options: Any) -> int:
     """Bytes that the model would take (weights, KV cache, buffers), read from the file's header without loading it."""
     checked = LlamaOptions.of(options)
-    return memory_of(read_gguf(_locate(path)), checked)
+    return memory_of(read_gguf(_locate(path)), checked, has_gpu=checked.n_gpu_layers != 0 and _has_gpu_memory())
+
+
+def _has_gpu_memory() -> bool:
+    """Whether layers on a GPU lie elsewhere than in main memory, which those of Macs share with the processor."""
+    return sys.platform != "darwin" and bool(llama_api().llama_supports_gpu_offload())
 
 
 def _load_model(api: Any, header: GGUFInfo, options: LlamaOptions) -> Any:
     params = api.llama_model_default_params()
     params.n_gpu_layers = options.n_gpu_layers
+    forget_errors()
     model = api.llama_model_load_from_file(os.fsencode(header.path), params)
     if not model:
-        reason = log_lines() or "llama.cpp gave no reason"
-        raise ModelLoadError(f"{header.path.name} does not load: {reason}", "the file may be cut short, or too new")
+        reason = first_error() or "llama.cpp gave no reason"
+        hint = "the file may be cut short, or too new"
+        if options.n_gpu_layers:
+            hint += "; or it does not fit the GPU: lower n_gpu_layers"
+        raise ModelLoadError(f"{header.path.name} does not load: {reason}", hint)
     if not api.llama_model_has_decoder(model) or api.llama_model_has_encoder(model):
         api.llama_model_free(model)
         raise ModelLoadError(f"{header.path.name} is not a decoder-only model", "choose a model that generates text")
@@ -111,4 +121,4 @@ def _with_threads(options: LlamaOptions) -> LlamaOptions:
 def _locate(path: str) -> Path:
     """The file of a path or hub name. Raises `ModelNotFound`, `MissingExtra`."""
     file = Path(path).expanduser()
-    return find_gguf(path) if is_gguf(path) and not file.exists() else file
+    return find_gguf(path, extra="llama-cpp") if is_gguf(path) and not file.exists() else file

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
+from a1agent.backends.control_groups import processors
 from a1agent.backends.gguf_info import GGUFInfo
 from a1agent.backends.memory import available_memory
 from a1agent.backends.options import check_names, check_values
@@ -173,8 +174,11 @@ def outputs_of(vocabulary: int, options: LlamaOptions) -> int:
     return min(options.n_batch, max(64, _LOGIT_BYTES // (4 * max(1, vocabulary))))
 
 
-def memory_of(info: GGUFInfo, options: LlamaOptions) -> int:
-    """Bytes that a model takes once loaded: weights, KV cache, and the buffers of a forward; from the header alone."""
+def memory_of(info: GGUFInfo, options: LlamaOptions, *, has_gpu: bool = False) -> int:
+    """Bytes of main memory that a loaded model takes: weights, KV cache, and the buffers of a forward.
+
+    From the header alone. With `has_gpu`, what `n_gpu_layers` puts into a memory of the GPU's own does not count.
+    """
     room = room_of(info, options)
     vocabulary = len(info.metadata.get("tokenizer.ggml.tokens") or ())
     width = int(info.get("embedding_length", 0))
@@ -184,7 +188,16 @@ def memory_of(info: GGUFInfo, options: LlamaOptions) -> int:
     rows = options.n_batch * (6 * width + 3 * inner) * 4
     seen = room.cells // room.lanes if room.apart else room.cells
     mask = options.n_batch * seen * (6 if uses_flash(options, room) else 4 * (1 + heads))
-    return int(_LIBRARY_BYTES + info.size + room.cells * _cell_bytes(info, options) + logits + rows + mask)
+    kept = info.size + room.cells * _cell_bytes(info, options)
+    return int(_LIBRARY_BYTES + kept * (1 - _share_on_gpu(info, options, has_gpu)) + logits + rows + mask)
+
+
+def _share_on_gpu(info: GGUFInfo, options: LlamaOptions, has_gpu: bool) -> float:
+    """Share of the weights and the cache that is on the GPU; llama.cpp counts the output as one layer more."""
+    if not has_gpu:
+        return 0.0
+    layers = int(info.get("block_count", 0)) + 1
+    return 1.0 if options.n_gpu_layers < 0 else min(1.0, options.n_gpu_layers / layers)
 
 
 def uses_flash(options: LlamaOptions, room: Room) -> bool:
@@ -212,7 +225,7 @@ def _largest(value: Any) -> int:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use, two threads of one core counted once."""
+    """Cores that this process may use, two threads of one core counted once, within the limits of a container."""
     affinity: Any = getattr(os, "sched_getaffinity", None)
     allowed: set[int] | None = affinity(0) if affinity else None
     logical = len(allowed) if allowed is not None else os.cpu_count() or 1
@@ -222,7 +235,8 @@ def physical_cores() -> int:
         found = _macos_cores()
     else:
         found = (logical + 1) // 2
-    return max(1, min(found or logical, logical))
+    quota = processors()  # threads beyond it spin at barriers until the system stops them all
+    return max(1, min(found or logical, logical, logical if quota is None else int(quota)))
 
 
 def _linux_cores(allowed: set[int]) -> int:

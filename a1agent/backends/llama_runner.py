@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from a1agent.backends._llama_api import log_lines
+from a1agent.backends._llama_api import first_error, forget_errors, last_error
 from a1agent.backends.base import Sampling
 from a1agent.backends.batching.runner import END, NoCells, Rows
 from a1agent.backends.batching.sampling import Draw, can_draw
@@ -68,7 +68,7 @@ class LlamaRunner:
         if status == 1:
             raise NoCells("the KV cache is full")
         if status != 0:
-            raise BackendError(f"llama_decode failed with {status} {log_lines()}".strip(), "see verbose=true")
+            raise BackendError(f"llama_decode failed with {status} {last_error()}".strip(), "see verbose=true")
         self._output_rows = [row for row, wanted in enumerate(rows.wanted) if wanted]
         if self._output_rows:
             self._view_logits(len(self._output_rows))
@@ -178,10 +178,11 @@ class LlamaRunner:
         params.type_k, params.type_v = KV_TYPES[options.type_k][0], KV_TYPES[options.type_v][0]
         params.kv_unified = not room.apart
         params.swa_full = params.no_perf = True
+        forget_errors()
         context = self._api.llama_init_from_model(self._model, params)
         if not context:
             hint = "lower n_ctx or kv_tokens, or leave type_k, type_v and flash_attn at their defaults"
-            raise ModelLoadError(f"llama.cpp refused the context: {log_lines() or 'not enough memory?'}", hint)
+            raise ModelLoadError(f"llama.cpp refused the context: {first_error() or 'not enough memory?'}", hint)
         return context
 
     def _fill_batch_struct(self) -> None:

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
 from pathlib import Path
+
+from a1agent.backends.control_groups import memory_left
 
 __all__ = ["available_memory"]
 
 
 def available_memory() -> int | None:
     """Bytes that a new model may take, within the limits of a container; None where the system does not tell."""
-    limits = [limit for limit in (_system(), _container()) if limit is not None]
+    limits = [limit for limit in (_system(), memory_left()) if limit is not None]
     return min(limits, default=None)
 
 
 def _system() -> int | None:
     if sys.platform == "win32":
         return _windows()
-    meminfo = _read(Path("/proc/meminfo"))
-    for line in (meminfo or "").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
     names: dict[str, int] = getattr(os, "sysconf_names", {})
     if "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names:  # macOS: what is free changes by the second; take all
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
-
-
-def _container() -> int | None:
-    """What the control group leaves (Linux)."""
-    group = Path("/sys/fs/cgroup")
-    limit, used = _read(group / "memory.max"), _read(group / "memory.current")
-    if limit is None or used is None or not limit.strip().isdigit():
-        return None
-    return max(0, int(limit) - int(used))
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return None
 
 
 class _MemoryStatus(ctypes.Structure):

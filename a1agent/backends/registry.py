@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from a1agent.backends.base import Backend
+from a1agent.backends.hub import is_repository
 from a1agent.errors import InvalidOption, ModelNotFound, NotEnoughMemory, nearest
 
 __all__ = ["SCHEMES", "Address", "Pool", "Scheme", "check_memory", "parse_address"]
@@ -135,9 +136,11 @@ def parse_address(text: str) -> Address:
     """The address in `text`. Raises `InvalidOption` for an unknown scheme or option, naming the nearest known one."""
     scheme, colon, rest = text.partition(":")
     if not colon or scheme not in SCHEMES:
-        if text.endswith(".gguf"):
+        if text.partition("?")[0].lower().endswith(".gguf"):
             raise InvalidOption(f"{text!r} has no scheme", f"write llama-cpp:{text}")
-        raise InvalidOption(f"unknown model address {text!r}", nearest(scheme, [f"{name}" for name in SCHEMES]))
+        if not colon and is_repository(text):
+            raise InvalidOption(f"{text!r} has no scheme", f"write hf:{text}")
+        raise InvalidOption(f"unknown model address {text!r}", nearest(scheme, SCHEMES))
     path, query = _split(rest)
     if not path:
         raise InvalidOption(f"the address {text!r} names no model", f"for example {SCHEMES[scheme].example}")
@@ -249,6 +252,10 @@ class Pool:
                 return None
             del self._entries[address]
             return entry.backend
+
+    def begin_anew(self) -> None:
+        """Forgets every model, in a forked process: they stayed in its parent."""
+        self._entries, self._lock = {}, threading.Lock()
 
     def loaded(self, address: Address) -> bool:
         """Whether the model of an address is loaded already."""

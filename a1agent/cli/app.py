@@ -104,6 +104,9 @@ def _report(error: Exception) -> int:
     if describe is None:
         fail(error)
         return 2 if isinstance(error, UsageError) else 1
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(describe(), err=True)
+        return 2
     context = getattr(error, "ctx", None)
     path = getattr(context, "command_path", "a1")
     what = str(describe()).replace("Value error, ", "")

@@ -11,7 +11,7 @@ import typer
 
 from a1agent.agent import A1
 from a1agent.cli.calls import Call, Loop, make_agent
-from a1agent.cli.console import console, fail, one_line, warn
+from a1agent.cli.console import at_terminal, console, fail, narrow, one_line, piped, shown, warn
 from a1agent.cli.flags import Command, with_settings
 from a1agent.cli.live import LiveView
 from a1agent.cli.progress import ending
@@ -73,12 +73,9 @@ def ask(
 def _question_text(words: list[str]) -> str:
     if words and words != ["-"]:
         return " ".join(words)
-    if not words and sys.stdin.isatty():
+    if not words and at_terminal():
         raise InvalidQuestion("there is no question", 'for example: a1 ask "What is 47 * 28 + 783?"')
-    try:
-        return sys.stdin.buffer.read().decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise InvalidQuestion(f"stdin is not UTF-8 text: {error}", "convert it first") from None
+    return piped(lambda stdin: stdin.read()) or ""
 
 
 def make_question(text: str, *, system: str | None = None, raw: bool = False) -> Question:
@@ -117,11 +114,11 @@ class _Watcher:
 
 def _watcher(agent: A1, *, as_json: bool, events: bool, quiet: bool) -> _Watcher:
     if as_json:
-        return _Watcher(_ignore, lambda result: print(result_json(result)))
+        return _Watcher(_ignore, lambda result: print(result_json(result, ascii_only=narrow())))
     if events:
-        return _Watcher(lambda event: print(event_json(event), flush=True), _ignore)
+        return _Watcher(lambda event: print(event_json(event, ascii_only=narrow()), flush=True), _ignore)
     if quiet:
-        return _Watcher(_ignore, lambda result: print(result.text if result.answer is None else result.answer))
+        return _Watcher(_ignore, lambda result: print(shown(result.text if result.answer is None else result.answer)))
     out = console()
     if out.is_terminal and not out.is_dumb_terminal:
         draft, target = agent.pair.names
@@ -142,7 +139,7 @@ def _chain_line(event: Event) -> None:
 
 def _print_plainly(result: Result) -> None:
     """Reasoning, then the answer as the last line, to stdout; the rest to stderr."""
-    print(result.reasoning)
+    print(shown(result.reasoning))
     if result.answer is None:
         warn("no chain stated an answer")
     else:

@@ -15,12 +15,12 @@ from rich.text import Text
 from a1agent.agent import A1
 from a1agent.cli.ask import make_question
 from a1agent.cli.calls import Call, Loop, make_agent
-from a1agent.cli.console import console, fail, one_line, printable
+from a1agent.cli.console import at_terminal, console, fail, one_line, piped, printable, shown
 from a1agent.cli.flags import Command, with_settings
 from a1agent.cli.progress import Progress
 from a1agent.cli.report import print_stats, stats_line
 from a1agent.cli.settings import Settings
-from a1agent.errors import A1Error, InvalidOption, nearest
+from a1agent.errors import A1Error, ContextOverflow, InvalidOption, InvalidQuestion, nearest
 from a1agent.events import Event
 from a1agent.stats import RejectionStats
 from a1agent.types import Message, Question, Result
@@ -70,7 +70,7 @@ class _Talk:
     history: tuple[Message, ...] = ()
     last: RejectionStats | None = None
     failed: bool = False
-    interactive: bool = field(default_factory=lambda: sys.stdin.isatty() and sys.stdout.isatty())
+    interactive: bool = field(default_factory=lambda: at_terminal() and sys.stdout.isatty())
 
     def run(self) -> int:
         """Answers until the input ends; 1 when the last question of a pipe failed."""
@@ -96,8 +96,7 @@ class _Talk:
     def _read(self) -> str | None:
         """The next line; None at the end of input."""
         if not self.interactive:
-            line = sys.stdin.readline()
-            return line.strip() if line else None
+            return piped(lambda stdin: stdin.readline())
         try:
             return input("> ").strip()
         except EOFError:
@@ -127,10 +126,13 @@ class _Talk:
             print(stats_line(self.last))
 
     def _ask(self, text: str) -> None:
-        progress = Progress()
-        asked = make_question(text, system=self.system, raw=self.raw)
-        question = Question(messages=(*self.history, *(asked.messages[-1:] if self.history else asked.messages)))
+        try:
+            question = self._question(text)
+        except InvalidQuestion as error:
+            self.failed = True
+            return fail(error)
         self.failed = False
+        progress = Progress()
         with self.status("reading the question") as status:
 
             def watch(event: Event) -> None:
@@ -145,12 +147,17 @@ class _Talk:
             except A1Error as error:
                 self.failed, result = True, None
                 status.stop()
-                fail(error)
+                fail(_with_reset(error) if self.history else error)
         if result is None:
             return self._stopped()
         self.history = (*question.messages, Message(role="assistant", content=result.text))
         self.last = result.stats
         return self._show(result)
+
+    def _question(self, text: str) -> Question:
+        """The conversation so far, and the text."""
+        asked = make_question(text, system=self.system, raw=self.raw)
+        return Question(messages=(*self.history, *(asked.messages[-1:] if self.history else asked.messages)))
 
     def _stopped(self) -> None:
         if self.failed:
@@ -161,7 +168,7 @@ class _Talk:
 
     def _show(self, result: Result) -> None:
         if not self.interactive:
-            print(result.text, end="\n\n", flush=True)
+            print(shown(result.text), end="\n\n", flush=True)
             for notice in result.notices:
                 print(f"note: {one_line(notice)}", file=sys.stderr)
             return
@@ -172,6 +179,13 @@ class _Talk:
         for notice in result.notices:
             out.print(Text.assemble(("note: ", "bold yellow"), one_line(notice)))
         out.print()
+
+
+def _with_reset(error: A1Error) -> A1Error:
+    """An error that a conversation may have grown into, with the way out of it."""
+    if not isinstance(error, ContextOverflow):
+        return error
+    return ContextOverflow(error.what, f"/reset forgets the conversation; or {error.hint}")
 
 
 def _doing(progress: Progress) -> str:

@@ -7,20 +7,26 @@ import io
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from rich.console import Console
 from rich.text import Text
 
-from a1agent.errors import A1Error
+from a1agent.errors import A1Error, InvalidQuestion
 
 __all__ = [
     "Glyphs",
+    "at_terminal",
     "console",
     "fail",
     "glyphs",
+    "narrow",
     "one_line",
+    "piped",
     "printable",
+    "shown",
     "silence_broken_pipe",
     "tolerate_narrow_encodings",
     "warn",
@@ -67,6 +73,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub("", text.expandtabs(4))
 
 
+def shown(text: str) -> str:
+    """Text as stdout should get it: as it is, or made safe where a terminal reads it."""
+    return printable(text) if sys.stdout.isatty() else text
+
+
 def one_line(text: str) -> str:
     """Text on one line, safe to show."""
     return " ".join(printable(text.replace("\r", " ")).split())
@@ -92,6 +103,8 @@ def _strange(error: BaseException) -> tuple[str, str]:
     """What and hint of an error that is not a1agent's own."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"cannot use {os.fspath(error.filename)}: {error.strerror}", ""
+    if isinstance(error, OSError) and error.strerror:
+        return f"the system refused: {error.strerror}", "--debug shows where"
     if isinstance(error, ValueError) and str(error):
         return str(error), ""
     return f"{type(error).__name__}: {error}", "--debug shows the traceback"
@@ -107,6 +120,25 @@ def silence_broken_pipe() -> int:
         with contextlib.suppress(OSError, io.UnsupportedOperation):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
+
+
+def piped(read: Callable[[BinaryIO], bytes]) -> str | None:
+    """What `read` takes of stdin, which is UTF-8 on every system; None at its end. Raises `InvalidQuestion`."""
+    data = b"" if sys.stdin is None else read(sys.stdin.buffer)  # pyright: ignore[reportUnnecessaryComparison]
+    try:
+        return data.decode("utf-8-sig").strip() if data else None
+    except UnicodeDecodeError as error:
+        raise InvalidQuestion(f"stdin is not UTF-8 text: {error}", "convert it first") from None
+
+
+def at_terminal() -> bool:
+    """Whether a person types what stdin gives; a process may have none."""
+    return sys.stdin is not None and sys.stdin.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+
+
+def narrow() -> bool:
+    """Whether stdout cannot show every character, as pipes of Windows cannot: JSON then escapes those beyond ASCII."""
+    return glyphs(sys.stdout.encoding).ascii
 
 
 def tolerate_narrow_encodings() -> None:

@@ -92,9 +92,9 @@ def _hub(root: Path) -> Iterator[LocalModel]:
 def _checkpoints(root: Path) -> Iterator[LocalModel]:
     """Language models in safetensors format, the newest snapshot of each repository."""
     newest: dict[str, Path] = {}
-    for config in sorted(root.glob("models--*/snapshots/*/config.json"), key=lambda file: file.stat().st_mtime):
-        if _inside(config, root) and _writes_text(config):
-            newest["/".join(config.relative_to(root).parts[0].split("--")[1:])] = config.parent
+    found = [c for c in root.glob("models--*/snapshots/*/config.json") if _inside(c, root) and _writes_text(c)]
+    for config in sorted(found, key=lambda file: file.stat().st_mtime):
+        newest["/".join(config.relative_to(root).parts[0].split("--")[1:])] = config.parent
     for name, folder in newest.items():
         weights = [file for file in folder.glob("*.safetensors") if _inside(file, root)]
         if weights:
@@ -138,11 +138,12 @@ def _inside(file: Path, root: Path) -> bool:
 
 
 def _size(file: Path) -> int:
-    part = _PART.search(file.name)
-    if part is None:
+    match = _PART.search(file.name)
+    if match is None:
         return file.stat().st_size
-    stem = file.name[: part.start()]
-    return sum(other.stat().st_size for other in file.parent.iterdir() if _is_part(other.name, stem))
+    stem = file.name[: match.start()]
+    parts = [other for other in file.parent.iterdir() if _is_part(other.name, stem) and other.is_file()]
+    return sum(part.stat().st_size for part in parts)
 
 
 def _is_part(name: str, stem: str) -> bool:

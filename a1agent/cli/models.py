@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from a1agent.backends.registry import SCHEMES, Scheme, parse_address
+from a1agent.backends.registry import SCHEMES, Address, Scheme
 from a1agent.cli.console import console, one_line
 from a1agent.cli.local_models import LocalModel, find_local_models
 from a1agent.errors import A1Error
@@ -72,9 +72,10 @@ def _embedded() -> list[_Found]:
 
 
 def _weigh(model: LocalModel) -> _Found:
+    """What a model would take, by its file: by its name a hub might be asked."""
     memory, problem = None, None
     try:
-        memory = parse_address(model.address).memory() or None
+        memory = Address("hf" if model.address.startswith("hf:") else "llama-cpp", str(model.path)).memory() or None
     except (A1Error, OSError, ValueError) as error:
         problem = error.what if isinstance(error, A1Error) else str(error)
     return _Found(

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from a1agent.cli.console import console, glyphs
 from a1agent.cli.settings import read_settings
-from a1agent.errors import UsageError
+from a1agent.errors import CalibrationError, UsageError
 
 if TYPE_CHECKING:
     from a1agent.conformal.store import StoreEntry
@@ -51,15 +51,18 @@ def stats(
 
 
 def _entries(where: str) -> tuple[Path, list[StoreEntry]]:
-    from a1agent.conformal.store import CalibrationStore, default_store_path
+    from a1agent.conformal.store import default_store_path, summary_of
 
     path = default_store_path() if where == "default" else Path(where).expanduser()
     if not path.exists():
         if where != "default":
             raise UsageError(f"there is no file {path}", "a store is made by the first call that uses it")
         return path, []
-    with CalibrationStore(path) as store:
-        return path, store.summary()
+    try:
+        return path, summary_of(path)
+    except ValueError as error:
+        hint = "a call that uses it moves a damaged store aside and begins a fresh one"
+        raise CalibrationError(str(error), hint) from None
 
 
 def _as_dict(entry: StoreEntry) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """Calibration kept across runs, in one SQLite file that concurrent processes share."""
 
 import math
+import os
+import sqlite3
 import threading
 import time
 import weakref
@@ -9,7 +11,9 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
-from a1agent.conformal.store_file import CalibrationKey, CalibrationWarning, Row, StoreEntry, StoreFile, StorePeriod
+from a1agent.conformal import store_tables
+from a1agent.conformal.store_file import CalibrationWarning, StoreFile, look_into
+from a1agent.conformal.store_tables import CalibrationKey, Row, StoreEntry, StorePeriod
 from a1agent.conformal.values import turn_bucket
 
 __all__ = [
@@ -19,6 +23,7 @@ __all__ = [
     "StoreEntry",
     "StorePeriod",
     "default_store_path",
+    "summary_of",
 ]
 
 WINDOW = 10_000  # scores kept per key and turn bucket, the newest
@@ -32,18 +37,31 @@ def default_store_path() -> Path:
     return user_data_path("a1agent", appauthor=False) / "calibration.sqlite3"
 
 
+def summary_of(path: Path) -> list[StoreEntry]:
+    """What the store in a file holds, the key used last first; the file is left as it is, whatever it is.
+
+    Raises ValueError where it is no store that can be read.
+    """
+    try:
+        return look_into(path, store_tables.summary)
+    except sqlite3.Error as error:
+        raise ValueError(f"{path} cannot be read as a calibration store: {error}") from error
+
+
 class CalibrationStore:
     """Scores by `CalibrationKey`, the newest `window` of each turn bucket.
 
     `append` only buffers, in O(1): a background thread writes what has gathered, within about a second; `flush` and
     `close` write at once, and an interpreter that exits closes what is open. A process that is killed loses what it
     had not yet written and nothing else. `load`, `flush`, `close` and `summary` touch the disk: call them in a thread
-    where an event loop runs. All methods may be called from any thread; open a store after a fork, not before.
+    where an event loop runs. All methods may be called from any thread.
 
     A damaged file, and one that another process keeps locked for `timeout_s` seconds, is moved aside (renamed with the
-    reason and the time, beside the path) and a fresh one begun; where that fails, on a read-only folder say, the
-    scores of this process stay in memory. Either is told by one `CalibrationWarning`. `path` None is
-    `default_store_path()`.
+    reason and the time, beside the path) and a fresh one begun. A file that cannot be written, or that a newer version
+    or another program wrote, is left alone: what it holds is used where it can be read, and the scores of this process
+    stay in memory. Either is told by one `CalibrationWarning`. `path` None is `default_store_path()`.
+
+    In a process forked from the one that opened it a store keeps nothing: the scores are the parent's to write.
     """
 
     def __init__(self, path: Path | None = None, *, window: int = WINDOW, timeout_s: float = TIMEOUT_S) -> None:
@@ -104,8 +122,15 @@ class _Writer:
         self._changed = threading.Condition()
         self._flushing = threading.Lock()  # rows reach the file in the order in which they came
         self._thread: threading.Thread | None = None
+        self._process = os.getpid()
+
+    @property
+    def _forked(self) -> bool:
+        return os.getpid() != self._process
 
     def add(self, row: Row) -> None:
+        if self._forked:
+            return
         with self._changed:
             if self._pending.closed:
                 raise ValueError("the calibration store is closed")
@@ -117,6 +142,8 @@ class _Writer:
                 self._changed.notify()
 
     def flush(self) -> None:
+        if self._forked:
+            return
         with self._flushing:
             with self._changed:
                 rows, self._pending.rows = self._pending.rows, []
@@ -124,6 +151,8 @@ class _Writer:
                 self.file.write(rows)
 
     def close(self) -> None:
+        if self._forked:
+            return
         with self._changed:
             self._pending.closed = True
             self._changed.notify()

@@ -1,82 +1,27 @@
-"""The SQLite file behind the calibration store: its schema, and what happens when it cannot be used."""
+"""The SQLite file behind the calibration store, and what happens when it cannot be used."""
 
 import sqlite3
 import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import astuple, dataclass, fields
-from datetime import UTC, date, datetime
+from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["CalibrationKey", "CalibrationWarning", "Row", "StoreEntry", "StoreFile", "StorePeriod"]
+from a1agent.conformal import store_tables as tables
+from a1agent.conformal.store_tables import CalibrationKey, Row, StoreEntry
 
-SCHEMA_VERSION = 1
+__all__ = ["CalibrationWarning", "StoreFile", "look_into"]
+
 RETRY_S = 0.02
+
+T = TypeVar("T")
 
 
 class CalibrationWarning(UserWarning):
     """The stored calibration could not be used as it was; the message says what was done instead."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationKey:
-    """What scores must have in common to be compared. Fingerprints are opaque strings."""
-
-    draft: str
-    target: str
-    score: str
-    step_tokens: int
-    min_step_tokens: int
-    prompt: str
-    tenant: str = ""  # name of an API key, so that no client shifts another's rate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One score as it is stored; `at` in seconds since 1970."""
-
-    key: CalibrationKey
-    bucket: int
-    turn: int
-    score: float
-    at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorePeriod:
-    """The scores that came on one day (UTC): a mean that moves from day to day is drift."""
-
-    day: date
-    scores: int
-    mean_score: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreEntry:
-    """What is stored under one key."""
-
-    key: CalibrationKey
-    scores: int
-    by_turn_bucket: dict[int, int]
-    newest: datetime
-    periods: tuple[StorePeriod, ...]  # oldest first
-
-
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS keys (id INTEGER PRIMARY KEY, draft TEXT NOT NULL, target TEXT NOT NULL, "
-    "score TEXT NOT NULL, step_tokens INTEGER NOT NULL, min_step_tokens INTEGER NOT NULL, prompt TEXT NOT NULL, "
-    "tenant TEXT NOT NULL, UNIQUE (draft, target, score, step_tokens, min_step_tokens, prompt, tenant))",
-    "CREATE TABLE IF NOT EXISTS scores (id INTEGER PRIMARY KEY AUTOINCREMENT, key_id INTEGER NOT NULL, "
-    "bucket INTEGER NOT NULL, turn INTEGER NOT NULL, score REAL NOT NULL, at REAL NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS scores_by_age ON scores (key_id, bucket, id)",
-)
-_KEY_COLUMNS = ", ".join(field.name for field in fields(CalibrationKey))
-_SAME_KEY = " AND ".join(f"{field.name} = ?" for field in fields(CalibrationKey))
-
-T = TypeVar("T")
 
 
 class StoreFile:
@@ -88,19 +33,20 @@ class StoreFile:
         self._timeout_s = timeout_s
         self._closed = self._moved_aside = False
         self._identity: tuple[int, int] | None = None
+        self._rescued: list[Row] = []
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.Lock()
         self._use(lambda connection: None)  # what is wrong with the file is told now, not in the middle of an answer
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows in one transaction, and drop what is older than the newest `window` of their buckets."""
-        self._use(lambda connection: _write(connection, rows, self._window))
+        self._use(lambda connection: tables.write(connection, rows, self._window))
 
     def read(self, key: CalibrationKey, limit_per_bucket: int) -> list[tuple[int, float]]:
-        return self._use(lambda connection: _read(connection, key, limit_per_bucket))
+        return self._use(lambda connection: tables.read(connection, key, limit_per_bucket))
 
     def summary(self) -> list[StoreEntry]:
-        return self._use(_summary)
+        return self._use(tables.summary)
 
     def close(self) -> None:
         with self._lock:
@@ -138,8 +84,11 @@ class StoreFile:
             self._connection = sqlite3.connect(
                 self.path or ":memory:", timeout=self._timeout_s, isolation_level=None, check_same_thread=False
             )
-            _prepare(self._connection)
+            tables.prepare(self._connection)
             self._identity = _identity(self.path)
+            if self._rescued:
+                tables.write(self._connection, self._rescued, self._window)
+                self._rescued = []
         return self._connection
 
     def _disconnect(self) -> None:
@@ -159,115 +108,35 @@ class StoreFile:
                 aside = _move_aside(path, reason)
                 return f"The calibration file {path} is {reason} ({error}); moved to {aside.name}, a fresh one begun."
         self.path = None
-        return f"The calibration file {path} cannot be used ({error}); scores are kept in memory for this run only."
+        with suppress(sqlite3.Error):
+            self._rescued = look_into(path, tables.all_rows)
+        kept = "what it holds counts, and new scores are" if self._rescued else "scores are"
+        return f"The calibration file {path} cannot be used ({error}); {kept} kept in memory for this run only."
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Settings and schema; raises sqlite3.Error if the file is not a calibration store of this version."""
-    connection.execute(
-        "PRAGMA journal_mode = WAL"
-    )  # readers never wait for the writer; a killed process leaves no harm
-    connection.execute("PRAGMA synchronous = NORMAL")
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        raise sqlite3.NotSupportedError(f"written by a newer a1agent, schema {version}")
-    if version == SCHEMA_VERSION:
-        connection.execute("SELECT 1 FROM scores, keys LIMIT 1")
-        return
-    with _Transaction(connection):
-        for statement in _SCHEMA:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+def look_into(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
+    """What `work` reads of a store that is left as it is. Raises sqlite3.Error, also where it is no store."""
+    address = path.absolute().as_uri()
+    try:
+        return _look(f"{address}?mode=rw", work)
+    except sqlite3.Error as error:
+        if _code(error) != sqlite3.SQLITE_CANTOPEN:
+            raise
+    return _look(f"{address}?immutable=1", work)  # in a folder that cannot be written a log cannot be opened
 
 
-class _Transaction:
-    """A write transaction that takes its lock at once: two processes never deadlock by upgrading theirs."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        if failed is None:
-            self._connection.execute("COMMIT")
-        elif self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-
-
-def _write(connection: sqlite3.Connection, rows: Sequence[Row], window: int) -> None:
-    with _Transaction(connection):
-        ids = {key: _key_id(connection, key) for key in {row.key for row in rows}}
-        connection.executemany(
-            "INSERT INTO scores (key_id, bucket, turn, score, at) VALUES (?, ?, ?, ?, ?)",
-            [(ids[row.key], row.bucket, row.turn, row.score, row.at) for row in rows],
-        )
-        for group in {(ids[row.key], row.bucket) for row in rows}:
-            connection.execute(
-                "DELETE FROM scores WHERE key_id = ? AND bucket = ? AND id <= ("
-                "SELECT id FROM scores WHERE key_id = ? AND bucket = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
-                (*group, *group, window),
-            )
-
-
-def _key_id(connection: sqlite3.Connection, key: CalibrationKey) -> int:
-    values = astuple(key)
-    marks = ", ".join("?" * len(values))
-    connection.execute(f"INSERT OR IGNORE INTO keys ({_KEY_COLUMNS}) VALUES ({marks})", values)
-    (key_id,) = connection.execute(f"SELECT id FROM keys WHERE {_SAME_KEY}", values).fetchone()
-    return int(key_id)
-
-
-def _read(connection: sqlite3.Connection, key: CalibrationKey, limit_per_bucket: int) -> list[tuple[int, float]]:
-    found = connection.execute(f"SELECT id FROM keys WHERE {_SAME_KEY}", astuple(key)).fetchone()
-    if found is None:
-        return []
-    return connection.execute(
-        "SELECT turn, score FROM (SELECT id, turn, score, ROW_NUMBER() OVER (PARTITION BY bucket ORDER BY id DESC) "
-        "AS age FROM scores WHERE key_id = ?) WHERE age <= ? ORDER BY id",
-        (found[0], limit_per_bucket),
-    ).fetchall()
-
-
-def _summary(connection: sqlite3.Connection) -> list[StoreEntry]:
-    keys = connection.execute(f"SELECT id, {_KEY_COLUMNS} FROM keys").fetchall()
-    entries = [_entry(connection, key_id, _key(values)) for key_id, *values in keys]
-    return sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.newest, reverse=True)
-
-
-def _key(values: Sequence[str | int]) -> CalibrationKey:
-    named = dict(zip((field.name for field in fields(CalibrationKey)), values, strict=True))
-    return CalibrationKey(**named)  # pyright: ignore[reportArgumentType]  # types are the columns'
-
-
-def _entry(connection: sqlite3.Connection, key_id: int, key: CalibrationKey) -> StoreEntry | None:
-    buckets = connection.execute(
-        "SELECT bucket, COUNT(*), MAX(at) FROM scores WHERE key_id = ? GROUP BY bucket ORDER BY bucket", (key_id,)
-    ).fetchall()
-    if not buckets:
-        return None
-    days = connection.execute(
-        "SELECT date(at, 'unixepoch') AS day, COUNT(*), AVG(score) FROM scores "
-        "WHERE key_id = ? GROUP BY day ORDER BY day",
-        (key_id,),
-    ).fetchall()
-    return StoreEntry(
-        key=key,
-        scores=sum(count for _, count, _ in buckets),
-        by_turn_bucket={bucket: count for bucket, count, _ in buckets},
-        newest=datetime.fromtimestamp(max(at for _, _, at in buckets), UTC),
-        periods=tuple(
-            StorePeriod(day=date.fromisoformat(day), scores=count, mean_score=mean) for day, count, mean in days
-        ),
-    )
+def _look(address: str, work: Callable[[sqlite3.Connection], T]) -> T:
+    with closing(sqlite3.connect(address, timeout=1, isolation_level=None, uri=True)) as connection:
+        if not tables.check(connection):
+            raise sqlite3.NotSupportedError("it is empty")
+        return work(connection)
 
 
 def _reason(error: Exception) -> str | None:
     """Why the file should be moved aside; None if moving it would not help (a full disk, a read-only folder)."""
     if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.NotSupportedError):
         return None
-    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without the extended part
+    code = _code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return "locked"
     hopeless = (
@@ -278,6 +147,11 @@ def _reason(error: Exception) -> str | None:
         sqlite3.SQLITE_READONLY,
     )
     return None if code in hopeless else "damaged"
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's number of an error, without the extended part."""
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
 
 
 def _move_aside(path: Path, reason: str) -> Path:

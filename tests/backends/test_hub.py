@@ -106,5 +106,7 @@ def test_a_path_that_names_nothing_is_not_asked_of_the_hub(cache: Path) -> None:
 def test_without_the_hub_s_client_the_extra_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for look in (lambda: locate("some/model"), lambda: load_tokenizer("some/model")):
-        with pytest.raises(MissingExtra, match="some/model"):
+        with pytest.raises(MissingExtra, match=r"some/model.*a1agent\[transformers\]"):
             look()
+    with pytest.raises(MissingExtra, match=r"some/repo.*a1agent\[llama-cpp\]"):
+        llama_cpp.estimate_memory("some/repo:tiny.gguf")

@@ -1,6 +1,8 @@
 """llama.cpp: the contract on tiny models of both vocabulary kinds, and what only it does."""
 
 import asyncio
+import contextlib
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +18,8 @@ from a1agent.backends.batching import worker
 from a1agent.backends.batching.runner import Rows
 from a1agent.backends.gguf_info import read_gguf
 from a1agent.backends.llama_cpp import LlamaCppBackend
-from a1agent.errors import InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, UsageError
+from a1agent.backends.llama_runner import LlamaRunner
+from a1agent.errors import BackendError, InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, UsageError
 from a1agent.types import Message, Question
 from tests.backends import tiny
 from tests.backends.contract import (
@@ -470,6 +473,14 @@ def test_files_that_are_cut_short_do_not_load(models: Path, tmp_path: Path, keep
         llama_cpp.load(str(tmp_path / "cut.gguf"))
 
 
+async def test_a_file_that_does_not_load_is_told_with_the_reason_of_llama_cpp(models: Path, tmp_path: Path) -> None:
+    file = tmp_path / "cut.gguf"
+    file.write_bytes((models / "bpe.gguf").read_bytes()[:-1000])
+    async with loaded(factory(models / "bpe.gguf", n_ctx=4096)):  # of which llama.cpp warns
+        with pytest.raises(ModelLoadError, match=r"cut.gguf does not load: tensor .* not within the file bounds"):
+            await asyncio.to_thread(llama_cpp.load, str(file))
+
+
 def test_missing_files_and_other_files_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound):
         llama_cpp.load(str(tmp_path / "none.gguf"))
@@ -543,6 +554,68 @@ async def test_cells_move_where_a_call_writes_long_enough(
     assert bool(moves) == pays
 
 
+async def test_what_llama_cpp_does_not_copy_is_decoded_again(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise BackendError("llama.cpp refused the copy of a sequence")
+
+    async with loaded(factory(models / "bpe.gguf", kv="apart", **EXACT)) as backend:
+        root = await backend.open(QUESTION)
+        expected = await root.fork().score(STEP)
+        with monkeypatch.context() as refusing:
+            refusing.setattr(LlamaRunner, "_copy_cells", refuse)
+            scores = await root.fork().score(STEP)
+        assert close_to(scores.logprobs, expected.logprobs)
+        assert scores.work.decoded_tokens == len(scores.ids) + root.prompt_tokens - 1
+
+
+@pytest.mark.parametrize("part", ["_copy_cells", "sampler", "remove"])
+async def test_a_model_that_fails_between_forwards_ends_a_call_and_not_the_backend(
+    models: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of order")
+
+    async with loaded(factory(models / "bpe.gguf", kv="apart", **EXACT)) as backend:
+        root = await backend.open(QUESTION)
+        with monkeypatch.context() as failing:
+            failing.setattr(LlamaRunner, part, fail)
+            fork, other = root.fork(), root.fork()
+            other.rewind(Mark(root.length - 1))
+            with contextlib.suppress(BackendError):
+                async with asyncio.timeout(30):
+                    await fork.generate(8, Sampling(seed=1), FREELY)
+            await fork.close()
+            await backend.settle()
+        again = root.fork()
+        assert (await again.generate(8, Sampling(seed=1), FREELY)).logprobs
+        assert (await again.score(STEP)).logprobs
+
+
+async def test_cells_that_were_lost_while_they_moved_are_decoded_again(models: Path) -> None:
+    def halfway(runner: LlamaRunner, first: int, second: int) -> None:
+        runner._restore(second, 0, runner._save(first, 0))
+        raise BackendError("llama.cpp refused the copy of a sequence")
+
+    scores: list[list[float]] = []
+    for swap in (None, halfway):
+        async with loaded(factory(models / "bpe.gguf", kv="apart", max_sequences=9, **EXACT)) as backend:
+            root = await backend.open(QUESTION)
+            chains = [root.fork() for _ in range(6)]
+            for length, chain in enumerate(chains, 1):
+                await chain.score(StepText(text="a b c " * length))
+            marks = [chain.mark() for chain in chains]
+            if swap is not None:
+                backend.engine._runner.swap = functools.partial(swap, backend.engine._runner)
+                writing = (chains[i].generate(24, GREEDY, FREELY) for i in (0, 2, 5))
+                failures = await asyncio.gather(*writing, return_exceptions=True)
+                assert any(isinstance(failure, BackendError) for failure in failures)
+                backend.engine._runner.swap = None
+            for chain, mark in zip(chains, marks, strict=True):
+                chain.rewind(mark)
+            scores.append([p for chain in chains for p in (await chain.score(STEP)).logprobs])
+    assert close_to(*scores)
+
+
 def test_cells_apart_need_room_for_one_sequence(models: Path) -> None:
     with pytest.raises(InvalidOption, match="no room for one sequence of 512 tokens"):
         llama_cpp.load(str(models / "bpe.gguf"), kv="apart", n_ctx=500, kv_tokens=256)
@@ -558,6 +631,16 @@ def test_the_memory_of_a_model_is_told_before_loading(models: Path) -> None:
     cell = 2 * 2 * 64 * 2  # layers, keys and values, width, bytes of f16
     assert large - small >= (65536 - 1024) * cell
     assert small >= (models / "bpe.gguf").stat().st_size + 1024 * cell
+
+
+def test_what_lies_on_a_gpu_does_not_count_as_main_memory(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(models / "bpe.gguf")
+    here = llama_cpp.estimate_memory(path, kv_tokens=65536)
+    monkeypatch.setattr(llama_cpp, "_has_gpu_memory", lambda: True)
+    assert llama_cpp.estimate_memory(path, kv_tokens=65536) == here
+    half, whole = (llama_cpp.estimate_memory(path, kv_tokens=65536, n_gpu_layers=n) for n in (1, -1))
+    cells = 65536 * 2 * 2 * 64 * 2
+    assert here - whole >= cells > here - half >= cells / 4
 
 
 def test_without_llama_cpp_python_the_extra_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 def a1():
     """Runs a command; scripted models stand in for the embedded pair."""
 
-    def run(*words: str, input: str | None = None, env: dict[str, str] | None = None):
+    def run(*words: str, input: str | bytes | None = None, env: dict[str, str] | None = None):
         models = {"A1_DRAFT": "scripted:sums", "A1_TARGET": "scripted:sums"}
         return CliRunner().invoke(build(), list(words), input=input, env=models | (env or {}))
 

@@ -97,3 +97,15 @@ def test_the_same_seed_gives_the_same_text(a1) -> None:
 
 def test_output_forms_exclude_each_other(a1) -> None:
     assert a1("ask", SUM, "--json", "--quiet").exit_code == 2
+
+
+def test_a_question_unlike_the_training_set_gets_a_notice_beside_its_answer(a1) -> None:
+    pytest.importorskip("llama_cpp")
+    pair = {"A1_DRAFT": "embedded:draft", "A1_TARGET": "embedded:target", "A1_CHAINS": "2", "A1_SEED": "1"}
+    done = a1("ask", "Qui a peint la Joconde ?", env=pair)
+    (note,) = [line for line in done.stderr.splitlines() if "unlike anything" in line]
+    assert note.startswith("note: ") and "--draft and --target" in note
+    told = json.loads(a1("ask", "Qui a peint la Joconde ?", "--json", env=pair).stdout)["notices"]
+    assert "unlike anything" in told[0]
+    known = a1("ask", "What is 47 * 28 + 783?", env=pair)
+    assert "unlike" not in known.stderr

@@ -145,6 +145,13 @@ def test_a_chat_forgets_when_told_to(a1) -> None:
     forgotten = a1("chat", *context, input=f"{long}\n/reset\n" * 3)
     assert forgotten.exit_code == 0 and forgotten.stdout.count("boxed{12}") == 3
     assert remembered.stdout.count("boxed{12}") < 3
+    assert "hint: /reset forgets the conversation; or shorten the question" in remembered.stderr
+
+
+def test_a_chat_reads_utf_8_and_nothing_else(a1) -> None:
+    done = a1("chat", input=b"caf\xe9 1 + 1\n")
+    assert done.exit_code == 2 and done.stderr.startswith("error: stdin is not UTF-8 text")
+    assert a1("chat", input="\ufeff1 + 1\n".encode()).stdout.count("boxed{2}") == 1
 
 
 def test_a_chat_names_the_nearest_of_its_commands(a1) -> None:

@@ -1,11 +1,13 @@
 """`a1 models`: what is found on this machine, and nothing outside of the folders it lies in."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from a1agent import embedded
 from a1agent.cli.local_models import find_local_models
 
 
@@ -101,6 +103,21 @@ def test_ollama_models_are_named_by_their_manifests(folders: Path, monkeypatch: 
     write(folders / "elsewhere/secret.gguf")
     models = find_local_models()
     assert [(m.name, m.address, m.size) for m in models] == [("tiny:1b", f"llama-cpp:{blob}", 7)]
+
+
+def test_what_a_model_of_the_hub_takes_is_told_without_asking_the_hub(
+    a1, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    file = folders / ".cache/huggingface/hub/models--org--repo/snapshots/aaa/m.gguf"
+    file.parent.mkdir(parents=True)
+    shutil.copy(embedded.path("draft"), file)
+    (file.parent / "m-00001-of-00002.gguf").symlink_to(folders / "gone")
+    (file.parent / "config.json").symlink_to(folders / "gone")
+    models = json.loads(a1("models", "--json").stdout)["models"]
+    drafts = [model for model in models if model["size"] == file.stat().st_size]
+    assert {model["address"] for model in drafts} == {"embedded:draft", "llama-cpp:org/repo:m.gguf"}
+    assert drafts[0]["memory"] == drafts[1]["memory"] is not None
 
 
 def test_models_lists_kinds_and_files(a1, folders: Path) -> None:

@@ -1,8 +1,11 @@
 """`python -m a1agent` as a real process: streams, signals, terminals."""
 
+import json
 import os
 import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +58,30 @@ def test_debug_prints_the_traceback() -> None:
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
+def test_without_a_command_the_help_is_shown_as_it_is() -> None:
+    done = run()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: a1 ") and "\n  ask " in done.stderr
+
+
+@POSIX
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_a_process_without_stdin_is_one_that_is_told_nothing(command: str) -> None:
+    words = ["sh", "-c", 'exec "$@" <&-', "sh", *A1, command, *FAST]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    expected = (2, "error: the question is empty\nhint: ask something\n") if command == "ask" else (0, "")
+    assert (done.returncode, done.stderr, done.stdout) == (*expected, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_without_room_for_the_answer_is_an_error() -> None:
+    with open("/dev/full", "w") as full:
+        words = [*A1, "ask", "1 + 2", "--quiet", *FAST]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "error: the system refused: No space left on device\nhint: --debug shows where\n"
+
+
 @POSIX
 def test_a_reader_that_leaves_is_no_error() -> None:
     words = [*A1, "problems", "--count", "20000"]
@@ -97,6 +124,49 @@ def test_an_interrupt_stops_at_once_and_prints_the_statistics_so_far() -> None:
 
 
 @POSIX
+def test_an_interrupt_while_the_models_load_ends_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"vllm:http://127.0.0.1:{server.getsockname()[1]}#m"  # it takes the call and never answers
+        words = [*A1, "ask", "1 + 2", "--draft", address, "--target", "scripted:sums", "--calibration", "none"]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible) as process:
+            try:
+                server.settimeout(60)
+                caller, _ = server.accept()
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=60)
+            finally:
+                process.kill()
+            caller.close()
+    assert process.returncode == 130
+    assert errors == "error: interrupted before the models were loaded\n"
+
+
+@POSIX
+def test_an_interrupt_while_the_commands_load_is_no_traceback() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupting:\n"  # stands in for whoever presses the keys then
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from a1agent.cli import main\n"
+        "main()"
+    )
+    words = [sys.executable, "-c", code, "ask", "1 + 2"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, preexec_fn=interruptible)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(("encoding", "form"), [("utf-8", "--json"), ("ascii", "--json"), ("cp1252", "--events")])
+def test_json_keeps_every_character_whatever_the_encoding_of_stdout(encoding: str, form: str) -> None:
+    words = ["ask", "Ça va? 你好 🙂", "--raw", "--draft", "scripted:obedient", "--target", "scripted:obedient", form]
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "A1_CALIBRATION": "none", "A1_ANSWER": "text"}
+    done = subprocess.run([*A1, *words], capture_output=True, env=environment, timeout=60)
+    last = json.loads(done.stdout.decode(encoding).splitlines()[-1])
+    assert "Ça va? 你好 🙂" in last.get("result", last)["text"]
+
+
+@POSIX
 @pytest.mark.parametrize("colour", [True, False], ids=["colour", "NO_COLOR"])
 def test_a_terminal_shows_the_chains_then_the_answer(colour: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -106,29 +176,106 @@ def test_a_terminal_shows_the_chains_then_the_answer(colour: bool, monkeypatch: 
     code, shown = in_terminal([*A1, "ask", "1 + 2 + 3 + 4 + 5", *FAST], columns=80)
     assert code == 0
     assert bool(re.search(r"\x1b\[[\d;]*3[1-7]m", shown)) is colour
-    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown)
+    text = without_escapes(shown)
     assert "8 of 8 chains finished" in text and "answers 15" in text
     assert text.index("votes 15") < text.index("answer  15") < text.index("rejection rate")
     assert max(len(line) for line in re.split(r"[\r\n]+", text)) <= 80
 
 
+@POSIX
+@pytest.mark.parametrize("form", [[], ["--quiet"]], ids=["plainly", "quiet"])
+def test_what_a_model_writes_never_drives_a_terminal(form: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    pair = ["--draft", "scripted:obedient", "--target", "scripted:obedient", "--calibration", "none"]
+    _, shown = in_terminal([*A1, "ask", "go \x1b]0;away\x07", "--raw", "--answer", "text", *pair, *form], columns=80)
+    assert "]0;away" in shown and "\x1b" not in shown and "\x07" not in shown
+
+
+@POSIX
+def test_an_interrupt_of_the_live_view_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with Terminal([*A1, "ask", " + ".join(["1"] * 500), "--chains", "64", *SLOW]) as terminal:
+        terminal.wait_for("steps verified, ")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 130
+    after = without_escapes(terminal.shown).rpartition("interrupted; so far:")[2]
+    assert "rejection rate" in after and "speed-up ceiling" in after
+    assert terminal.shown.rfind("\x1b[?25h") > terminal.shown.rfind("\x1b[?25l") >= 0  # the cursor is there again
+    assert "Traceback" not in terminal.shown
+
+
+@POSIX
+def test_an_interrupt_in_a_chat_stops_the_answer_and_not_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    with Terminal([*A1, "chat", "--chains", "64", *SLOW]) as chat:
+        chat.wait_for("Ctrl-D ends")
+        chat.type(" + ".join(["1"] * 400))  # minutes, if let be
+        chat.wait_for("steps verified, ")
+        chat.process.send_signal(signal.SIGINT)
+        chat.wait_for("stopped; /stats tells what was done")
+        chat.type("/stats")
+        chat.wait_for("rejection rate")
+        chat.type("/quit")
+        assert chat.end() == 0
+    assert "Traceback" not in chat.shown
+
+
+def without_escapes(shown: str) -> str:
+    return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown)
+
+
 def in_terminal(words: list[str], columns: int) -> tuple[int, str]:
     """Exit code and all that a program writes to a terminal of its own."""
-    import fcntl
-    import pty
-    import struct
-    import termios
+    with Terminal(words, columns) as terminal:
+        return terminal.end(), terminal.shown
 
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(ours, 65536):
-            shown += piece
-    except OSError:  # Linux: the other side was closed
-        pass
-    finally:
-        os.close(ours)
-    return process.wait(timeout=60), shown.decode()
+
+class Terminal:
+    """A program in a terminal of its own. `shown`: all that it wrote there so far."""
+
+    def __init__(self, words: list[str], columns: int = 80) -> None:
+        import fcntl
+        import pty
+        import struct
+        import termios
+
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=interruptible)
+        os.close(theirs)
+        self.shown = ""
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+    def type(self, line: str) -> None:
+        os.write(self._ours, f"{line}\n".encode())
+
+    def wait_for(self, text: str) -> None:
+        """Reads on until this was written after what was waited for before."""
+        while text not in without_escapes(self.shown[self._seen :]):
+            assert self._read(), f"{text!r} never came: {self.shown}"
+        self._seen = len(self.shown)
+
+    def end(self) -> int:
+        """Reads all there is; the exit code."""
+        while self._read():
+            pass
+        return self.process.wait(timeout=60)
+
+    _seen = 0
+
+    def _read(self) -> bool:
+        ready, _, _ = select.select([self._ours], [], [], 60)
+        assert ready, f"nothing more came within a minute: {self.shown}"
+        try:
+            piece = os.read(self._ours, 65536)
+        except OSError:  # Linux: the other side was closed
+            return False
+        self.shown += piece.decode(errors="replace")
+        return bool(piece)

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from a1agent.conformal.store import CalibrationKey, CalibrationStore, CalibrationWarning, default_store_path
+from a1agent.conformal.store import (
+    CalibrationKey,
+    CalibrationStore,
+    CalibrationWarning,
+    default_store_path,
+    summary_of,
+)
 
 KEY = CalibrationKey(draft="d", target="t", score="mean_nll", step_tokens=512, min_step_tokens=0, prompt="p")
 OTHER = CalibrationKey(draft="d", target="t", score="mean_nll", step_tokens=256, min_step_tokens=0, prompt="p")
@@ -213,13 +219,109 @@ def test_damage_found_later_is_survived_too(path):
         assert store.load(KEY)[-1] == (0, 1.0)
 
 
-def test_another_databases_file_is_moved_aside(path):
+@pytest.mark.parametrize("version", [0, 1])
+def test_the_database_of_another_program_is_left_alone(path, version):
     path.parent.mkdir()
     connection = sqlite3.connect(path)
-    connection.executescript("CREATE TABLE notes (text); PRAGMA user_version = 1")
+    connection.executescript(f"CREATE TABLE notes (text); PRAGMA user_version = {version}")
     connection.close()
-    with pytest.warns(CalibrationWarning, match="damaged"):
-        CalibrationStore(path).close()
+    before = path.read_bytes()
+    with pytest.warns(CalibrationWarning, match="another program"), CalibrationStore(path) as store:
+        store.append(KEY, 0, 1.0)
+        assert store.load(KEY) == [(0, 1.0)]
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("junk", [b"Dear diary, today I calibrated a model. " * 100, b""])
+def test_looking_into_a_file_that_is_no_store_leaves_it_alone(path, junk):
+    path.parent.mkdir()
+    path.write_bytes(junk)
+    with pytest.raises(ValueError, match=path.name):
+        summary_of(path)
+    assert path.read_bytes() == junk
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.fixture
+def restricted(monkeypatch):
+    """Opens files of the store as `restrict` says, as a system without rights or room would."""
+
+    def install(restrict):
+        connect = sqlite3.connect
+
+        def restricted(database, **options):
+            if database == ":memory:" or options.get("uri"):
+                return connect(database, **options)
+            return restrict(connect, database, options)
+
+        monkeypatch.setattr(sqlite3, "connect", restricted)
+
+    return install
+
+
+def read_only(connect, path, options):
+    return connect(f"{Path(path).as_uri()}?mode=ro", uri=True, **options)
+
+
+def without_room(connect, path, options):
+    connection = connect(path, **options)
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    return connection
+
+
+@pytest.mark.parametrize("restrict", [read_only, without_room])
+def test_of_a_file_that_cannot_be_written_what_it_holds_still_counts(path, restricted, restrict):
+    fill(path, 50)
+    restricted(restrict)
+    store = CalibrationStore(path)
+    for number in range(50, 1000):
+        store.append(KEY, 0, float(number))
+    with pytest.warns(CalibrationWarning, match="what it holds counts") as warned:
+        store.flush()
+    assert [score for _, score in store.load(KEY)] == [float(n) for n in range(1000)]
+    store.close()
+    assert len(warned) == 1
+    assert others_beside(path) == []
+    assert summary_of(path)[0].scores == 50
+
+
+def test_a_folder_that_cannot_be_written_can_be_read(path, monkeypatch):
+    fill(path, 5)
+    connect = sqlite3.connect
+
+    def no_log(database, **options):
+        if database != ":memory:" and "immutable" not in str(database):
+            return connect(path.parent / "nowhere" / "log", **options | {"uri": False})
+        return connect(database, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", no_log)
+    with pytest.warns(CalibrationWarning, match="what it holds counts"):
+        store = CalibrationStore(path)
+    assert len(store.load(KEY)) == 5
+    store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_writes_no_score_twice(path):
+    writer = start(
+        path,
+        """
+        import os, warnings
+        warnings.simplefilter("ignore")  # that threads stay behind is the point
+        for number in range(50):
+            store.append(key, 0, float(number))
+        child = os.fork()
+        store.append(key, 0, 99.0)  # of the child: dropped
+        if child:
+            os.waitpid(child, 0)
+        """,
+    )
+    writer.communicate(timeout=60)
+    assert writer.returncode == 0
+    with CalibrationStore(path) as store:
+        assert [score for _, score in store.load(KEY)] == [*map(float, range(50)), 99.0]
 
 
 def test_a_locked_store_is_moved_aside_without_a_hang_and_keeps_its_scores(path):

@@ -6,6 +6,7 @@ it, so the scheduler knows before a forward whether it fits. Where lanes hold co
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,8 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from a1agent.backends.batching.runner import Runner
+from a1agent.errors import BackendError
 
 __all__ = ["Cache", "Ids", "Lane", "common_prefix", "new_ids"]
+
+_log = logging.getLogger(__name__)
 
 Ids = array  # of C ints: four bytes a token, sliced by memcpy, compared by numpy
 
@@ -116,8 +120,7 @@ class Cache:
             return None
         lane.prompt = prompt
         if source is not None and lane is not source and length:
-            self._runner.copy(source.index, lane.index, length)
-            self._hold(lane, source, length)
+            self._take_copy(source, lane, length)
         elif lane is source:
             self.trim(lane, length)
         self.touch(lane)
@@ -132,10 +135,18 @@ class Cache:
         lane.ids.extend(ids)
 
     def move(self, lane: Lane, index: int) -> None:
-        """Gives a lane another number; the lane that has it, if any, takes the old one."""
+        """Gives a lane another number; the lane that has it, if any, takes the old one.
+
+        Raises what the model raises when it fails; both lanes are empty then.
+        """
         assert self._runner.swap is not None
-        self._runner.swap(lane.index, index)
         other = next((other for other in self._lanes if other.index == index), None)
+        try:
+            self._runner.swap(lane.index, index)
+        except Exception:
+            for broken in (lane, other) if other else (lane,):
+                self.trim(broken, 0)
+            raise
         if other is None:
             self._free_lanes[self._free_lanes.index(index)] = lane.index
         else:
@@ -189,6 +200,19 @@ class Cache:
         if len(source) == length:
             return True
         return self._runner.copies and (source.prompt <= length or self.free < length)
+
+    def _take_copy(self, source: Lane, lane: Lane, length: int) -> None:
+        """What a model does not copy is decoded again. Raises what the model raises when it fails; the lane is free."""
+        try:
+            self._runner.copy(source.index, lane.index, length)
+        except BackendError:
+            _log.warning("a model did not copy %d tokens of its cache; they are decoded again", length, exc_info=True)
+            self._runner.remove(lane.index, 0)
+        except Exception:
+            self.drop(lane)
+            raise
+        else:
+            self._hold(lane, source, length)
 
     def _hold(self, lane: Lane, source: Lane, length: int) -> None:
         if self._runner.copies:

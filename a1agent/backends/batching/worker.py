@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -83,7 +84,10 @@ class _Device:
             command = self._commands.get()
             if command is None:
                 return False
-            command()
+            try:
+                command()
+            except Exception:  # it concerns one sequence; the thread serves all models of the device
+                _log.exception("a command of a sequence failed")
             idle = False
         return True
 
@@ -127,6 +131,17 @@ def due(busy: list[C]) -> list[C]:
 
 _devices: dict[str, list[_Device]] = {}
 _devices_lock = threading.Lock()
+
+
+def _begin_anew() -> None:
+    """In a forked process: the threads stayed in the parent."""
+    global _devices_lock
+    _devices_lock = threading.Lock()
+    _devices.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _take_device(engine: Engine, name: str, share: float) -> _Device:
@@ -235,7 +250,11 @@ class Engine:
 
     def step(self) -> None:
         """One forward: schedule, run, publish. A failure ends the calls that were in it, never the thread."""
-        plan = self._scheduler.schedule()
+        try:
+            plan = self._scheduler.schedule()
+        except Exception as error:
+            self._give_up(list(self._scheduler.tasks), error)
+            return
         for task in plan.complete:
             self._finish(task)
         if not plan.shares:
@@ -244,10 +263,9 @@ class Engine:
             self._publish(plan, self._run(plan))
         except NoCells as error:
             if not self._scheduler.squeeze():
-                self._fail(plan, error)
+                self._give_up([share.task for share in plan.shares], error)
         except Exception as error:
-            _log.debug("a forward failed", exc_info=True)
-            self._fail(plan, error)
+            self._give_up([share.task for share in plan.shares], error)
 
     def _run(self, plan: Plan) -> float:
         rows = plan.rows()
@@ -302,9 +320,13 @@ class Engine:
         if self.closed or task.holder.closed:
             task.resolve(BackendClosed("the backend was closed", "open it again"))
             return
-        if isinstance(task, Generate):
-            task.sampler = self._runner.sampler(task.sampling)
-        self._scheduler.add(task)
+        try:
+            if isinstance(task, Generate):
+                task.sampler = self._runner.sampler(task.sampling)
+            self._scheduler.add(task)
+        except Exception as error:
+            self._give_up([task], error)
+            return
         if task.done:
             self._finish(task)
 
@@ -318,14 +340,15 @@ class Engine:
         elif not self.closed:
             self._trim(task.holder, length)
 
-    def _fail(self, plan: Plan, error: Exception) -> None:
-        """What the cache holds is unknown after a failed forward: its lanes are decoded again when used next."""
+    def _give_up(self, tasks: list[Task], error: Exception) -> None:
+        """What the cache holds of them is unknown after a failure: their lanes are decoded again when used next."""
+        _log.debug("calls on a model failed", exc_info=error)
         failure = error if isinstance(error, A1Error) else BackendError(f"the model failed: {error!r}", "see the log")
-        for share in plan.shares:
-            self._scheduler.evict(share.task.holder)
-            if share.task in self._scheduler.tasks:
-                self._scheduler.remove(share.task, share.task.base)
-                share.task.resolve(failure)
+        for task in tasks:
+            self._scheduler.evict(task.holder)
+            if task in self._scheduler.tasks:
+                self._scheduler.remove(task, task.base)
+            task.resolve(failure)
 
     def _trim(self, holder: Holder, length: int) -> None:
         if holder.task is None:
