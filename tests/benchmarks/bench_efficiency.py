@@ -1,12 +1,13 @@
 """Efficiency: what llama.cpp alone would take for the tokens of a run, as a share of what the run took.
 
-    python tests/benchmarks/bench_efficiency.py [--chains 16] [--turns 8] [--rounds 3] [--rate 0.3] [--cpu]
+    python tests/benchmarks/bench_efficiency.py [--chains 16] [--turns 8] [--rounds 3] [--rate 0.3] [--kv apart] [--cpu]
 
 A random draft of 30 million and a random target of 300 million parameters (Q8_0, written on first use) share the
 processor. Ideal seconds: drafted tokens / the draft's decode rate + scored tokens / the target's scoring rate + the
 target's tokens / its decode rate, each measured with bare llama.cpp (`bench_llama_cpp.Bare`) in the same round, at the
 mean batch that occurred. Two runs are held against it: `backends` drives the sequences and nothing else; `A1` is a
-whole call, with events, calibration, tokenizing and voting. `--cpu` counts seconds of this process's CPU instead of the
+whole call, with events, calibration, tokenizing and voting. The prompt is in the seconds and not in the ideal ones.
+`--kv`: chains have cells of their own, or share one pool, where each token is compared with cells of all. `--cpu` counts seconds of this process's CPU instead of the
 clock's: other programs on the machine disturb them less, and time in which nothing ran is left out.
 """
 
