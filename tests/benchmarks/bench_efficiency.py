@@ -7,8 +7,9 @@ processor. Ideal seconds: drafted tokens / the draft's decode rate + scored toke
 target's tokens / its decode rate, each measured with bare llama.cpp (`bench_llama_cpp.Bare`) in the same round, at the
 mean batch that occurred. Two runs are held against it: `backends` drives the sequences and nothing else; `A1` is a
 whole call, with events, calibration, tokenizing and voting. The prompt is in the seconds and not in the ideal ones.
-`--kv`: chains have cells of their own, or share one pool, where each token is compared with cells of all. `--cpu` counts seconds of this process's CPU instead of the
-clock's: other programs on the machine disturb them less, and time in which nothing ran is left out.
+`--kv`: chains have cells of their own, or share one pool, where each token is compared with cells of all.
+`--cpu` counts seconds of this process's CPU instead of the clock's: other programs on the machine disturb them less,
+and time in which nothing ran is left out.
 """
 
 from __future__ import annotations
