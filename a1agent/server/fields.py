@@ -53,6 +53,7 @@ REFUSED: Mapping[str, str] = {
     "annotations": "models here read text only",
     "audio": "A1 writes text only",
     "background": "calls live as long as their connection; stream the answer instead",
+    "background_options": "calls live as long as their connection; stream the answer instead",
     "caller": "the client calls all tools",
     "context": "a conversation is read as it is sent",
     "context_management": "a conversation is read as it is sent",

@@ -154,6 +154,7 @@ class ResponsesRequest(AskingFields):
         {
             "access_programs",
             "background",
+            "background_options",
             "context_management",
             "conversation",
             "image",
