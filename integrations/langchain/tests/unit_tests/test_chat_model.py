@@ -344,7 +344,7 @@ def test_mistakes_in_the_constructor_are_told_at_once(make: Callable[[], ChatA1]
         ("Hi.", {"response_format": {"type": "json_object", "schema": 3}}, "holds no schema"),
         ("Hi.", {"response_format": "json"}, "response_format is 'json'"),
         ("Hi.", {"tools": ["add"]}, "Unsupported function"),
-        ("Hi.", {"stop": 3}, "use a text or a list"),
+        ("Hi.", {"stop": 3}, "a text or a list"),
         ([ChatMessage(role="chef", content="x")], {}, "unknown role 'chef'"),
     ],
 )
