@@ -116,6 +116,8 @@ def __getattr__(name: str) -> Any:
         homes = (import_module(f"{__name__}.{home}") for home in _HOMES)
         globals()[name] = found = next(getattr(home, name) for home in homes if name in home.__all__)
         return found
+    if name in _HOMES:
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

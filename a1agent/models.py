@@ -110,12 +110,12 @@ class Pair:
 
         It has a thread of its own: those of the event loop are few, and are for what ends soon.
         """
+        if self._forked:  # told before the lock is asked for, which the parent may have held at that moment
+            what = "the models of this A1 were loaded before this process was forked, and stayed in its parent"
+            raise BackendClosed(what, 'make an A1 in each process, or start processes with "spawn"')
         with self._lock:
             if self._closed:
                 raise BackendClosed("this A1 was closed", "make a new one")
-            if self._forked:
-                what = "the models of this A1 were loaded before this process was forked, and stayed in its parent"
-                raise BackendClosed(what, 'make an A1 in each process, or start processes with "spawn"')
             if self._loading is None:
                 self._loading, self._process = Future(), os.getpid()
                 self._loading.set_running_or_notify_cancel()

@@ -150,7 +150,9 @@ class LlamaRunner:
         size = int(self._api.llama_state_seq_get_size(self._context, lane))
         if size > len(self._moved[buffer]):
             self._moved[buffer] = _buffer(size)
-        return int(self._api.llama_state_seq_get_data(self._context, self._moved[buffer], size, lane))
+        if self._api.llama_state_seq_get_data(self._context, self._moved[buffer], size, lane) != size:
+            raise BackendError("llama.cpp refused to read the cells of a sequence", "use kv=shared")
+        return size
 
     def _restore(self, lane: int, buffer: int, size: int) -> None:
         self.remove(lane, 0)  # a state without cells would leave the lane as it is

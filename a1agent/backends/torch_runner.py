@@ -97,7 +97,7 @@ class TorchRunner:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Gives lane `target` a copy of the first `length` cells of lane `source`."""
-        with torch.inference_mode():
+        with self._at_work(), torch.inference_mode():
             self._model.copy(source, target, length)
 
     def remove(self, lane: int, start: int) -> None:

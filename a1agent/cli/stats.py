@@ -61,7 +61,7 @@ def _entries(where: str) -> tuple[Path, list[StoreEntry]]:
     try:
         return path, summary_of(path)
     except ValueError as error:
-        hint = "a call that uses it moves a damaged store aside and begins a fresh one"
+        hint = "name the file of a store; a damaged one is moved aside by the next call that uses it"
         raise CalibrationError(str(error), hint) from None
 
 

@@ -61,7 +61,7 @@ class CalibrationStore:
     or another program wrote, is left alone: what it holds is used where it can be read, and the scores of this process
     stay in memory. Either is told by one `CalibrationWarning`. `path` None is `default_store_path()`.
 
-    In a process forked from the one that opened it a store keeps nothing: the scores are the parent's to write.
+    In a process forked from the one that opened it a store holds and keeps nothing: the scores are the parent's.
     """
 
     def __init__(self, path: Path | None = None, *, window: int = WINDOW, timeout_s: float = TIMEOUT_S) -> None:
@@ -84,6 +84,8 @@ class CalibrationStore:
 
     def load(self, key: CalibrationKey, limit_per_bucket: int = WINDOW) -> list[tuple[int, float]]:
         """(turn, score) of the newest scores of each turn bucket, oldest first."""
+        if self._writer.forked:
+            return []
         self._writer.flush()
         return self._writer.file.read(key, limit_per_bucket)
 
@@ -103,6 +105,8 @@ class CalibrationStore:
 
     def summary(self) -> list[StoreEntry]:
         """What is stored under each key, the one used last first."""
+        if self._writer.forked:
+            return []
         self._writer.flush()
         return self._writer.file.summary()
 
@@ -125,11 +129,12 @@ class _Writer:
         self._process = os.getpid()
 
     @property
-    def _forked(self) -> bool:
+    def forked(self) -> bool:
+        """Whether the file, and the locks, are of the process that this one was forked from."""
         return os.getpid() != self._process
 
     def add(self, row: Row) -> None:
-        if self._forked:
+        if self.forked:
             return
         with self._changed:
             if self._pending.closed:
@@ -142,7 +147,7 @@ class _Writer:
                 self._changed.notify()
 
     def flush(self) -> None:
-        if self._forked:
+        if self.forked:
             return
         with self._flushing:
             with self._changed:
@@ -151,7 +156,7 @@ class _Writer:
                 self.file.write(rows)
 
     def close(self) -> None:
-        if self._forked:
+        if self.forked:
             return
         with self._changed:
             self._pending.closed = True

@@ -122,7 +122,7 @@ def look_into(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
     except sqlite3.Error as error:
         if _code(error) != sqlite3.SQLITE_CANTOPEN:
             raise
-    return _look(f"{address}?immutable=1", work)  # in a folder that cannot be written a log cannot be opened
+    return _look(f"{address}?mode=ro&immutable=1", work)  # in a folder that cannot be written a log cannot be opened
 
 
 def _look(address: str, work: Callable[[sqlite3.Connection], T]) -> T:

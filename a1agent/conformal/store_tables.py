@@ -79,10 +79,14 @@ _SAME_KEY = " AND ".join(f"{field.name} = ?" for field in fields(CalibrationKey)
 
 def check(connection: sqlite3.Connection) -> bool:
     """Whether the tables are there; raises sqlite3.Error if the file is neither empty nor a store of this version."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.execute("BEGIN")  # both are read at one moment: another process may be making the tables
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    finally:
+        connection.rollback()
     if version > SCHEMA_VERSION:
         raise sqlite3.NotSupportedError(f"written by a newer a1agent, schema {version}")
-    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     found.discard("sqlite_sequence")
     if not version and not found:
         return False

@@ -591,29 +591,30 @@ async def test_a_model_that_fails_between_forwards_ends_a_call_and_not_the_backe
         assert (await again.score(STEP)).logprobs
 
 
-async def test_cells_that_were_lost_while_they_moved_are_decoded_again(models: Path) -> None:
+@pytest.mark.parametrize("alone", [False, True], ids=["beside others", "beside free lanes"])
+async def test_cells_that_were_lost_while_they_moved_are_decoded_again(models: Path, alone: bool) -> None:
     def halfway(runner: LlamaRunner, first: int, second: int) -> None:
         runner._restore(second, 0, runner._save(first, 0))
         raise BackendError("llama.cpp refused the copy of a sequence")
 
-    scores: list[list[float]] = []
+    found: list[list[float]] = []
     for swap in (None, halfway):
         async with loaded(factory(models / "bpe.gguf", kv="apart", max_sequences=9, **EXACT)) as backend:
             root = await backend.open(QUESTION)
             chains = [root.fork() for _ in range(6)]
             for length, chain in enumerate(chains, 1):
                 await chain.score(StepText(text="a b c " * length))
-            marks = [chain.mark() for chain in chains]
+            if alone:
+                await asyncio.gather(*(chains.pop(i).close() for i in (4, 3, 1)))
+                await backend.settle()
             if swap is not None:
                 backend.engine._runner.swap = functools.partial(swap, backend.engine._runner)
-                writing = (chains[i].generate(24, GREEDY, FREELY) for i in (0, 2, 5))
-                failures = await asyncio.gather(*writing, return_exceptions=True)
-                assert any(isinstance(failure, BackendError) for failure in failures)
-                backend.engine._runner.swap = None
-            for chain, mark in zip(chains, marks, strict=True):
-                chain.rewind(mark)
-            scores.append([p for chain in chains for p in (await chain.score(STEP)).logprobs])
-    assert close_to(*scores)
+            writing = [chains[i] for i in ((0, 1, 2) if alone else (0, 2, 5))]
+            said = await asyncio.gather(*(chain.generate(24, GREEDY, FREELY) for chain in writing))
+            chains += [root.fork() for _ in range(4 if alone else 1)]
+            scores = [await chain.score(STEP) for chain in chains]
+            found.append([p for each in (*said, *scores) for p in each.logprobs])
+    assert close_to(*found)
 
 
 def test_cells_apart_need_room_for_one_sequence(models: Path) -> None:

@@ -1,12 +1,13 @@
 """Efficiency: what llama.cpp alone would take for the tokens of a run, as a share of what the run took.
 
-    python tests/benchmarks/bench_efficiency.py [--chains 16] [--turns 8] [--rounds 3] [--rate 0.3] [--kv apart] [--cpu]
+    python tests/benchmarks/bench_efficiency.py [--chains 16] [--turns 8] [--rounds 2] [--rate 0.3] [--kv apart] [--cpu]
 
 A random draft of 30 million and a random target of 300 million parameters (Q8_0, written on first use) share the
 processor. Ideal seconds: drafted tokens / the draft's decode rate + scored tokens / the target's scoring rate + the
-target's tokens / its decode rate, each measured with bare llama.cpp (`bench_llama_cpp.Bare`) in the same round, at the
-mean batch that occurred. Two runs are held against it: `backends` drives the sequences and nothing else; `A1` is a
-whole call, with events, calibration, tokenizing and voting. The prompt is in the seconds and not in the ideal ones.
+target's tokens / its decode rate, each measured with bare llama.cpp (`bench_llama_cpp.Bare`) after each run, at the
+mean batch that occurred; medians count, for one such measurement is as uncertain as the machine is restless. Two kinds
+of run are held against it: `backends` drives the sequences and nothing else; `A1` is a whole call, with events,
+calibration, tokenizing and voting. The prompt is in the seconds and not in the ideal ones.
 `--kv`: chains have cells of their own, or share one pool, where each token is compared with cells of all.
 `--cpu` counts seconds of this process's CPU instead of the clock's: other programs on the machine disturb them less,
 and time in which nothing ran is left out.
@@ -114,8 +115,8 @@ def bare_costs(batches: dict[Phase, int], clock: Clock, threads: int) -> dict[Ph
     return {"draft": timed(DRAFT, "draft"), "verify": timed(TARGET, "verify"), "takeover": timed(TARGET, "takeover")}
 
 
-async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
-    """Efficiencies of each round, and where the seconds of the last call went."""
+async def measure(options: argparse.Namespace) -> dict[str, float]:
+    """The efficiency of all rounds together, by what ran; tells where the seconds of each call went."""
     clock: Clock = time.process_time if options.cpu else time.perf_counter
     names = [
         f"llama-cpp:{random_model(shape)}?n_threads={options.threads}&n_ctx=1024&kv={options.kv}"
@@ -130,19 +131,28 @@ async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
         "answer_tokens": 1,
         "early_stop": "off",
     }
-    found: dict[str, list[float]] = {"A1": [], "backends": []}
+    found: dict[str, list[Cost]] = {"A1": [], "backends": []}
+    bares: list[dict[Phase, float]] = []
     async with A1(*names, calibration=None, **settings) as a1:
         pair = await a1.pair.load()
         await a1.asolve("w1 w2 w3", turns=1)  # what is done once is not what is measured
         for number in range(options.rounds):
             question = Question.of(" ".join(f"w{i}" for i in some_ids(number, 16)))
             call, result, batches = await whole_call(a1, question, clock)
+            bares.append(await asyncio.to_thread(bare_costs, batches, clock, options.threads))
             alone = await backends_alone(pair.draft, pair.target, question, clock, options)
-            bare = await asyncio.to_thread(bare_costs, batches, clock, options.threads)
+            bares.append(await asyncio.to_thread(bare_costs, batches, clock, options.threads))
             for name, cost in (("A1", call), ("backends", alone)):
-                found[name].append(cost.ideal(bare) / cost.seconds)
-            tell(call, result, batches, bare)
-    return found
+                found[name].append(cost)
+            tell(call, result, batches, middle(bares))
+    bare = middle(bares)
+    print("\nbare, ms a token:", {phase: [round(each[phase] * 1e3, 2) for each in bares] for phase in PHASES})
+    return {name: sum(c.ideal(bare) for c in costs) / sum(c.seconds for c in costs) for name, costs in found.items()}
+
+
+def middle(bares: list[dict[Phase, float]]) -> dict[Phase, float]:
+    """The median of each phase."""
+    return {phase: statistics.median(each[phase] for each in bares) for phase in PHASES}
 
 
 def tell(call: Cost, result: Result, batches: dict[Phase, int], bare: dict[Phase, float]) -> None:
@@ -161,13 +171,13 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=16)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--rate", type=float, default=0.3)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=physical_cores(), help="fewer: the models run side by side")
     parser.add_argument("--kv", choices=["apart", "shared"], default="apart", help="option of the llama.cpp backend")
     parser.add_argument("--cpu", action="store_true", help="count seconds of CPU instead of the clock's")
     found = asyncio.run(measure(parser.parse_args()))
-    for name, values in found.items():
-        print(f"\nefficiency of {name}: {statistics.median(values):.2f} (rounds: {[round(v, 2) for v in values]})")
+    for name, value in found.items():
+        print(f"\nefficiency of {name}: {value:.2f}")
 
 
 if __name__ == "__main__":

@@ -146,6 +146,8 @@ class Cache:
         except Exception:
             for broken in (lane, other) if other else (lane,):
                 self.trim(broken, 0)
+            for number in (lane.index, index):  # what was moved before it failed stands in no book
+                self._runner.remove(number, 0)
             raise
         if other is None:
             self._free_lanes[self._free_lanes.index(index)] = lane.index
@@ -172,6 +174,7 @@ class Cache:
     def drop(self, lane: Lane) -> None:
         """Empties a lane and gives its number back."""
         self.trim(lane, 0)
+        self._runner.remove(lane.index, 0)  # what a copy left that failed stands in no book
         self._lanes.remove(lane)
         self._free_lanes.append(lane.index)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from a1agent.backends.batching.cache import Cache, Lane, common_prefix
 from a1agent.backends.batching.runner import Rows, Runner
 from a1agent.backends.batching.tasks import Generate, Holder, Prefill, Task
+from a1agent.errors import BackendError
 
 __all__ = ["Plan", "Scheduler", "Share"]
+
+_log = logging.getLogger(__name__)
 
 _WORTH = 16  # tokens in common for which a prompt waits until another has decoded them
 _MOVED = 128
@@ -69,6 +73,7 @@ class Scheduler:
         self._cache = cache
         self._holders: set[Holder] = set()
         self.tasks: list[Task] = []
+        self._moves = True
 
     @property
     def sequences(self) -> int:
@@ -130,6 +135,8 @@ class Scheduler:
         plan = Plan()
         if not self.tasks:
             return plan
+        if self._moves and self._runner.swap is not None:
+            self._gather()
         ready = [task for task in self.tasks if task.holder.lane is not None and task.remaining() == 1]
         for task in ready:
             self._admit(task, plan)
@@ -140,8 +147,6 @@ class Scheduler:
             self._force(plan)
         if plan.outputs >= self._runner.outputs or plan.size >= self._runner.batch:
             self._rotate(plan)
-        if self._runner.swap is not None:
-            self._gather(plan)
         return plan
 
     def squeeze(self) -> bool:
@@ -243,20 +248,30 @@ class Scheduler:
             self.evict(holder)
         self._admit(task, plan)
 
-    def _gather(self, plan: Plan) -> None:
-        """Gives the generating sequences lanes that follow each other: fewest moves, where they pay."""
-        writing = {s.lane.index: s for s in plan.shares if isinstance(s.task, Generate) and s.stop - s.start == 1}
+    def _gather(self) -> None:
+        """Gives the generating sequences lanes that follow each other: fewest moves, where they pay.
+
+        A model that refuses one is not asked for another; what it lost is decoded again.
+        """
+        writing: dict[int, tuple[Lane, Generate]] = {}
+        for task in self.tasks:
+            lane = task.holder.lane
+            if isinstance(task, Generate) and lane is not None and task.remaining() == 1:
+                writing[lane.index] = lane, task
         places, count = sorted(writing), len(writing)
         if not places or places[-1] - places[0] < count:
             return
         first = max(places, key=lambda place: bisect_left(places, place + count) - bisect_left(places, place))
         start = min(first, self._runner.lanes - count)
         vacant = [index for index in range(start, start + count) if index not in writing]
-        for share in [share for index, share in writing.items() if not start <= index < start + count]:
-            task, index = share.task, vacant.pop()
-            assert isinstance(task, Generate)
-            if len(share.lane) + self._cache.held(index) <= _MOVED * task.left:
-                self._cache.move(share.lane, index)
+        try:
+            for lane, task in [each for at, each in writing.items() if not start <= at < start + count]:
+                index = vacant.pop()
+                if len(lane) + self._cache.held(index) <= _MOVED * task.left:
+                    self._cache.move(lane, index)
+        except BackendError:
+            _log.warning("a model did not move its cache; it goes on without", exc_info=True)
+            self._moves = False
 
     def _rotate(self, plan: Plan) -> None:
         """Who was served goes behind who was not, so that a full forward starves nobody."""

@@ -252,11 +252,11 @@ class Engine:
         """One forward: schedule, run, publish. A failure ends the calls that were in it, never the thread."""
         try:
             plan = self._scheduler.schedule()
+            for task in plan.complete:
+                self._finish(task)
         except Exception as error:
             self._give_up(list(self._scheduler.tasks), error)
             return
-        for task in plan.complete:
-            self._finish(task)
         if not plan.shares:
             return
         try:
@@ -345,7 +345,11 @@ class Engine:
         _log.debug("calls on a model failed", exc_info=error)
         failure = error if isinstance(error, A1Error) else BackendError(f"the model failed: {error!r}", "see the log")
         for task in tasks:
-            self._scheduler.evict(task.holder)
+            try:
+                self._scheduler.evict(task.holder)
+            except Exception:  # a model that lets go of nothing: its calls end all the same
+                _log.exception("a model did not let go of a sequence")
+                task.holder.lane = None
             if task in self._scheduler.tasks:
                 self._scheduler.remove(task, task.base)
             task.resolve(failure)
@@ -375,5 +379,7 @@ class Engine:
         self._device.detach(self)
         with _devices_lock:
             del self._device.shares[self]
-        self._runner.free()
-        then()
+        try:
+            self._runner.free()
+        finally:
+            then()
