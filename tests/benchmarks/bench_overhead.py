@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 from a1agent import A1, Question, Result  # noqa: E402
 from a1agent.backends.base import (  # noqa: E402
+    Counters,
     Generated,
     Mark,
     ModelInfo,
@@ -54,6 +55,10 @@ class Model:
 
     info: ModelInfo
     costs: Costs
+
+    @property
+    def counters(self) -> Counters:
+        return Counters()
 
     async def open(self, question: Question) -> Text:
         return Text(self, length=len(question.text), tokens=len(question.text))
