@@ -260,14 +260,15 @@ class Engine:
         if not plan.shares:
             return
         try:
-            self._publish(plan, self._run(plan))
+            self._run(plan)
+            self._publish(plan)
         except NoCells as error:
             if not self._scheduler.squeeze():
                 self._give_up([share.task for share in plan.shares], error)
         except Exception as error:
             self._give_up([share.task for share in plan.shares], error)
 
-    def _run(self, plan: Plan) -> float:
+    def _run(self, plan: Plan) -> None:
         rows = plan.rows()
         began = time.perf_counter()
         self._runner.forward(rows)
@@ -283,9 +284,8 @@ class Engine:
             holder.read = max(holder.read, share.stop)
             share.task.forward_s += took
             share.task.compute_s += took * count / plan.size
-        return took
 
-    def _publish(self, plan: Plan, _took: float) -> None:
+    def _publish(self, plan: Plan) -> None:
         tokens, logprobs = self._read(plan)
         at = 0
         for share in plan.shares:
