@@ -1,6 +1,8 @@
 """Text of models, users and files is shown and never run, and nothing is asked of any other host."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,19 @@ UNTRUSTED = (
 )
 
 
-def agent_of(text: str) -> A1:
-    """An agent whose models write this text and nothing else."""
+@asynccontextmanager
+async def answered(browser: Browser, text: str, question: str = SUM) -> AsyncIterator[Page]:
+    """The page with the answer of models that write this text and nothing else; what the winner wrote is open."""
     backend = ScriptedBackend(Fixed(text), name="draft")
-    return A1(backend, backend, calibration=None, min_step_tokens=0)
+    async with (
+        A1(backend, backend, calibration=None, min_step_tokens=0) as agent,
+        serving(agent) as running,
+        page_of(running, browser) as page,
+    ):
+        await ask(page, question)
+        await expect(page.get_by_role("status")).to_contain_text("The answer is")
+        await page.get_by_text("What the winning chain wrote").click()
+        yield page
 
 
 async def unharmed(page: Page) -> None:
@@ -41,28 +52,15 @@ async def unharmed(page: Page) -> None:
 
 
 async def test_html_in_texts_of_models_and_users_is_shown_as_it_is(browser: Browser) -> None:
-    async with (
-        agent_of(f"{HTML}\n\nSo it is \\boxed{{{HTML}}}") as agent,
-        serving(agent) as running,
-        page_of(running, browser) as page,
-    ):
-        await ask(page, HTML)
+    async with answered(browser, f"{HTML}\n\nSo it is \\boxed{{{HTML}}}", HTML) as page:
         await expect(page.get_by_role("status")).to_contain_text("The answer is <img src=x")
-        await page.get_by_text("What the winning chain wrote").click()
         for place in ("#asked", "#answer", "#message", "#votes .name", ".chain .state b", "#history button"):
             await expect(page.locator(place).first).to_contain_text("<img src=x onerror=")
         await unharmed(page)
 
 
 async def test_mathematics_is_typeset_and_not_trusted_with_links_or_images(browser: Browser) -> None:
-    async with (
-        agent_of(f"{UNTRUSTED} and \\[ x^2 \\] so \\boxed{{\\frac{{1}}{{2}}}}") as agent,
-        serving(agent) as running,
-        page_of(running, browser) as page,
-    ):
-        await ask(page, SUM)
-        await expect(page.get_by_role("status")).to_contain_text("The answer is")
-        await page.get_by_text("What the winning chain wrote").click()
+    async with answered(browser, f"{UNTRUSTED} and \\[ x^2 \\] so \\boxed{{\\frac{{1}}{{2}}}}") as page:
         await expect(page.locator("#message .katex .mfrac")).to_have_count(1)
         await expect(page.locator("#message .katex-display")).to_have_count(1)
         await expect(page.locator("#answer .katex")).to_have_count(1)
@@ -72,10 +70,7 @@ async def test_mathematics_is_typeset_and_not_trusted_with_links_or_images(brows
 
 async def test_what_is_no_mathematics_after_all_is_shown_as_it_was_written(browser: Browser) -> None:
     text = "It costs $5, or $\\frac{1}{$ \\boxed{\\undefinedcommand{2}}"
-    async with agent_of(text) as agent, serving(agent) as running, page_of(running, browser) as page:
-        await ask(page, SUM)
-        await expect(page.get_by_role("status")).to_contain_text("The answer is")
-        await page.get_by_text("What the winning chain wrote").click()
+    async with answered(browser, text) as page:
         await expect(page.locator("#message")).to_have_text(text)
         await expect(page.locator("#answer")).to_have_text("\\undefinedcommand{2}")
 
