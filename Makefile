@@ -38,8 +38,9 @@ $(VENV)/.dev: pyproject.toml integrations/langchain/pyproject.toml integrations/
 demo: $(VENV)/.runtime
 	$(BIN)/python examples/00_demo.py
 
+# A process for every core up to four, each with models of its own: more would want more memory than a laptop has.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist worksteal
 	cd integrations/langchain && $(abspath $(BIN))/python -m pytest
 	cd integrations/mcp && $(abspath $(BIN))/python -m pytest
 

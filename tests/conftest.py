@@ -15,6 +15,15 @@ for profile, same in (("a1agent", True), ("explore", False)):
 settings.load_profile("explore" if os.environ.get("HYPOTHESIS_EXPLORE") else "a1agent")
 
 
+def pytest_configure() -> None:
+    """Where several processes share the tests, each keeps to cores of its own: thread pools that meet wait in turns."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        workers = min(int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), len(cores))
+        os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) % workers :: workers])
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
