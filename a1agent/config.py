@@ -55,7 +55,7 @@ class Options:
         "unscored, and rejection_rate is a share of the scored ones",
     )
     coverage: Coverage = _option(
-        "marginal", "marginal: the rate holds over all steps; conditional: within each question (a cap per question)"
+        "marginal", "marginal: the rate holds over all steps; conditional: in each question too, to within 0.15"
     )
     calibrator: CalibratorName = _option("adaptive", "adaptive keeps the rate; online grows; static is a fixed set")
     baseline: BaselineName = _option(

@@ -6,7 +6,7 @@ from functools import lru_cache
 from statistics import NormalDist
 
 from a1agent.conformal.effects import OpenQuestion, QuestionEffects, probit, probit_inverse
-from a1agent.conformal.feedback import QUESTION_GAIN, TURN_GAIN, GlobalTerm, moved
+from a1agent.conformal.feedback import TURN_GAIN, GlobalTerm, moved
 from a1agent.conformal.pvalue import p_value
 from a1agent.conformal.values import Coverage, Decision, Observed, turn_bucket
 from a1agent.conformal.window import ScoreWindow, ranks_in
@@ -23,11 +23,13 @@ _NORMAL = NormalDist()
 class AdaptiveRule:
     """Scores grouped by turn bucket, and a level that is predicted and corrected. Not locked: its calibrator is.
 
-    level = Phi(probit(rate) * spread + effect + (sum of feedback terms) / density), Phi the normal distribution
+    level = Phi(probit(rate) * spread + effect + (sum of feedback terms) / density - pull), Phi the normal distribution
     function and density its slope at the asked rate: to first order the sum of the terms is added to the level, but
-    the level stays within (0, 1). With nothing learned it is the rate. `effect` and `spread` come from `effects.py`:
-    of this question (conditional coverage), or of all questions under way (marginal): one alone on the machine is
-    kept close to the rate, among many each may follow its difficulty.
+    the level stays within (0, 1). With nothing learned it is the rate. `effect` and `spread` come from `effects.py`.
+
+    Marginal coverage takes the effect of all questions under way: one alone on the machine is kept close to the rate,
+    among many each may follow its difficulty. Conditional coverage takes that of this question, pulls the level by how
+    far its rate is off, and keeps it within a margin of the rate (`QuestionBudget`).
     """
 
     def __init__(self, coverage: Coverage, capacity: int, initial: Iterable[tuple[int, float]]) -> None:
@@ -50,7 +52,7 @@ class AdaptiveRule:
         question = self._effects.arrive(step.question)
         level = self._level(question, bucket, rate)
         if math.isfinite(step.score):
-            decision = self._judge(step, bucket, rate, level, u)
+            decision = self._judge(step, question, bucket, rate, level, u)
             self._effects.learn(question, probit(decision.p_value))
             self._remember(bucket, step.score)
         else:
@@ -62,7 +64,9 @@ class AdaptiveRule:
     def close_question(self, question: str) -> None:
         self._effects.close(question)
 
-    def _judge(self, step: Observed, bucket: int, rate: float, level: float, u: float) -> Decision:
+    def _judge(
+        self, step: Observed, question: OpenQuestion, bucket: int, rate: float, level: float, u: float
+    ) -> Decision:
         own = self._windows.get(bucket)
         if own is not None and len(own) >= THIN:
             above, equal = own.ranks(step.score)
@@ -70,7 +74,10 @@ class AdaptiveRule:
         else:  # which scores are compared with depends on counts only, so that p stays uniform
             above, equal, size = ranks_in(self._windows.values(), step.score)
         p = p_value(above, equal, size, u)
-        rejected = self._global.last_word(p <= level, rate)
+        rejected = p <= level
+        if self._conditional:
+            rejected = question.budget.last_word(rejected, rate)
+        rejected = self._global.last_word(rejected, rate)
         return Decision(
             p_value=p, level=level, rejected=rejected, calibration_size=size, forced=rejected != (p <= level)
         )
@@ -82,7 +89,7 @@ class AdaptiveRule:
         terms = self._global.value + self._turns.get(bucket, 0.0)
         if self._conditional:
             effect, spread = self._effects.of_question(question)
-            terms += question.term
+            effect -= question.budget.pull
         else:
             effect, spread = TRAFFIC_WEIGHT * self._effects.of_traffic(), 1.0
         return probit_inverse(z * spread + effect + terms / density)
@@ -91,7 +98,7 @@ class AdaptiveRule:
         self._global.move(rejected, rate)
         self._turns[bucket] = moved(self._turns.get(bucket, 0.0), TURN_GAIN, rejected, rate)
         if self._conditional:
-            question.term = moved(question.term, QUESTION_GAIN, rejected, rate)
+            question.budget.move(rejected, rate)
 
     def _calibration_size(self, bucket: int) -> int:
         own = self._windows.get(bucket)

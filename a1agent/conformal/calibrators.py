@@ -6,8 +6,8 @@
 | `online` | the newest scores of the stream | the rejection rate |
 | `adaptive` | the newest scores of the same turn bucket | predicted, and corrected by feedback |
 
-The guarantee of `adaptive` is on the overall rate of takeover (`rate_gap_bound`), not on answers being right; rates
-per turn and per question are empirical.
+The guarantees of `adaptive` are on rates of takeover, not on answers being right: on the overall one (`rate_gap_bound`),
+and with conditional coverage on that of each question (`QuestionBudget`); rates per turn are empirical.
 """
 
 import math

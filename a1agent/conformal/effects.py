@@ -5,11 +5,16 @@ the models, the score and its tails are; so one set of constants serves every st
 into a part that the steps of a question share and one that they do not (a random-effects model), and the share of
 variance between questions, the intraclass correlation, is learned from the stream. Where questions do not differ it
 tends to 0, and nothing is predicted.
+
+The draft's own scores predict no better. They say little about a question that the target's scores of its steps so far
+do not, and a level that follows the draft's score of the very step it judges undoes part of what the target found.
 """
 
 import math
 from collections import OrderedDict
 from statistics import NormalDist
+
+from a1agent.conformal.feedback import QuestionBudget
 
 __all__ = ["OpenQuestion", "QuestionEffects", "probit", "probit_inverse"]
 
@@ -37,14 +42,14 @@ def probit_inverse(z: float) -> float:
 
 
 class OpenQuestion:
-    """Discounted sums over the steps of one open question, its share of what is under way, and its feedback term."""
+    """Discounted sums over the steps of one open question, its share of what is under way, and its takeovers."""
 
-    __slots__ = ("count", "effect", "seen_at", "term", "total", "traffic")
+    __slots__ = ("budget", "count", "effect", "seen_at", "total", "traffic")
 
     def __init__(self, now: int) -> None:
         self.count = self.total = 0.0
         self.effect = 0.0
-        self.term = 0.0
+        self.budget = QuestionBudget()
         self.traffic = 0.0  # discounted number of its steps in the stream, as of `seen_at`
         self.seen_at = now
 

@@ -2,11 +2,22 @@
 
 import math
 
-__all__ = ["GLOBAL_GAIN", "QUESTION_GAIN", "TURN_GAIN", "GlobalTerm", "moved", "rate_gap_bound"]
+__all__ = [
+    "GLOBAL_GAIN",
+    "QUESTION_MARGIN",
+    "QUESTION_STEPS",
+    "TURN_GAIN",
+    "GlobalTerm",
+    "QuestionBudget",
+    "moved",
+    "rate_gap_bound",
+]
 
 GLOBAL_GAIN = 0.025
 TURN_GAIN = 0.01
-QUESTION_GAIN = 0.04
+QUESTION_MARGIN = 0.15
+QUESTION_STEPS = 16
+_QUESTION_PULL = 0.5  # on the probit scale, where a question is at the end of its margin
 
 
 class GlobalTerm:
@@ -65,6 +76,53 @@ class GlobalTerm:
 def rate_gap_bound(steps: int, gain: float = GLOBAL_GAIN) -> float:
     """Largest possible |overall rate - asked rate| after `steps` decisions with finite scores."""
     return math.inf if steps < 1 else (1.0 + gain) / (gain * steps)
+
+
+class QuestionBudget:
+    """The takeovers of one question beyond those it was asked for, kept within a margin: a cap, and a floor.
+
+    Let e be the sum of (x_t - r_t) over the n steps of the question so far, and b(n) = `QUESTION_MARGIN` *
+    max(n, `QUESTION_STEPS`). A rejection that would leave e > b(n) becomes an acceptance, an acceptance that would
+    leave e < -b(n) a rejection; before it comes to that, `pull` moves the level the more, the closer e is to b.
+
+    Claim. |e| <= b(n) after every step, hence |rate of the question - asked rate| <= `QUESTION_MARGIN` from its
+    `QUESTION_STEPS`-th step on, for any scores in any order.
+
+    Proof. e = 0 at first, b never falls, and b >= 1. Say |e| <= b before a step and rejecting would leave
+    e + 1 - r > b. The step is accepted, and e - r > b - 1 >= -b, e - r <= e <= b. The mirror image holds for
+    e - r < -b; otherwise the decision itself keeps the claim. QED.
+
+    Steps that were decided by others (the overall bound, whose word is the last; a score that is not finite) may leave
+    the margin. They count up to its edge and no further, so that no question has to pay for long afterwards.
+    """
+
+    __slots__ = ("_excess", "_steps")
+
+    def __init__(self) -> None:
+        self._excess = 0.0
+        self._steps = 0
+
+    @property
+    def pull(self) -> float:
+        """What to take from the level, on the probit scale: proportional to how far the rate is off by now."""
+        return _QUESTION_PULL * self._excess / self._margin(self._steps)
+
+    def last_word(self, rejected: bool, asked_rate: float) -> bool:
+        """What becomes of a step with a finite score that the level would reject or accept."""
+        margin = self._margin(self._steps + 1)
+        if rejected:
+            return self._excess + 1.0 - asked_rate <= margin
+        return self._excess - asked_rate < -margin
+
+    def move(self, rejected: bool, asked_rate: float) -> None:
+        """Take in the decision."""
+        self._steps += 1
+        margin = self._margin(self._steps)
+        self._excess = min(max(self._excess + rejected - asked_rate, -margin), margin)
+
+    @staticmethod
+    def _margin(steps: int) -> float:
+        return QUESTION_MARGIN * max(steps, QUESTION_STEPS)
 
 
 def moved(term: float, gain: float, rejected: bool, asked_rate: float) -> float:

@@ -33,7 +33,7 @@ class Decision(NamedTuple):
     level: float  # the level it was compared with
     rejected: bool
     calibration_size: int  # scores it was compared with
-    forced: bool  # overruled by the bound on the rate, or taken over because the score was not finite
+    forced: bool  # overruled by a bound on the rate, or taken over because the score was not finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

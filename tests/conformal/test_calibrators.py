@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from a1agent.conformal.calibrators import Decision, Observed, make_calibrator, rate_gap_bound
 from a1agent.conformal.effects import MAX_OPEN, QuestionEffects
-from a1agent.conformal.feedback import GLOBAL_GAIN, GlobalTerm
+from a1agent.conformal.feedback import GLOBAL_GAIN, QUESTION_MARGIN, QUESTION_STEPS, GlobalTerm, QuestionBudget
 from a1agent.conformal.selectivity import selectivity
 
 rates = st.floats(0, 1)
@@ -76,6 +76,46 @@ def test_the_bound_is_needed_and_forces_decisions_when_the_other_terms_fail():
     assert abs(forced / 1000 - 0.4) <= rate_gap_bound(1000)
 
 
+@settings(max_examples=60, deadline=None)
+@given(rate=rates, wanted=st.lists(st.booleans(), min_size=1, max_size=200), repeats=st.integers(1, 4))
+def test_a_question_s_budget_keeps_its_margin_whatever_the_level_says(rate, wanted, repeats):
+    budget, gap = QuestionBudget(), 0.0
+    for number, each in enumerate(wanted * repeats, start=1):
+        rejected = budget.last_word(each, rate)
+        assert rejected == each or abs(gap + each - rate) > QUESTION_MARGIN * max(number, QUESTION_STEPS) - 1e-9
+        budget.move(rejected, rate)
+        gap += rejected - rate
+        assert abs(gap) <= QUESTION_MARGIN * max(number, QUESTION_STEPS) + 1e-9
+
+
+@pytest.mark.parametrize("shape", ["strange", "plain", "in turns"])
+@pytest.mark.parametrize("rate", [0.05, 0.3, 0.6, 0.8])
+def test_under_conditional_coverage_no_question_is_further_off_than_its_margin(rate, shape):
+    calibrator = make_calibrator("adaptive", rejection_rate=rate, coverage="conditional")
+    rng, steps = random.Random(0), 40
+    for question in range(60):
+        drift = {"strange": 3.0, "plain": -3.0, "in turns": 3.0 if question % 2 else -3.0}[shape]
+        rejections = 0
+        for number in range(1, steps + 1):
+            score = rng.gauss(0, 1) + (drift if question >= 20 else 0.0)
+            rejections += calibrator.decide(step(score, f"q{question}", number, number % 8)).rejected
+            if number >= QUESTION_STEPS:
+                assert abs(rejections / number - rate) <= QUESTION_MARGIN + 1e-9
+        calibrator.close_question(f"q{question}")
+
+
+@pytest.mark.parametrize("coverage", ["marginal", "conditional"])
+def test_one_call_may_follow_its_difficulty_or_is_kept_by_its_margin(coverage):
+    calibrator = make_calibrator("adaptive", rejection_rate=0.3, coverage=coverage)
+    rng, gaps = random.Random(0), []
+    for question in range(100):
+        hard = rng.gauss(0, 2)
+        decided = [calibrator.decide(step(hard + rng.gauss(0, 1), f"q{question}", i, i % 8)) for i in range(48)]
+        gaps.append(abs(sum(d.rejected for d in decided) / 48 - 0.3))
+        calibrator.close_question(f"q{question}")
+    assert (max(gaps) > QUESTION_MARGIN + 1e-9) == (coverage == "marginal")
+
+
 def test_threads_that_share_a_calibrator_keep_the_bound_and_lose_no_score():
     calibrator = make_calibrator("adaptive", rejection_rate=0.4, coverage="conditional")
     decisions: list[Decision] = []
@@ -113,12 +153,13 @@ def test_a_score_that_is_not_finite_is_a_takeover_and_never_stored(name, score, 
     assert kept == []
 
 
-def test_after_a_model_failed_for_long_few_steps_are_accepted_unseen():
-    calibrator = make_calibrator("adaptive", rejection_rate=0.4)
+@pytest.mark.parametrize(("coverage", "steps"), [("marginal", 30), ("conditional", 30), ("conditional", 2000)])
+def test_after_a_model_failed_for_long_few_steps_are_accepted_unseen(coverage, steps):
+    calibrator = make_calibrator("adaptive", rejection_rate=0.4, coverage=coverage)
     for chain in range(5000):
-        calibrator.decide(step(math.nan, chain=chain))
+        calibrator.decide(step(math.nan, "r0", chain=chain))
     rng = random.Random(0)
-    later = [calibrator.decide(step(rng.gauss(0, 1), f"r{i // 30}", i)).rejected for i in range(2000)]
+    later = [calibrator.decide(step(rng.gauss(0, 1), f"r{i // steps}", i)).rejected for i in range(2000)]
     assert abs(sum(later) / 2000 - 0.4) <= 2 * rate_gap_bound(2000)
 
 
