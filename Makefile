@@ -16,7 +16,7 @@ help:
 	@echo "make soak    the tests that take minutes: 200 questions through servers that keep failing"
 	@echo "make lint    ruff and pyright"
 	@echo "make format  ruff format"
-	@echo "make bench   the benchmarks, into BENCHMARKS.md (an hour; run nothing else beside them)"
+	@echo "make bench   the benchmarks, into BENCHMARKS.md (two hours; run nothing else beside them)"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,9 +1,10 @@
 """Runs every benchmark and writes BENCHMARKS.md: commands, machine, date, versions, figures and plots.
 
-    python tests/benchmarks/run_all.py [--questions 200] [--only NAME ...] [--missing]
+    python tests/benchmarks/run_all.py [--only NAME ...] [--missing]
 
 What a benchmark printed is kept in tests/benchmarks/results/NAME.md as soon as it is done, and the page is put together
 from these files: a run that was cut short goes on with `--missing`, and a figure can be taken anew without the others.
+Answers of `a1 bench` wait in the folder for temporary files until its report is made, so that none is asked for twice.
 """
 
 from __future__ import annotations
@@ -38,6 +39,15 @@ class Section:
         return [self.script, *(("--plots", RESULTS.as_posix()) if self.plots else ())]
 
 
+# Runs of `a1 bench` on the embedded pair, by name.
+RUNS = {
+    "accuracy": ["--limit", "500", "--seed", "7", "--modes", "draft,target,a1,a1-random"],
+    "chains": [
+        *("--limit", "100", "--seed", "7", "--modes", "target,a1,a1-sync", "--rates", "0.3"),
+        *("--more-chains", "2,4,16", "--scored", "0.25,0.5,0.75"),
+    ],
+}
+
 SECTIONS = {
     "efficiency": Section("Efficiency", "tests/benchmarks/bench_efficiency.py"),
     "scheduling": Section("Waiting for company on a shared device", "tests/benchmarks/bench_scheduling.py"),
@@ -54,6 +64,7 @@ SECTIONS = {
         "tests/benchmarks/bench_overhead.py",
         {"overhead": "CPU seconds of A1 itself, and memory a chain, from 1 to 10,000 chains."},
     ),
+    "coverage": Section("Marginal and conditional coverage", "tests/benchmarks/bench_coverage.py"),
     "early-stop": Section("Votes that stop early", "tests/benchmarks/bench_early_stop.py"),
     "server": Section("The server", "tests/benchmarks/bench_server.py"),
     "langchain": Section("Batches in LangChain", "integrations/langchain/tests/benchmarks/bench_batch.py"),
@@ -81,22 +92,23 @@ def made() -> str:
     return f"Measured {datetime.now(UTC):%Y-%m-%d}; {facts}."
 
 
-def accuracy(questions: int) -> str:
-    """The report of `a1 bench` on the embedded pair, its headings one level lower, its plots kept beside the page."""
-    flags = ["--limit", str(questions), "--seed", "7", "--more-chains", "2,4,16", "--scored", "0.25,0.5,0.75"]
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        subprocess.run([sys.executable, "-m", "a1agent", "bench", *flags, "--out", str(out)], cwd=ROOT, check=True)
-        for plot in (*out.glob("*.png"), *out.glob("*.svg")):
-            shutil.copy(plot, ROOT / RESULTS)
-        report = (out / "report.md").read_text(encoding="utf-8").replace(str(out), "bench")
-    lowered = [f"#{line}" if line.startswith("#") else line for line in report.splitlines()]
-    return "\n".join(lowered).replace("](", f"]({RESULTS.as_posix()}/")
+def report(name: str) -> str:
+    """What `a1 bench` reports, its headings one level lower, its plots kept beside the page."""
+    out = Path(tempfile.gettempdir()) / f"a1-bench-{name}"
+    resume = ["--resume"] if (out / "run.json").exists() else []
+    command = [sys.executable, "-m", "a1agent", "bench", *RUNS[name], "--out", str(out), *resume]
+    subprocess.run(command, cwd=ROOT, check=True)
+    text = (out / "report.md").read_text(encoding="utf-8").replace(str(out), "bench")
+    for plot in (*out.glob("*.png"), *out.glob("*.svg")):
+        shutil.copy(plot, ROOT / RESULTS / f"{name}_{plot.name}")
+    shutil.rmtree(out)
+    lowered = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()]
+    return "\n".join(lowered).replace("](", f"]({RESULTS.as_posix()}/{name}_")
 
 
 def page() -> str:
     """What has been measured so far, in order."""
-    files = [ROOT / RESULTS / f"{name}.md" for name in ("accuracy", *SECTIONS)]
+    files = [ROOT / RESULTS / f"{name}.md" for name in (*RUNS, *SECTIONS)]
     parts = [file.read_text(encoding="utf-8").strip() for file in files if file.exists()]
     opening = "# Benchmarks\n\nMade by `make bench` (`tests/benchmarks/run_all.py`). Nothing here is typed by hand."
     return "\n\n".join((opening, *parts)) + "\n"
@@ -104,15 +116,14 @@ def page() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=200, help="of the embedded pair's accuracy")
-    parser.add_argument("--only", nargs="*", choices=["accuracy", *SECTIONS], help="these benchmarks only")
+    parser.add_argument("--only", nargs="*", choices=[*RUNS, *SECTIONS], help="these benchmarks only")
     parser.add_argument("--missing", action="store_true", help="only what an earlier run has left out")
     options = parser.parse_args()
     (ROOT / RESULTS).mkdir(parents=True, exist_ok=True)
-    for name in options.only or ("accuracy", *SECTIONS):
+    for name in options.only or (*RUNS, *SECTIONS):
         file = ROOT / RESULTS / f"{name}.md"
         if not (options.missing and file.exists()):
-            text = accuracy(options.questions) if name == "accuracy" else printed(name)
+            text = report(name) if name in RUNS else printed(name)
             file.write_text(text + "\n", encoding="utf-8")
             (ROOT / "BENCHMARKS.md").write_text(page(), encoding="utf-8")
 
