@@ -38,9 +38,9 @@ $(VENV)/.dev: pyproject.toml integrations/langchain/pyproject.toml integrations/
 demo: $(VENV)/.runtime
 	$(BIN)/python examples/00_demo.py
 
-# A process for every core up to four, each with models of its own: more would want more memory than a laptop has.
+# tests/conftest.py says in how many processes.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal
 	cd integrations/langchain && $(abspath $(BIN))/python -m pytest
 	cd integrations/mcp && $(abspath $(BIN))/python -m pytest
 

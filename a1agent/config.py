@@ -55,7 +55,8 @@ class Options:
         "unscored, and rejection_rate is a share of the scored ones",
     )
     coverage: Coverage = _option(
-        "marginal", "marginal: the rate holds over all steps; conditional: in each question too, to within 0.15"
+        "marginal",
+        "marginal: the rate holds over all steps; conditional: in each question too, to 0.15 from 16 verified steps on",
     )
     calibrator: CalibratorName = _option("adaptive", "adaptive keeps the rate; online grows; static is a fixed set")
     baseline: BaselineName = _option(

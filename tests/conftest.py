@@ -1,12 +1,16 @@
 """What every test stands on: one event loop kind, a user folder of its own, and a detector of blocked loops."""
 
+import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
+
+from a1agent.backends.llama_options import physical_cores
 
 # How fast a machine makes examples says nothing about the code: only what they show may fail a test. They are the same
 # in every run, so that a change is judged by what it changed; HYPOTHESIS_EXPLORE=1 looks for new ones.
@@ -15,13 +19,36 @@ for profile, same in (("a1agent", True), ("explore", False)):
 settings.load_profile("explore" if os.environ.get("HYPOTHESIS_EXPLORE") else "a1agent")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """A process for each core that these may use, up to four: each holds models of its own.
+
+    Only one where processes cannot be kept apart, and where the tests of a GPU would meet on it.
+    """
+    alone = not hasattr(os, "sched_setaffinity") or shutil.which("nvidia-smi") is not None
+    return 1 if alone else min(4, physical_cores())
+
+
 def pytest_configure() -> None:
     """Where several processes share the tests, each keeps to cores of its own: thread pools that meet wait in turns."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
+        groups = sorted(siblings_of(processor) for processor in os.sched_getaffinity(0))
+        cores = list(dict.fromkeys(groups))
         workers = min(int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), len(cores))
-        os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) % workers :: workers])
+        own = cores[int(worker.removeprefix("gw")) % workers :: workers]
+        with contextlib.suppress(OSError):  # some sandboxes refuse; the tests then take longer
+            os.sched_setaffinity(0, {processor for group in own for processor in group} & os.sched_getaffinity(0))
+
+
+def siblings_of(processor: int) -> tuple[int, ...]:
+    """The logical processors of one core."""
+    path = Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
+    try:
+        parts = [part.partition("-") for part in path.read_text(encoding="ascii").strip().split(",")]
+        return tuple(sorted({i for low, _, high in parts for i in range(int(low), int(high or low) + 1)}))
+    except (OSError, ValueError):
+        return (processor,)
 
 
 @pytest.fixture

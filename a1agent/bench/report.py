@@ -50,7 +50,7 @@ def report(found: Figures, context: Context) -> str:
         _growth(found),
         _screening(found),
         "## Rejection rates",
-        _rates(found),
+        _rates(found, context.options),
         _failures(found),
         *(f"![{name}]({name}.png)\n\n{caption}" for name, caption in context.plots.items()),
     ]
@@ -230,7 +230,7 @@ def _screening(found: Figures) -> str:
     )
 
 
-def _rates(found: Figures) -> str:
+def _rates(found: Figures, options: Options) -> str:
     rated = [f for f in found.ways.values() if f.way.main and f.observed_rate is not None]
     rows = [
         [
@@ -245,10 +245,11 @@ def _rates(found: Figures) -> str:
     if not rows:
         return ""
     head = ["", "observed", "mean gap of turns", "mean gap of questions", "selectivity"]
+    kept = ", and by question to within 0.15," if options.coverage == "conditional" else ","
     return (
-        "What is guaranteed is the overall rate, not that answers are right; rates by turn (of at least 70 steps) and "
-        "by question (at least 16) are measured. Selectivity: the chance that a rejected step scored worse than an "
-        "accepted one of its question.\n\n" + _table(head, rows)
+        f"What is guaranteed is the overall rate{kept} not that answers are right; rates by turn (of at least 70 "
+        "steps) and gaps by question (at least 16) are measured. Selectivity: the chance that a rejected step scored "
+        "worse than an accepted one of its question.\n\n" + _table(head, rows)
     )
 
 

@@ -25,7 +25,7 @@ class AdaptiveRule:
 
     level = Phi(probit(rate) * spread + effect + (sum of feedback terms) / density - pull), Phi the normal distribution
     function and density its slope at the asked rate: to first order the sum of the terms is added to the level, but
-    the level stays within (0, 1). With nothing learned it is the rate. `effect` and `spread` come from `effects.py`.
+    the level stays within [0, 1]. With nothing learned it is the rate. `effect` and `spread` come from `effects.py`.
 
     Marginal coverage takes the effect of all questions under way: one alone on the machine is kept close to the rate,
     among many each may follow its difficulty. Conditional coverage takes that of this question, pulls the level by how

@@ -6,8 +6,9 @@
 | `online` | the newest scores of the stream | the rejection rate |
 | `adaptive` | the newest scores of the same turn bucket | predicted, and corrected by feedback |
 
-The guarantees of `adaptive` are on rates of takeover, not on answers being right: on the overall one (`rate_gap_bound`),
-and with conditional coverage on that of each question (`QuestionBudget`); rates per turn are empirical.
+The guarantees of `adaptive` are on rates of takeover, not on answers being right: on the overall one
+(`rate_gap_bound`), and with conditional coverage on that of each question (`QuestionBudget`); rates per turn are
+empirical.
 """
 
 import math

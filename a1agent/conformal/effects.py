@@ -6,8 +6,8 @@ into a part that the steps of a question share and one that they do not (a rando
 variance between questions, the intraclass correlation, is learned from the stream. Where questions do not differ it
 tends to 0, and nothing is predicted.
 
-The draft's own scores predict no better. They say little about a question that the target's scores of its steps so far
-do not, and a level that follows the draft's score of the very step it judges undoes part of what the target found.
+The draft's scores are left out: a level that follows the draft's score of the very step it judges undoes part of what
+the target found.
 """
 
 import math

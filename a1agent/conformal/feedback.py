@@ -92,8 +92,11 @@ class QuestionBudget:
     e + 1 - r > b. The step is accepted, and e - r > b - 1 >= -b, e - r <= e <= b. The mirror image holds for
     e - r < -b; otherwise the decision itself keeps the claim. QED.
 
+    Where rates differ between steps, the asked rate is their mean. A question that was closed starts anew.
+
     Steps that were decided by others (the overall bound, whose word is the last; a score that is not finite) may leave
-    the margin. They count up to its edge and no further, so that no question has to pay for long afterwards.
+    the margin. They count up to its edge and no further, so that no question has to pay for long afterwards; by the
+    part that was not counted the question's rate can be off further.
     """
 
     __slots__ = ("_excess", "_steps")
@@ -104,7 +107,7 @@ class QuestionBudget:
 
     @property
     def pull(self) -> float:
-        """What to take from the level, on the probit scale: proportional to how far the rate is off by now."""
+        """What to take from the level, on the probit scale: in proportion to how much of its margin is used up."""
         return _QUESTION_PULL * self._excess / self._margin(self._steps)
 
     def last_word(self, rejected: bool, asked_rate: float) -> bool:

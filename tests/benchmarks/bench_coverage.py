@@ -48,8 +48,8 @@ async def judged(result: Result, answer: str, rate: float, equivalence: Equivale
     answers = [result.answer, *(chain.answer for chain in result.chains)]
     right = [said is not None and await equivalence.same(said, answer) for said in answers]
     stats = result.stats
-    enough = stats.observed_rate is not None and stats.verifications >= QUESTION_STEPS
-    gap = abs(stats.observed_rate - rate) if enough and stats.observed_rate is not None else None
+    enough = stats.verifications >= QUESTION_STEPS
+    gap = abs(stats.rejections / stats.verifications - rate) if enough else None
     return Asked(right[0], fmean(right[1:]), stats.verifications, stats.rejections, gap)
 
 

@@ -4,7 +4,7 @@
 
 What a benchmark printed is kept in tests/benchmarks/results/NAME.md as soon as it is done, and the page is put together
 from these files: a run that was cut short goes on with `--missing`, and a figure can be taken anew without the others.
-Answers of `a1 bench` wait in the folder for temporary files until its report is made, so that none is asked for twice.
+Answers of `a1 bench` wait in `runs/` until its report is made; with `--missing` a run goes on with them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,13 +38,19 @@ class Section:
         return [self.script, *(("--plots", RESULTS.as_posix()) if self.plots else ())]
 
 
-# Runs of `a1 bench` on the embedded pair, by name.
+# Runs of `a1 bench` on the embedded pair, by name: what they are, and their flags.
 RUNS = {
-    "accuracy": ["--limit", "500", "--seed", "7", "--modes", "draft,target,a1,a1-random"],
-    "chains": [
-        *("--limit", "100", "--seed", "7", "--modes", "target,a1,a1-sync", "--rates", "0.3"),
-        *("--more-chains", "2,4,16", "--scored", "0.25,0.5,0.75"),
-    ],
+    "accuracy": (
+        "Accuracy on 500 held-out problems",
+        ["--limit", "500", "--seed", "7", "--modes", "draft,target,a1,a1-random"],
+    ),
+    "chains": (
+        "More and fewer chains, a barrier, and screening",
+        [
+            *("--limit", "100", "--seed", "7", "--modes", "target,a1,a1-sync", "--rates", "0.3"),
+            *("--more-chains", "2,4,16", "--scored", "0.25,0.5,0.75"),
+        ],
+    ),
 }
 
 SECTIONS = {
@@ -92,18 +97,25 @@ def made() -> str:
     return f"Measured {datetime.now(UTC):%Y-%m-%d}; {facts}."
 
 
-def report(name: str) -> str:
+def report(name: str, resume: bool) -> str:
     """What `a1 bench` reports, its headings one level lower, its plots kept beside the page."""
-    out = Path(tempfile.gettempdir()) / f"a1-bench-{name}"
-    resume = ["--resume"] if (out / "run.json").exists() else []
-    command = [sys.executable, "-m", "a1agent", "bench", *RUNS[name], "--out", str(out), *resume]
-    subprocess.run(command, cwd=ROOT, check=True)
-    text = (out / "report.md").read_text(encoding="utf-8").replace(str(out), "bench")
+    title, flags = RUNS[name]
+    out = folder_of(name)
+    going_on = resume and (out / "run.json").exists()
+    if not going_on:
+        shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-m", "a1agent", "bench", *flags, "--out", str(out)]
+    subprocess.run([*command, *(["--resume"] if going_on else [])], cwd=ROOT, check=True)
+    text = (out / "report.md").read_text(encoding="utf-8").replace(str(out), "bench").replace(" --resume\n", "\n")
     for plot in (*out.glob("*.png"), *out.glob("*.svg")):
         shutil.copy(plot, ROOT / RESULTS / f"{name}_{plot.name}")
-    shutil.rmtree(out)
-    lowered = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()]
-    return "\n".join(lowered).replace("](", f"]({RESULTS.as_posix()}/{name}_")
+    _, *lines = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()]
+    return "\n".join((f"## {title}", *lines)).replace("](", f"]({RESULTS.as_posix()}/{name}_")
+
+
+def folder_of(name: str) -> Path:
+    """Where a run of `a1 bench` keeps its answers until they are on the page."""
+    return ROOT / "runs" / name
 
 
 def page() -> str:
@@ -123,9 +135,10 @@ def main() -> None:
     for name in options.only or (*RUNS, *SECTIONS):
         file = ROOT / RESULTS / f"{name}.md"
         if not (options.missing and file.exists()):
-            text = report(name) if name in RUNS else printed(name)
+            text = report(name, options.missing) if name in RUNS else printed(name)
             file.write_text(text + "\n", encoding="utf-8")
             (ROOT / "BENCHMARKS.md").write_text(page(), encoding="utf-8")
+            shutil.rmtree(folder_of(name), ignore_errors=True)
 
 
 if __name__ == "__main__":
