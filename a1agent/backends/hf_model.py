@@ -17,6 +17,7 @@ from a1agent.backends.batching.runner import Rows
 from a1agent.backends.hf_files import ModelFiles, locate
 from a1agent.backends.torch_cuda import can_use_varlen
 from a1agent.backends.torch_lanes import LaneModel
+from a1agent.backends.torch_linear import pack, unpack
 from a1agent.backends.torch_packed import LayerKind, PackedModel, Unpackable, probe
 from a1agent.backends.torch_runner import CachedModel
 from a1agent.backends.transformers_options import TransformersOptions, memory_of
@@ -96,6 +97,7 @@ def batched(model: Any, name: str, options: TransformersOptions, lanes: int, len
     model.set_attn_implementation("eager")
     expected = [_plain(model, ids) for _, ids in _CHECKED]
     tolerance = _tolerance(model, expected)
+    _lay_out(model, name, expected, tolerance)
     if options.cache != "lanes":
         try:
             kinds = probe(model)
@@ -125,6 +127,25 @@ def _tolerance(model: Any, expected: list[torch.Tensor]) -> float:
     largest = max(table.float().amax(-1).abs().max().item() for table in expected)
     precision = max(torch.finfo(model.dtype).eps, torch.finfo(torch.bfloat16).eps)
     return max(_COARSE, _ROUNDINGS * precision * largest)
+
+
+def _lay_out(model: Any, name: str, expected: list[torch.Tensor], tolerance: float) -> None:
+    """Lays out the weights of linear layers for a processor, unless the model then fails or says something else."""
+    if not pack(model):
+        return
+    try:
+        error = max(
+            (_plain(model, ids).float().log_softmax(-1) - table.float().log_softmax(-1)).abs().max().item()
+            for (_, ids), table in zip(_CHECKED, expected, strict=True)
+        )
+        reason = "" if error < tolerance else f"its log-probabilities would be off by {error:.2g}"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as failure:
+        reason = repr(failure)
+    if reason:
+        unpack(model)
+        _log.warning("%s runs with its weights as they are, more slowly: %s", name, reason)
 
 
 def _does_flash(model: Any, name: str, kinds: list[LayerKind], expected: list[torch.Tensor], tolerance: float) -> bool:

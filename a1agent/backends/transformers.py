@@ -98,7 +98,7 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
     options = replace(options, device=str(device))
     _check_memory(files, options, device)
     model = load_model(files, options, device)
-    width = model.dtype.itemsize
+    width, parameters = model.dtype.itemsize, int(model.num_parameters())
     kind = "cpu" if model.device.type == "cpu" else "gpu"
     vocabulary, template = read_tokenizer(files, options, model)
     batch = options.n_batch or (512 if kind == "cpu" else 4096)
@@ -121,7 +121,7 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
         tokenizer_fingerprint=vocabulary.fingerprint,
         context_length=context,
         at_once=min(lanes, options.at_once or lanes),
-        parameters=int(model.num_parameters()),
+        parameters=parameters,
         scores_as_it_writes=True,
         can_constrain=draws_guided() and bool(vocabulary.end_ids),
         processor=runner.device,

@@ -125,6 +125,8 @@ def memory_of(shape: ModelShape, options: TransformersOptions) -> int:
     width = DTYPES.get(options.dtype, 4 if options.device in ("auto", "cpu") else 2)
     batch = options.n_batch or 512
     weights = shape.stored_bytes if shape.quantized else shape.parameters * width
+    if width == 4:  # the largest layer is there twice while it is laid out, or for good where embeddings share it
+        weights += shape.vocabulary * shape.width * width
     cache = cells_of(shape, options, width) * shape.cell_values * width
     return _LIBRARY_BYTES + weights + cache + buffers_of(shape, batch, "cpu", width)
 

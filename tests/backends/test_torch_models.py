@@ -16,6 +16,7 @@ from a1agent.backends import torch_attention
 from a1agent.backends.batching.runner import Rows
 from a1agent.backends.hf_model import batched
 from a1agent.backends.torch_lanes import LaneModel
+from a1agent.backends.torch_linear import pack
 from a1agent.backends.torch_packed import PackedModel, Unpackable, probe
 from a1agent.backends.torch_slots import LayerShape, SlotCache
 from a1agent.backends.transformers_options import TransformersOptions
@@ -92,7 +93,12 @@ def packed(model: Any) -> PackedModel:
     return PackedModel(model, probe(model), 8, 64)
 
 
-@pytest.mark.parametrize("make", [packed, LaneModel])
+def laid_out(model: Any) -> PackedModel:
+    assert pack(model)
+    return packed(model)
+
+
+@pytest.mark.parametrize("make", [packed, LaneModel, laid_out])
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_every_way_through_the_cache_gives_the_log_probabilities_of_the_model_alone(
     kind: str, make: Callable[[Any], PackedModel | LaneModel]

@@ -8,7 +8,7 @@
     recorded scoring  16 steps and prefixes as long as those of one moment in the run recorded in tests/data, the 16
                       chains of its first question each at a turn of its own, against the same, padded
 
-Random weights: about 10 million parameters on a processor; with --gpu 1.5 and 14 billion in bfloat16, and two figures
+Random weights: about 10 and 100 million parameters on a processor; with --gpu 1.5 and 14 billion in bfloat16, and two figures
 more: decoding as a share of what the memory's bandwidth allows (bytes of weights and KV cache a step), scoring as a
 share of the matrix-multiply limit, both limits measured in the same run.
 Quote ratios of one run on a quiet machine; anything that runs beside it changes them.
@@ -69,6 +69,18 @@ SMALL = Size(
         "num_key_value_heads": 5,
         "head_dim": 32,
         "vocab_size": 4096,
+    },
+)
+MEDIUM = Size(
+    "100M",
+    {
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "vocab_size": 32000,
     },
 )
 LARGE = (
@@ -374,7 +386,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if options.gpu else "cpu"
     results: dict[str, Any] = {}
-    for size in LARGE if options.gpu else (SMALL,):
+    for size in LARGE if options.gpu else (SMALL, MEDIUM):
         with tempfile.TemporaryDirectory() as folder:
             write_model(Path(folder), size, torch.bfloat16 if options.gpu else torch.float32, device)
             print(size.name)
