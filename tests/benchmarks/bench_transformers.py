@@ -8,9 +8,9 @@
     recorded scoring  16 steps and prefixes as long as those of one moment in the run recorded in tests/data, the 16
                       chains of its first question each at a turn of its own, against the same, padded
 
-Random weights: about 10 and 100 million parameters on a processor; with --gpu 1.5 and 14 billion in bfloat16, and two figures
-more: decoding as a share of what the memory's bandwidth allows (bytes of weights and KV cache a step), scoring as a
-share of the matrix-multiply limit, both limits measured in the same run.
+Random weights: about 10 and 100 million parameters on a processor; with --gpu 1.5 and 14 billion in bfloat16, and two
+figures more: decoding as a share of what the memory's bandwidth allows (bytes of weights and KV cache a step), scoring
+as a share of the matrix-multiply limit, both limits measured in the same run.
 Quote ratios of one run on a quiet machine; anything that runs beside it changes them.
 """
 
