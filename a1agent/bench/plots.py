@@ -128,15 +128,17 @@ def _rates(figure: Figure, found: Figures) -> bool:
     for index, f in enumerate(ways):
         colour = f"C{index}"
         turns = [(t, turn.rejections / turn.verifications) for t, turn in enumerate(f.by_turn, 1) if turn.verifications]
-        by_turn.plot(*zip(*turns, strict=True), marker=".", color=colour, label=f"asked {f.way.rate:g}")
+        by_turn.plot(*zip(*turns, strict=True), marker=".", color=colour)
         stats = [r.stats for r in f.records if r.stats is not None and r.stats.observed_rate is not None]
         rates = sorted(s.observed_rate for s in stats if s.observed_rate is not None)
-        by_question.plot([(i + 0.5) / len(rates) for i in range(len(rates))], rates, color=colour)
+        by_question.plot(
+            [(i + 0.5) / len(rates) for i in range(len(rates))], rates, color=colour, label=f"asked {f.way.rate:g}"
+        )
         for axes in (by_turn, by_question):
             axes.axhline(f.way.rate, color=colour, linestyle=":", linewidth=1)
     by_turn.set(xlabel="turn", ylabel="observed rejection rate", ylim=(-0.02, 1.02))
     by_question.set(xlabel="questions, from lowest rate to highest")
-    by_turn.legend(fontsize="small")
+    _legend_beside(by_question)
     return True
 
 
