@@ -245,7 +245,7 @@ def _rates(found: Figures, options: Options) -> str:
     if not rows:
         return ""
     head = ["", "observed", "mean gap of turns", "mean gap of questions", "selectivity"]
-    kept = ", and by question to within 0.15," if options.coverage == "conditional" else ","
+    kept = ", and by question to within 0.15 from 16 steps on," if options.coverage == "conditional" else ","
     return (
         f"What is guaranteed is the overall rate{kept} not that answers are right; rates by turn (of at least 70 "
         "steps) and gaps by question (at least 16) are measured. Selectivity: the chance that a rejected step scored "

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from a1agent.backends import torch_attention
+from a1agent.backends import torch_attention, torch_linear
 from a1agent.backends.batching.runner import Rows
 from a1agent.backends.hf_model import batched
 from a1agent.backends.torch_lanes import LaneModel
@@ -94,7 +94,9 @@ def packed(model: Any) -> PackedModel:
 
 
 def laid_out(model: Any) -> PackedModel:
-    assert pack(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_linear, "_LEAST_WEIGHTS", 64)
+        assert pack(model) == torch_linear._available()
     return packed(model)
 
 
