@@ -10,7 +10,7 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
 
-from a1agent.backends.llama_options import physical_cores
+from a1agent.backends.llama_options import linux_cores, physical_cores
 
 # How fast a machine makes examples says nothing about the code: only what they show may fail a test. They are the same
 # in every run, so that a change is judged by what it changed; HYPOTHESIS_EXPLORE=1 looks for new ones.
@@ -33,22 +33,12 @@ def pytest_configure() -> None:
     """Where several processes share the tests, each keeps to cores of its own: thread pools that meet wait in turns."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
-        groups = sorted(siblings_of(processor) for processor in os.sched_getaffinity(0))
-        cores = list(dict.fromkeys(groups))
+        allowed = os.sched_getaffinity(0)
+        cores = linux_cores(allowed) or [[processor] for processor in sorted(allowed)]
         workers = min(int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), len(cores))
         own = cores[int(worker.removeprefix("gw")) % workers :: workers]
         with contextlib.suppress(OSError):  # some sandboxes refuse; the tests then take longer
-            os.sched_setaffinity(0, {processor for group in own for processor in group} & os.sched_getaffinity(0))
-
-
-def siblings_of(processor: int) -> tuple[int, ...]:
-    """The logical processors of one core."""
-    path = Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
-    try:
-        parts = [part.partition("-") for part in path.read_text(encoding="ascii").strip().split(",")]
-        return tuple(sorted({i for low, _, high in parts for i in range(int(low), int(high or low) + 1)}))
-    except (OSError, ValueError):
-        return (processor,)
+            os.sched_setaffinity(0, {processor for core in own for processor in core})
 
 
 @pytest.fixture

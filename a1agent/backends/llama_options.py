@@ -23,6 +23,7 @@ __all__ = [
     "LlamaOptions",
     "Room",
     "context_of",
+    "linux_cores",
     "memory_of",
     "outputs_of",
     "physical_cores",
@@ -230,7 +231,7 @@ def physical_cores() -> int:
     allowed: set[int] | None = affinity(0) if affinity else None
     logical = len(allowed) if allowed is not None else os.cpu_count() or 1
     if sys.platform == "linux":
-        found = _linux_cores(allowed or set())
+        found = len(linux_cores(allowed or set()))
     elif sys.platform == "darwin":
         found = _macos_cores()
     else:
@@ -239,15 +240,16 @@ def physical_cores() -> int:
     return max(1, min(found or logical, logical, logical if quota is None else int(quota)))
 
 
-def _linux_cores(allowed: set[int]) -> int:
-    cores: set[str] = set()
-    for processor in allowed:
+def linux_cores(allowed: set[int]) -> list[list[int]]:
+    """The logical processors of each core, of those allowed; nothing where the system does not tell."""
+    cores: dict[str, list[int]] = {}
+    for processor in sorted(allowed):
         path = Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
         try:
-            cores.add(path.read_text(encoding="ascii").strip())
+            cores.setdefault(path.read_text(encoding="ascii").strip(), []).append(processor)
         except OSError:
-            return 0
-    return len(cores)
+            return []
+    return list(cores.values())
 
 
 def _macos_cores() -> int:

@@ -11,6 +11,7 @@ from a1agent.bench.figures import Compared, Figures, WayFigures, compare
 from a1agent.bench.statistics import Estimate
 from a1agent.bench.verdict import verdicts
 from a1agent.config import Options
+from a1agent.conformal.feedback import QUESTION_MARGIN, QUESTION_STEPS
 
 __all__ = ["Context", "report"]
 
@@ -245,7 +246,8 @@ def _rates(found: Figures, options: Options) -> str:
     if not rows:
         return ""
     head = ["", "observed", "mean gap of turns", "mean gap of questions", "selectivity"]
-    kept = ", and by question to within 0.15 from 16 steps on," if options.coverage == "conditional" else ","
+    bound = f", and by question to within {QUESTION_MARGIN} from {QUESTION_STEPS} steps on,"
+    kept = bound if options.coverage == "conditional" else ","
     return (
         f"What is guaranteed is the overall rate{kept} not that answers are right; rates by turn (of at least 70 "
         "steps) and gaps by question (at least 16) are measured. Selectivity: the chance that a rejected step scored "

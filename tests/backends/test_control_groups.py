@@ -71,7 +71,7 @@ def test_groups_of_the_first_version_count_too(tree: Path) -> None:
 
 def test_no_more_threads_run_than_a_container_has_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_options.sys, "platform", "linux")
-    monkeypatch.setattr(llama_options, "_linux_cores", lambda allowed: 0)
+    monkeypatch.setattr(llama_options, "linux_cores", lambda allowed: [])
     monkeypatch.setattr(llama_options.os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
     monkeypatch.setattr(llama_options.os, "cpu_count", lambda: 128)
     for quota, cores in ((None, 64), (2.5, 2), (0.5, 1), (99.0, 64)):
