@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test soak lint format bench clean
+.PHONY: help demo test soak servers lint format bench clean
 
 help:
 	@echo "make demo    set up what is needed and let A1 answer questions with the models that ship with it"
 	@echo "make test    set up what is needed and run every test"
 	@echo "make soak    the tests that take minutes: 200 questions through servers that keep failing"
+	@echo "make servers install vLLM and routers beside the project and run the tests that need them (a quarter of an hour)"
 	@echo "make lint    ruff and pyright"
 	@echo "make format  ruff format"
 	@echo "make bench   the benchmarks, into BENCHMARKS.md (two hours; run nothing else beside them)"
@@ -47,6 +48,18 @@ test: $(VENV)/.dev
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
+# Their own environment: vLLM wants other versions of what both use.
+SERVERS := .venv-servers
+$(SERVERS)/.installed: tests/servers/install.py
+	$(PYTHON) -m venv $(SERVERS)
+	$(SERVERS)/bin/python -m pip install --quiet --disable-pip-version-check packaging
+	$(SERVERS)/bin/python tests/servers/install.py
+	@touch $@
+
+servers: $(VENV)/.dev $(SERVERS)/.installed
+	A1_TEST_SERVERS=$(abspath $(SERVERS))/bin/python $(BIN)/python -m pytest tests/backends/test_vllm_served.py \
+		tests/backends/test_routers_served.py
+
 lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -60,4 +73,4 @@ bench: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/run_all.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SERVERS) .pytest_cache .ruff_cache .hypothesis

@@ -60,7 +60,8 @@ class Once:
         self._said_reread = True
         return [
             f"{target.name} reads the whole chain again for each score: {stats.reread_tokens} tokens in this call, to "
-            f"score {stats.scored_tokens}; SGLang, and vLLM with its newer scoring endpoint, read the step only"
+            f"score {stats.scored_tokens}; vLLM from 0.31 on reads the step only, started with --enable-scale-out and "
+            "VLLM_USE_V2_MODEL_RUNNER=1 in its environment; so does SGLang"
         ]
 
     def _slow(self, stats: RejectionStats) -> list[str]:

@@ -1,18 +1,21 @@
 """Models served by vLLM: `vllm:http://HOST:8000#MODEL`, as draft or target.
 
-    VLLM_USE_V2_MODEL_RUNNER=1 vllm serve MODEL --port 8000 --enable-prompt-tokens-details
+    VLLM_USE_V2_MODEL_RUNNER=1 vllm serve MODEL --port 8000 --enable-scale-out --enable-prompt-tokens-details
 
 Texts are sent as token ids to `/v1/completions`. The prompt comes from the server's chat template through `/tokenize`,
 or from a local tokenizer (`tokenizer=`). Steps are scored in one of two ways, tried at start-up:
 
-* `/inference/v1/generate` with `prompt_logprob_token_ids` reads the prefix cache and runs the step only; versions that
-  have it offer it with the newer model runner, which the variable asks for;
+* `/inference/v1/generate` with `prompt_logprob_token_ids` reads the prefix cache and runs the step only. It came with
+  0.31, is there with the newer model runner, which the variable asks for, and is answered with `--enable-scale-out`;
 * `prompt_logprobs` of `/v1/completions` does not: each score reads the whole chain again. The statistics count this
   (`reread_tokens`).
 
 What else the cache held is known only from a server that was started with `--enable-prompt-tokens-details`. One that
 was started with `--data-parallel-size N` shares requests out by its queues, to engines with a cache each: a chain finds
 its text there by chance. With `?data_parallel=N` it stays with one engine, named in a header of its requests.
+
+Under a schema the server may let a model write blanks between the parts of an object for as long as it likes;
+`--structured-outputs-config '{"backend": "xgrammar", "disable_any_whitespace": true}'` forbids that.
 """
 
 from __future__ import annotations

@@ -88,3 +88,16 @@ def write(folder: Path, kind: str, tokenizer: Tokenizer, words: tiny.Words, seed
     text = json.dumps({key: value for key, value in settings.items() if value is not None})
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
     return folder
+
+
+def embedded_checkpoint(folder: Path, gguf: Path) -> Path:
+    """A GGUF file of the embedded pair as servers that read no GGUF take it: float32 weights, tokenizer, template."""
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    read = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    shape = read.config.to_dict()
+    shape.pop("quantization_config", None)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape))
+    model.load_state_dict(read.state_dict())
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    return folder

@@ -41,7 +41,7 @@ class Flavor:
         return self.socket.url
 
     def handlers(self) -> dict[str, Handler]:
-        return {"/v1/models": self.models}
+        return {"/v1/models": self.models, "/health": self.health}
 
     def close(self) -> None:
         self.socket.run(self.model.backend.aclose())
@@ -54,6 +54,9 @@ class Flavor:
             return await handler(request)
 
         return guarded
+
+    async def health(self, request: Request) -> Reply:
+        return Reply({})
 
     lists_context = True
 
@@ -159,7 +162,8 @@ class Sglang(Flavor):
         return Reply({"model_path": self.name, "tokenizer_path": self.tokenizer_path, "is_generation": True})
 
     async def server_info(self, request: Request) -> Reply:
-        return Reply({"context_length": None, "max_req_input_len": self.model.context - 6})
+        told = {"model_path": self.name, "served_model_name": self.name, "tokenizer_path": self.tokenizer_path}
+        return Reply({**told, "context_length": None, "max_req_input_len": self.model.context - 6})
 
     async def generate(self, request: Request) -> Reply:
         body, params = request.body, request.body["sampling_params"]
