@@ -1,16 +1,20 @@
-"""What a person should know about an answer: a question unlike the training data, a target that is faster alone."""
+"""What a person should know about an answer: a question unlike the training data, a rate that was not kept, a target
+that is faster alone."""
 
 from __future__ import annotations
 
 from a1agent.backends.base import ModelInfo
+from a1agent.conformal.feedback import QUESTION_MARGIN, QUESTION_STEPS
 from a1agent.models import Loaded
 from a1agent.stats import RejectionStats
 from a1agent.types import Question
 
-__all__ = ["UNLIKE_LEVEL", "Once", "ceiling"]
+__all__ = ["UNLIKE_LEVEL", "Once", "ceiling", "off_rate"]
 
 UNLIKE_LEVEL = 0.01
 """A question is called unlike the training data when fewer than this share of training prompts are as strange."""
+
+_ROUNDING = 1e-9  # of a rate that is just within the margin
 
 
 def ceiling(stats: RejectionStats) -> float | None:
@@ -26,6 +30,23 @@ def ceiling(stats: RejectionStats) -> float | None:
     scoring = stats.verify_s / stats.scored_tokens * stats.verifications / steps
     rate = stats.rejections / steps
     return target_alone / (1 / stats.draft_tokens_per_s + scoring + rate * target_alone)
+
+
+def off_rate(stats: RejectionStats) -> list[str]:
+    """A notice where conditional coverage was asked for and the rate of this call is further off than its margin."""
+    rate, steps = stats.observed_rate, stats.verifications
+    if stats.coverage != "conditional" or rate is None or abs(rate - stats.asked_rate) <= QUESTION_MARGIN + _ROUNDING:
+        return []
+    found = f"this question's rejection rate is {rate:.2f}, asked for {stats.asked_rate:.2f}"
+    if steps < QUESTION_STEPS:
+        return [
+            f"{found}: conditional coverage keeps it within {QUESTION_MARGIN} from {QUESTION_STEPS} verified steps on, "
+            f"and there {'was' if steps == 1 else 'were'} {steps}; more chains verify more"
+        ]
+    return [
+        f"{found}: more than the {QUESTION_MARGIN} of conditional coverage, because the bound on the overall rate or "
+        "scores that are not finite went before it"
+    ]
 
 
 class Once:
@@ -52,7 +73,7 @@ class Once:
                     f"this question is unlike anything the embedded models were trained on (p = {p_value:.3f}): do not "
                     "trust the answer; give real models with --draft and --target (draft= and target= in Python)"
                 )
-        return remarks + self._reread(pair.target.info, stats) + self._slow(stats)
+        return remarks + off_rate(stats) + self._reread(pair.target.info, stats) + self._slow(stats)
 
     def _reread(self, target: ModelInfo, stats: RejectionStats) -> list[str]:
         if self._said_reread or target.reuses_prefix or stats.reread_tokens <= stats.scored_tokens:

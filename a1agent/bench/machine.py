@@ -38,8 +38,8 @@ def describe() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """The command that was given, as one could give it again."""
-    return shlex.join(["a1", *sys.argv[1:]])
+    """The command that makes the run anew: as it was given, but for `--resume`."""
+    return shlex.join(["a1", *(word for word in sys.argv[1:] if word != "--resume")])
 
 
 def _processor() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ try:
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
 except ImportError as error:
     raise MissingExtra("a plot", "bench") from error
 
@@ -22,6 +25,12 @@ __all__ = ["draw_plots", "figure_files"]
 
 _COLOURS = {"draft": "#888888", "target": "#222222", "a1": "#1f6fb4", "a1-random": "#d98b1f", "a1-sync": "#2c8c5a"}
 _MARKS = {"draft": "s", "target": "D", "a1": "o", "a1-random": "x", "a1-sync": "^"}
+_MARK_POINTS = 8
+_REACHES = (6, 16, 28, 40, 52, 64)  # of labels from their points
+_SIDES = ((-1, 1), (1, -1), (1, 1), (-1, -1), (0, 1), (0, -1), (-1, 0), (1, 0))  # a rising curve leaves the first free
+_ACROSS = {-1: "right", 0: "center", 1: "left"}
+_UP = {-1: "top", 0: "center", 1: "bottom"}
+_LEADER = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -79,6 +88,37 @@ def _legend_beside(axes: Axes) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize="small")
 
 
+def _label(figure: Figure, axes: Axes, labels: list[tuple[str, tuple[float, float]]]) -> None:
+    """Writes a label beside each point. Comes last: it goes by where things stand on the page."""
+    figure.draw_without_rendering()
+    marks = [point for line in axes.lines for point in axes.transData.transform(line.get_xydata())]
+    size = _MARK_POINTS * figure.dpi / 72
+    taken = [Bbox.from_bounds(x - size / 2, y - size / 2, size, size) for x, y in marks]
+    for text, point in labels:
+        taken.append(_beside(axes, text, point, taken).get_window_extent())
+
+
+def _beside(axes: Axes, text: str, point: tuple[float, float], taken: list[Bbox]) -> Text:
+    """The text at the nearest place within the axes that covers nothing of `taken`; a line leads to it from further."""
+
+    def note(reach: int, across: int, up: int) -> Text:
+        at = (across * reach, up * reach)
+        align: dict[str, Any] = {"ha": _ACROSS[across], "va": _UP[up]}
+        return axes.annotate(text, point, at, textcoords="offset points", fontsize="small", **align)
+
+    for reach, side in product(_REACHES, _SIDES):
+        tried = note(reach, *side)
+        box = tried.get_window_extent().padded(1)
+        inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
+        if inside and not box.count_overlaps(taken):
+            if reach > _REACHES[0]:
+                end = (side[0] * reach, side[1] * reach)
+                axes.annotate("", point, end, textcoords="offset points", arrowprops=_LEADER)
+            return tried
+        tried.remove()
+    return note(_REACHES[0], *_SIDES[0])
+
+
 def _accuracy(figure: Figure, found: Figures) -> bool:
     axes = figure.subplots()
     for mode, ways in _by_mode(found, ("draft", "target", "a1", "a1-random", "a1-sync")):
@@ -93,11 +133,10 @@ def _accuracy(figure: Figure, found: Figures) -> bool:
             alpha=0.35,
         )
         _line(axes, mode, x, y, line="-" if mode == "a1" else "none")
-        for f in ways if mode == "a1" else ():
-            axes.annotate(f"{f.way.rate:g}", (f.seconds.value, f.vote.value), (5, 6), textcoords="offset points")
     axes.set(xlabel="seconds a question", ylabel="share of questions right", xlim=(0, None))
     axes.margins(y=0.08)
     _legend_beside(axes)
+    _label(figure, axes, [(f"{f.way.rate:g}", (f.seconds.value, f.vote.value)) for f in found.of("a1")])
     return True
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from a1agent.bench.figures import Compared, Figures, WayFigures, compare
 from a1agent.bench.statistics import Estimate
 from a1agent.bench.verdict import verdicts
+from a1agent.bench.ways import RATED
 from a1agent.config import Options
 from a1agent.conformal.feedback import QUESTION_MARGIN, QUESTION_STEPS
 
@@ -78,8 +79,11 @@ def _setting(found: Figures, context: Context) -> str:
 def _accuracy(found: Figures, options: Options) -> str:
     names = ["", "by majority", "against the target", f"by vote={options.vote}", "against the target"]
     head = [*names, "any chain right", "a chain is right", "taken over", "target's share of written tokens"]
-    rows = [_accuracy_row(found, f) for f in found.ways.values() if f.way.main]
-    return _table(head, rows)
+    ways = [f for f in found.ways.values() if f.way.main]
+    table = _table(head, [_accuracy_row(found, f) for f in ways])
+    if all(f.way.mode not in RATED for f in ways):
+        return table
+    return f"A1 ran with {options.coverage} coverage and the {options.calibrator} calibrator.\n\n{table}"
 
 
 def _accuracy_row(found: Figures, f: WayFigures) -> list[str]:

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from a1agent.cli.console import console
-from a1agent.config import CalibratorName, Coverage
+from a1agent.config import CalibratorName, Coverage, help_of
 from a1agent.errors import InvalidOption, MissingExtra
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def replay(
     trace: Annotated[Path, typer.Argument(help="CSV file: question,chain,turn,attempt,perplexity")],
     rejection_rate: Annotated[float, typer.Option("--rejection-rate", help="the rate to keep, 0 to 1")] = 0.3,
     calibrator: Annotated[CalibratorName, typer.Option("--calibrator", help="the calibrator to run")] = "adaptive",
-    coverage: Annotated[Coverage, typer.Option("--coverage", help="over what the rate holds")] = "marginal",
+    coverage: Annotated[Coverage, typer.Option("--coverage", help=help_of("coverage"))] = "marginal",
     seed: Annotated[int, typer.Option("--seed", help="of the smoothing")] = 0,
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="CSV file with a column perplexity to begin from")
@@ -78,6 +78,7 @@ def _table(report: ReplayReport, asked: float) -> Table:
         "mean_turn_deviation": "turns of at least 70 steps",
         "max_turn_deviation": "the worst of them",
         "mean_question_deviation": "questions of at least 16 steps",
+        "max_question_deviation": "the worst of them",
         "mean_window_deviation": "every 200 steps in a row",
         "max_window_deviation": "the worst of them",
         "selectivity": "1: decisions follow scores only, 0.5: they ignore them",

@@ -19,6 +19,7 @@ def draw_rates(
     windows: Sequence[float],
     turns: Sequence[tuple[int, float]],
     questions: Sequence[float],
+    titles: tuple[str, str, str],
 ) -> None:
     """Three panels: rejection rate over windows in time, by turn, and of questions from lowest to highest."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")  # no pyplot: nothing global, no display needed
@@ -29,6 +30,7 @@ def draw_rates(
     by_turn.set(xlabel="turn")
     by_question.plot(sorted(questions), drawstyle="steps-mid")
     by_question.set(xlabel="questions, from lowest rate to highest", ylim=(0, 1))
-    for panel in (over_time, by_turn, by_question):
+    for panel, title in zip((over_time, by_turn, by_question), titles, strict=True):
+        panel.set_title(title, fontsize="medium")
         panel.axhline(asked_rate, color="black", linestyle="--", linewidth=0.8)
     figure.savefig(path, dpi=150)

@@ -66,6 +66,7 @@ class ReplayReport:
     mean_turn_deviation: float | None
     max_turn_deviation: float | None
     mean_question_deviation: float | None
+    max_question_deviation: float | None
     mean_window_deviation: float | None
     max_window_deviation: float | None
     selectivity: float | None
@@ -163,6 +164,7 @@ def measure_replay(replayed: Sequence[ReplayedStep], rejection_rate: float) -> R
         mean_turn_deviation=_mean(turns),
         max_turn_deviation=max(turns, default=None),
         mean_question_deviation=_mean(questions),
+        max_question_deviation=max(questions, default=None),
         mean_window_deviation=_mean(windows),
         max_window_deviation=max(windows, default=None),
         selectivity=selectivity((item.step.question, item.score, item.decision.rejected) for item in replayed),
@@ -172,20 +174,34 @@ def measure_replay(replayed: Sequence[ReplayedStep], rejection_rate: float) -> R
 def plot_replay(replayed: Sequence[ReplayedStep], rejection_rate: float, path: str | Path) -> None:
     """Draw the rate per window, per turn and per question into an image file (the suffix gives the format).
 
-    Raises ImportError that names the extra to install where matplotlib is missing.
+    The report's largest deviations head the panels. Raises ImportError that names the extra to install where matplotlib
+    is missing.
     """
     from a1agent.conformal.plots import draw_rates
 
     rejected = np.array([item.decision.rejected for item in replayed], dtype=np.float64)
     by_turn = _grouped((item.step.turn for item in replayed), rejected)
     by_question = _grouped((item.step.question for item in replayed), rejected)
+    report = measure_replay(replayed, rejection_rate)
     draw_rates(
         path,
         asked_rate=rejection_rate,
         windows=_window_rates(rejected).tolist(),
         turns=[(turn, float(np.mean(by_turn[turn]))) for turn in sorted(by_turn)],
         questions=[float(np.mean(values)) for values in by_question.values()],
+        titles=(
+            _title(report.max_window_deviation),
+            _title(report.max_turn_deviation, MIN_TURN_STEPS),
+            _title(report.max_question_deviation, MIN_QUESTION_STEPS),
+        ),
     )
+
+
+def _title(deviation: float | None, least: int = 0) -> str:
+    """`least`: what has fewer steps is drawn, and not measured."""
+    if deviation is None:
+        return ""
+    return f"largest deviation {deviation:.3f}" + (f" (from {least} steps on)" if least else "")
 
 
 def _window_rates(rejected: NDArray[np.float64]) -> NDArray[np.float64]:

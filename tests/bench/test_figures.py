@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from a1agent.bench.report import Context, report
 from a1agent.bench.statistics import Bootstrap, paired_p_value, sign_flip_p_value, sure_of
 from a1agent.bench.verdict import verdicts
 from a1agent.bench.ways import Way
-from a1agent.config import Options
+from a1agent.config import Coverage, Options
 from a1agent.conformal.feedback import QUESTION_MARGIN, QUESTION_STEPS
 from tests.bench.made import bare, records
 
@@ -156,6 +157,16 @@ def test_what_is_guaranteed_is_told_of_the_coverage_asked_for() -> None:
         f"to {QUESTION_MARGIN} from {QUESTION_STEPS} verified steps on"
         in Options.__dataclass_fields__["coverage"].metadata["help"]
     )
+
+
+def test_the_coverage_stands_beside_the_accuracy_that_was_measured_with_it() -> None:
+    def accuracy(coverage: Coverage, *runs: tuple[Way, float, float]) -> str:
+        context = replace(CONTEXT, options=replace(CONTEXT.options, coverage=coverage))
+        return report(of(*runs), context).partition("## Accuracy")[2].partition("## ")[0]
+
+    for coverage in get_args(Coverage):
+        assert f"A1 ran with {coverage} coverage" in accuracy(coverage, (TARGET, 0.9, 1.0), (A1, 0.9, 1.0))
+    assert "coverage" not in accuracy("marginal", (TARGET, 0.9, 1.0))
 
 
 def test_the_barrier_is_told_as_a_ratio_of_seconds() -> None:

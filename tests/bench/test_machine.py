@@ -1,8 +1,11 @@
 """What a machine tells of itself."""
 
+import sys
 from pathlib import Path
 
-from a1agent.bench.machine import EnergyMeter, describe, peak_memory
+import pytest
+
+from a1agent.bench.machine import EnergyMeter, command_line, describe, peak_memory
 
 
 def zone(folder: Path, name: str, joules: float, span: float = 100.0) -> Path:
@@ -32,6 +35,11 @@ def test_where_nothing_tells_there_is_no_figure(tmp_path: Path) -> None:
 def test_a_machine_is_described_with_the_versions_that_matter() -> None:
     found = describe()
     assert {"processor", "gpu", "system", "python", "a1agent", "numpy"} <= set(found)
+
+
+def test_the_command_of_a_resumed_run_is_the_one_that_makes_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/bin/a1", "bench", "--resume", "--limit", "3", "--out", "a folder"])
+    assert command_line() == "a1 bench --limit 3 --out 'a folder'"
 
 
 def test_peak_memory_grows_with_what_is_held() -> None:

@@ -13,9 +13,11 @@ import argparse
 import asyncio
 import random
 import sys
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -56,20 +58,17 @@ async def judged(result: Result, answer: str, rate: float, equivalence: Equivale
 async def ask_all(questions: int, chains: int, rate: float, seed: int) -> dict[str, list[Asked]]:
     """What came of every question under each coverage; all chains run to their ends."""
     found: dict[str, list[Asked]] = {coverage: [] for coverage in COVERAGES}
-    equivalence = Equivalence()
-    agents = {
-        coverage: A1(
-            calibration=None, coverage=coverage, chains=chains, rejection_rate=rate, seed=seed, early_stop="off"
-        )
-        for coverage in COVERAGES
-    }
-    for index, problem in enumerate(problems(questions, seed)):
-        for coverage in random.Random(index).sample(COVERAGES, len(COVERAGES)):
-            result = await agents[coverage].asolve(ask_for_box(Question.of(problem.question)))
-            found[coverage].append(await judged(result, problem.answer, rate, equivalence))
-    for agent in agents.values():
-        await agent.aclose()
-    await equivalence.aclose()
+    options: dict[str, Any] = {"chains": chains, "rejection_rate": rate, "seed": seed, "early_stop": "off"}
+    async with AsyncExitStack() as stack:
+        equivalence = await stack.enter_async_context(aclosing(Equivalence()))
+        agents = {
+            coverage: await stack.enter_async_context(A1(calibration=None, coverage=coverage, **options))
+            for coverage in COVERAGES
+        }
+        for index, problem in enumerate(problems(questions, seed)):
+            for coverage in random.Random(index).sample(COVERAGES, len(COVERAGES)):
+                result = await agents[coverage].asolve(ask_for_box(Question.of(problem.question)))
+                found[coverage].append(await judged(result, problem.answer, rate, equivalence))
     return found
 
 

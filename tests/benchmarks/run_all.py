@@ -106,7 +106,7 @@ def report(name: str, resume: bool) -> str:
         shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "a1agent", "bench", *flags, "--out", str(out)]
     subprocess.run([*command, *(["--resume"] if going_on else [])], cwd=ROOT, check=True)
-    text = (out / "report.md").read_text(encoding="utf-8").replace(str(out), "bench").replace(" --resume\n", "\n")
+    text = (out / "report.md").read_text(encoding="utf-8").replace(str(out), "bench")
     for plot in (*out.glob("*.png"), *out.glob("*.svg")):
         shutil.copy(plot, ROOT / RESULTS / f"{name}_{plot.name}")
     _, *lines = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()]

@@ -77,11 +77,13 @@ def test_replay_prints_its_measures_as_json(a1, trace: Path) -> None:
         "mean_turn_deviation",
         "max_turn_deviation",
         "mean_question_deviation",
+        "max_question_deviation",
         "mean_window_deviation",
         "max_window_deviation",
         "selectivity",
     ]
     assert report["steps"] == 400 and abs(report["overall_rate"] - 0.4) < 0.05
+    assert report["max_question_deviation"] >= report["mean_question_deviation"]
 
 
 def test_replay_prints_a_table_begins_from_a_calibration_and_plots(a1, trace: Path, tmp_path: Path) -> None:
@@ -89,8 +91,13 @@ def test_replay_prints_a_table_begins_from_a_calibration_and_plots(a1, trace: Pa
     picture = tmp_path / "rates.png"
     done = a1("replay", str(trace), "--calibration", str(trace), "--plot", str(picture), "--coverage", "conditional")
     assert done.exit_code == 0
-    assert "overall rate" in done.stdout
+    assert "overall rate" in done.stdout and "max question deviation" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_replay_says_what_each_coverage_means(a1) -> None:
+    shown = " ".join(a1("replay", "--help").stdout.split())
+    assert "marginal: the rate holds over all steps; conditional: in each question too" in shown
 
 
 def test_stats_of_a_user_who_never_asked_are_empty(a1, user_folders: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from a1agent.conformal.calibrators import rate_gap_bound
+from a1agent.conformal.feedback import QUESTION_MARGIN
 from a1agent.conformal.replay import (
     ReplayReport,
     TraceStep,
@@ -46,6 +47,7 @@ def test_conditional_coverage_keeps_the_rate_of_each_question_on_the_recorded_tr
     assert abs(report.overall_rate - 0.4) <= 0.01
     assert report.mean_turn_deviation <= 0.025
     assert report.mean_question_deviation <= 0.05
+    assert report.max_question_deviation <= QUESTION_MARGIN + 1e-9
     assert report.mean_window_deviation <= 0.015
     assert report.max_window_deviation <= 0.07
     assert report.selectivity >= 0.92
@@ -130,6 +132,7 @@ def test_measures_that_a_short_trace_cannot_give_are_none():
             mean_turn_deviation=None,
             max_turn_deviation=None,
             mean_question_deviation=None,
+            max_question_deviation=None,
             mean_window_deviation=None,
             max_window_deviation=None,
             selectivity=None,

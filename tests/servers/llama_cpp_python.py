@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.llama_server import RealServer
-from tests.servers.process import free_port, running
+from tests.servers.process import running
 
 
 @contextmanager
@@ -17,9 +17,8 @@ def llama_cpp_python_server(path: Path) -> Iterator[RealServer]:
     why = "llama-cpp-python's server needs llama-cpp-python[server]"
     for package in ("uvicorn", "fastapi", "sse_starlette", "starlette_context", "pydantic_settings"):
         pytest.importorskip(package, reason=why)
-    port = free_port()
-    options = {"model": path, "model_alias": "tiny", "n_ctx": 512, "n_threads": 1, "host": "127.0.0.1", "port": port}
+    options = {"model": path, "model_alias": "tiny", "n_ctx": 512, "n_threads": 1, "host": "127.0.0.1", "port": 0}
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "llama_cpp.server", *flags, "--logits_all", "False", "--verbose", "False"]
-    with running(command):
-        yield RealServer(f"http://127.0.0.1:{port}", "tiny")
+    with running(command) as url:
+        yield RealServer(url, "tiny")

@@ -1,5 +1,6 @@
 """Servers of other makers, each in a process of its own."""
 
+import re
 import socket
 import subprocess
 import threading
@@ -12,15 +13,18 @@ __all__ = ["free_port", "running"]
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port that nobody listens on. Others may take it first: for servers that do not say which one they took."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
 @contextmanager
-def running(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[None]:
-    """A server from the moment that it says it runs; fails the test with its last words where it never does."""
+def running(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The address of a server, from the moment that it says where it runs; told port 0 it takes one that is free.
+
+    Fails the test with its last words where it never says so.
+    """
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, text=True, env=environment) as process:
         assert process.stderr is not None
@@ -28,13 +32,13 @@ def running(command: Sequence[str], environment: Mapping[str, str] | None = None
             lines: list[str] = []
             for line in process.stderr:
                 lines.append(line)
-                if "running on" in line:
+                if address := re.search(r"running on (http://\S+)", line):
                     break
             else:
                 pytest.fail("".join(lines[-5:]))
             rest = threading.Thread(target=process.stderr.read)  # a full pipe would stop it
             rest.start()
-            yield
+            yield address[1]
         finally:
             process.terminate()
             process.wait(30)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.backends import tiny
 from tests.servers.llama_server import RealServer
-from tests.servers.process import free_port, running
+from tests.servers.process import running
 
 NAME = "tiny/random"
 _COMMIT = "0" * 40
@@ -55,9 +55,8 @@ def transformers_serve(cache: Path) -> Iterator[RealServer]:
     for package in ("uvicorn", "fastapi", "torch"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"transformers serve needs {package}")
-    port = free_port()
     code = "from transformers.cli.transformers import main; main()"
-    command = [sys.executable, "-c", code, "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    command = [sys.executable, "-c", code, "serve", "--host", "127.0.0.1", "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with running([*command, "--log-level", "info"], environment):
-        yield RealServer(f"http://127.0.0.1:{port}", NAME)
+    with running([*command, "--log-level", "info"], environment) as url:
+        yield RealServer(url, NAME)

@@ -166,6 +166,10 @@ class Cache:
         if not self._runner.can_rewind:
             length = 0
         self._runner.remove(lane.index, length)
+        self._strike(lane, length)
+
+    def _strike(self, lane: Lane, length: int) -> None:
+        """Cuts a lane to `length` tokens in the books."""
         cells = np.frombuffer(lane.cells[length:], np.intc)
         self._shares[cells] -= 1
         self._free_cells.extend(cells[self._shares[cells] == 0].tolist())
@@ -173,8 +177,8 @@ class Cache:
 
     def drop(self, lane: Lane) -> None:
         """Empties a lane and gives its number back."""
-        self.trim(lane, 0)
-        self._runner.remove(lane.index, 0)  # what a copy left that failed stands in no book
+        self._runner.remove(lane.index, 0)  # of an empty lane too: what a copy left that failed stands in no book
+        self._strike(lane, 0)
         self._lanes.remove(lane)
         self._free_lanes.append(lane.index)
 

@@ -1,0 +1,42 @@
+"""What a result says of itself beside the answer."""
+
+import pytest
+
+from a1agent import A1
+from a1agent.conformal.feedback import QUESTION_MARGIN, QUESTION_STEPS
+from a1agent.notices import off_rate
+from tests.bench.made import stats
+from tests.doubles import SUM, sums_pair
+
+
+@pytest.mark.parametrize("coverage", ["marginal", "conditional"])
+def test_a_short_call_is_told_of_its_rate_where_conditional_coverage_could_not_keep_it(coverage: str) -> None:
+    found: set[bool] = set()
+    for seed in range(12):
+        with A1(*sums_pair(), calibration=None, seed=seed, chains=1, coverage=coverage, min_step_tokens=0) as a1:
+            result = a1.solve("1 + 2 + 3", early_stop="off")
+        assert 0 < result.stats.verifications < QUESTION_STEPS
+        assert result.stats.observed_rate is not None
+        off = abs(result.stats.observed_rate - result.stats.asked_rate) > QUESTION_MARGIN
+        said = [notice for notice in result.notices if "conditional coverage" in notice]
+        assert len(said) == (off and coverage == "conditional")
+        found.add(off)
+    assert found == {True, False}
+
+
+def test_a_call_of_enough_steps_is_within_the_margin_and_told_nothing() -> None:
+    for seed in range(6):
+        with A1(*sums_pair(), calibration=None, seed=seed, coverage="conditional", min_step_tokens=0) as a1:
+            result = a1.solve(SUM, early_stop="off")
+        assert result.stats.verifications >= QUESTION_STEPS
+        assert not any("conditional coverage" in notice for notice in result.notices)
+
+
+def test_a_rate_at_the_edge_of_the_margin_is_kept_and_one_beyond_it_is_explained() -> None:
+    def said(steps: int, rejected: int) -> list[str]:
+        return off_rate(stats(steps, rejected, asked_rate=0.2, coverage="conditional"))
+
+    assert said(20, 1) == said(20, 7) == said(0, 0) == []
+    assert len(said(20, 0)) == 1 and "overall rate" in said(20, 0)[0]
+    assert len(said(1, 1)) == 1 and "there was 1;" in said(1, 1)[0]
+    assert len(said(4, 2)) == 1 and "is 0.50, asked for 0.20" in said(4, 2)[0] and "there were 4;" in said(4, 2)[0]
