@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 _AGAIN = (429, 502, 503, 504)
 _LONGEST_WAIT_S = 60.0
 _IDLE_S = 3.0  # vLLM and SGLang close a connection that is idle for 5 s: one used just then would break
-_RANK_HEADER = "X-Data-Parallel-Rank"  # vLLM's and SGLang's
+_RANK_HEADER = "X-Data-Parallel-Rank"  # vLLM's
 _TOO_LONG = re.compile(
     r"context.?length|context.?size|max_model_len|too long|longer than|exceed\w* .*(context|token)", re.I
 )
@@ -80,6 +80,8 @@ class Line:
         self._http = http
         self._options = http.options
         self._replica = replica
+        self.rank = replica.rank
+        """The engine of a data-parallel server that the call is for, or None."""
         self._headers = {} if session is None else {http.options.session_header: session}
         if replica.rank is not None:
             self._headers[_RANK_HEADER] = str(replica.rank)

@@ -3,17 +3,19 @@
     python -m sglang.launch_server --model-path MODEL --port 30000 --incremental-streaming-output
 
 Texts are sent as token ids to `/generate`. A step is scored by asking for the log-probabilities of the input from the
-step on (`logprob_start_len`), so that the radix cache serves all before it. SGLang has no endpoint that turns messages
-into ids, and its router none that every model's text can be sent to for its ids: the tokenizer comes from `tokenizer=`,
-or from the folder or hub name that the server says it uses.
+step on (`logprob_start_len`), so that the radix cache serves all before it. The tokenizer is the server's, or a local
+one (`tokenizer=`); where neither is to be had, as behind SGLang's router and from older versions, that of the folder or
+hub name which the server says it uses.
 
 With `--incremental-streaming-output` (`--stream-output` in older versions) each event of a stream holds what is new;
 without it, the whole step so far, which works too and costs bandwidth. A seed makes a call repeatable only where the
-server runs with `--enable-deterministic-inference`.
+server runs with `--enable-deterministic-inference`. Under a schema a model may write blanks for as long as it likes,
+unless the server runs with `--constrained-json-disable-any-whitespace`.
 
 Behind SGLang's router use `--policy manual` or `consistent_hashing`, which keep a chain on its replica by a header that
-every request carries. The policy `cache_aware` compares texts, and finds none in requests of token ids. Of a server
-with `--dp-size N` a chain stays with one engine by `?data_parallel=N`, in versions that read the header for that.
+every request carries, and give `?context_length=`, which it does not tell. The policy `cache_aware` compares texts, and
+finds none in requests of token ids. Of a server with `--dp-size N` a chain stays with one engine by `?data_parallel=N`,
+in versions that read `routed_dp_rank`.
 
 The log-probabilities of sampled tokens are those after temperature, unless the server runs with
 `SGLANG_RETURN_ORIGINAL_LOGPROB=1`. This is found out at start-up; where needed, what was written is scored once more.
@@ -31,9 +33,9 @@ from typing import Any
 from pydantic import BaseModel, RootModel
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.http import BadReply, Http, Line, NotOffered
+from a1agent.backends.http import BadReply, Http, Line, NotOffered, Refused
 from a1agent.backends.local_tokenizer import LocalTokenizer, load_tokenizer
-from a1agent.backends.remote import RemoteBackend
+from a1agent.backends.remote import ChatTokenizer, RemoteBackend
 from a1agent.backends.server_check import (
     TOKENIZER_HINT,
     Served,
@@ -47,9 +49,10 @@ from a1agent.backends.server_check import (
     with_context,
 )
 from a1agent.backends.server_options import OPTIONS, ServerAddress, ServerOptions
-from a1agent.backends.server_tokenizer import PROBE
+from a1agent.backends.server_tokenizer import PROBE, ServerTokenizer
 from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed
 from a1agent.errors import A1Error, InvalidOption
+from a1agent.types import Question
 
 __all__ = ["OPTIONS", "SglangWire", "check_path", "load"]
 
@@ -65,6 +68,10 @@ Row = tuple[float | None, int, Any]
 
 class _Rows(RootModel[list[Row]]):
     pass
+
+
+class _TokenIds(BaseModel):
+    tokens: list[int]
 
 
 class _Finish(BaseModel):
@@ -111,14 +118,26 @@ class SglangWire:
         return sampling.schema is None and (self.tells_raw or sampling.temperature in (0.0, 1.0))
 
     async def ids(self, line: Line, text: str) -> list[int]:
+        """Ids of a text."""
+        body = {"model": self.model, "prompt": text, "add_special_tokens": False}
+        return parsed(_TokenIds, await line.post("/tokenize", body), line).tokens
+
+    async def prompt(self, line: Line, body: dict[str, Any]) -> list[int]:
+        """Ids of a conversation."""
+        started = {"continue_final_message": body["continue_final_message"]}  # it then wants no generation prompt named
+        body = {"model": self.model, **body, **started}
+        body.pop("add_generation_prompt")
+        return parsed(_TokenIds, await line.post("/tokenize", body), line).tokens
+
+    async def ids_as_read(self, line: Line, text: str) -> list[int]:
         """Ids of a text, a BOS before them where the model has one: those that its scores name."""
-        body = _body({"text": text}, _NOTHING, return_logprob=True, logprob_start_len=0)
+        body = _body(line, {"text": text}, _NOTHING, return_logprob=True, logprob_start_len=0)
         rows = _reply(line, await line.post("/generate", body)).meta_info.input_token_logprobs
         return [row[1] for row in rows or []]
 
     async def warm(self, line: Line, text: Text) -> Read:
         """Reads the prompt into the radix cache."""
-        reply = await line.post("/generate", _body({"input_ids": text.ids}, _NOTHING))
+        reply = await line.post("/generate", _body(line, {"input_ids": text.ids}, _NOTHING))
         return Read(len(text.ids), _reply(line, reply).meta_info.cached_tokens)
 
     async def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
@@ -133,7 +152,7 @@ class SglangWire:
         }
         if sampling.schema is not None:
             params["json_schema"] = json.dumps(dict(sampling.schema))
-        body = _body({"input_ids": text.ids}, params, stream=True, return_logprob=True, logprob_start_len=-1)
+        body = _body(line, {"input_ids": text.ids}, params, stream=True, return_logprob=True, logprob_start_len=-1)
         seen, said = 0, ""
         async with aclosing(line.events("/generate", body, unsaid=_BAD_REQUEST)) as events:
             async for event in events:
@@ -150,7 +169,7 @@ class SglangWire:
 
     async def score(self, line: Line, ids: list[int], start: int) -> Scored:
         """Log-probabilities of `ids[start:]`; the entry before them has none and is dropped."""
-        body = _body({"input_ids": ids}, _NOTHING, return_logprob=True, logprob_start_len=start - 1)
+        body = _body(line, {"input_ids": ids}, _NOTHING, return_logprob=True, logprob_start_len=start - 1)
         meta = _reply(line, await line.post("/generate", body)).meta_info
         rows = (meta.input_token_logprobs or [])[1:]
         if [row[1] for row in rows] != ids[start:]:
@@ -159,8 +178,9 @@ class SglangWire:
         return Scored(logprobs, Read(len(ids), meta.cached_tokens))
 
 
-def _body(given: dict[str, Any], params: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {**given, "sampling_params": params, "return_text_in_logprobs": False, **more}
+def _body(line: Line, given: dict[str, Any], params: dict[str, Any], **more: Any) -> dict[str, Any]:
+    engine = {} if line.rank is None else {"routed_dp_rank": line.rank}
+    return {**given, "sampling_params": params, "return_text_in_logprobs": False, **engine, **more}
 
 
 def _reply(line: Line, data: Any) -> _Reply:
@@ -211,12 +231,24 @@ async def _server_info(line: Line) -> _ServerInfo:
     return parsed(_ServerInfo, await _info(line, "server"), line)
 
 
-async def _tokenizer(http: Http, wire: SglangWire) -> LocalTokenizer:
-    """The given tokenizer, or the one that the server names. Raises `InvalidOption` when it cannot be had."""
-    given = await given_tokenizer(http, wire.ids)
+async def _tokenizer(http: Http, wire: SglangWire) -> ChatTokenizer:
+    """The given tokenizer, the server's, or the one that it names. Raises `InvalidOption` when none is to be had, and
+    `NotOffered` at a server of another kind.
+    """
+    named = await http.call(_model_info)
+    given = await given_tokenizer(http, wire.ids_as_read)
     if given is not None:
         return given
-    path = (await http.call(_model_info)).tokenizer_path
+    served = ServerTokenizer(http, wire.model, wire.ids, wire.prompt)
+    try:
+        await served.start()
+        await served.encode(Question.of(PROBE))
+    except (NotOffered, Refused):  # the latter from versions that tokenize texts only
+        return await _named_tokenizer(http, wire, named.tokenizer_path)
+    return served
+
+
+async def _named_tokenizer(http: Http, wire: SglangWire, path: str | None) -> LocalTokenizer:
     if not path:
         raise InvalidOption(f"{http} does not say which tokenizer it uses", TOKENIZER_HINT)
     try:
@@ -225,7 +257,7 @@ async def _tokenizer(http: Http, wire: SglangWire) -> LocalTokenizer:
         what = f"the tokenizer {path!r} of {http} is not to be had here ({error.what})"
         raise InvalidOption(what, TOKENIZER_HINT) from error
     try:
-        await check_tokenizer(http, tokenizer, wire.ids)
+        await check_tokenizer(http, tokenizer, wire.ids_as_read)
     except BaseException:
         tokenizer.close()
         raise
@@ -233,11 +265,15 @@ async def _tokenizer(http: Http, wire: SglangWire) -> LocalTokenizer:
 
 
 async def _served(http: Http, model: str) -> Served:
+    """The model with the length of its texts: what is listed, or less, where the cache or a margin holds less."""
     served = await find_model(http, model)
-    if served.context_length:
-        return served
-    info = await http.call(_server_info)
-    return with_context(http, served, info.context_length or info.max_req_input_len)
+    try:
+        info = await http.call(_server_info)
+    except NotOffered:
+        info = _ServerInfo()
+    refused = info.max_req_input_len or 0  # this many tokens, and more
+    lengths = (served.context_length, info.context_length or 0, refused - 1)
+    return with_context(http, served, min((length for length in lengths if length > 0), default=0))
 
 
 async def _start(http: Http, model: str) -> RemoteBackend:

@@ -1,5 +1,6 @@
 """SGLang: the contract, with a server that tells raw log-probabilities and one that does not."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from a1agent.backends import sglang
-from a1agent.errors import ContextOverflow
+from a1agent.backends.base import StepText
+from a1agent.errors import ContextOverflow, ModelLoadError
 from a1agent.types import Question
 from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabilities, Contract, loaded
 from tests.backends.remotes import Serve, factory
@@ -23,6 +25,13 @@ def tempered(models: Path) -> Iterator[Sglang]:
 
 
 @pytest.fixture(scope="module")
+def older(models: Path) -> Iterator[Sglang]:
+    server = Sglang(models / "bpe.gguf", older=True)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
 def original(models: Path) -> Iterator[Sglang]:
     server = Sglang(models / "spm.gguf", original=True, incremental=True)
     yield server
@@ -30,13 +39,23 @@ def original(models: Path) -> Iterator[Sglang]:
 
 
 class TestTempered(Contract):
-    """As it is started by default: what was written is scored once more; it names its tokenizer."""
+    """As it is started by default: what was written is scored once more, texts are tokenized there."""
 
     capabilities = Capabilities(control="<|im_end|>", counts=False, constrain=True)
 
     @pytest.fixture
     def backend_factory(self, tempered: Sglang) -> BackendFactory:
         return factory(sglang.load, tempered)
+
+
+class TestOlder(Contract):
+    """A version that does not tokenize: it names its tokenizer."""
+
+    capabilities = Capabilities(control="<|im_end|>", counts=False, constrain=True)
+
+    @pytest.fixture
+    def backend_factory(self, older: Sglang) -> BackendFactory:
+        return factory(sglang.load, older)
 
 
 class TestOriginal(Contract):
@@ -54,12 +73,45 @@ SCHEMA = {"type": "object", "properties": {"sure": {"type": "boolean"}}, "requir
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("older", [True, False])
-async def test_behind_a_router_a_model_is_found_whole(serve: Serve, older: bool) -> None:
+async def test_behind_a_router_the_length_is_asked_for(serve: Serve) -> None:
     """The router has no place to ask for ids, and lists models without their length."""
-    async with loaded(factory(sglang.load, await serve(Sglang, routed=True, older=older))) as backend:
-        assert backend.info.context_length == 1018
+    server = await serve(Sglang, routed=True)
+    with pytest.raises(ModelLoadError, match="how long") as caught:
+        await asyncio.to_thread(factory(sglang.load, server), None)
+    assert "context_length" in caught.value.hint
+    async with loaded(factory(sglang.load, server, context_length=1000)) as backend:
+        assert backend.info.context_length == 1000
         assert (await (await backend.open(QUESTION)).score(STEP)).logprobs
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("older", [True, False])
+async def test_texts_are_no_longer_than_the_cache_holds(serve: Serve, older: bool) -> None:
+    """The list of models tells the model's length, however small the cache was made."""
+    async with loaded(factory(sglang.load, await serve(Sglang, pool=150, older=older))) as backend:
+        assert backend.info.context_length == 143
+        sequence = await backend.open(QUESTION)
+        whole = await sequence.generate(400, GREEDY, FREELY)
+        assert whole.finish == "length"
+        assert sequence.length <= 143
+        with pytest.raises(ContextOverflow):
+            await sequence.score(StepText(text=" and" * 400))
+
+
+@pytest.mark.anyio
+async def test_a_chain_stays_with_its_engine(serve: Serve) -> None:
+    server = await serve(Sglang)
+    async with loaded(factory(sglang.load, server, data_parallel=3)) as backend:
+        server.socket.log.clear()
+        root = await backend.open(QUESTION)
+        engines = []
+        for sequence in [root.fork() for _ in range(6)]:
+            await sequence.generate(4, GREEDY, FREELY)
+            await sequence.score(STEP)
+            asked = [r.body["routed_dp_rank"] for r in server.socket.log if r.path == "/generate"]
+            assert asked[-1] == asked[-2]
+            engines.append(asked[-1])
+    assert sorted(engines) == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.anyio
@@ -68,13 +120,13 @@ async def test_a_text_that_is_too_long_is_an_overflow_in_a_stream_too(serve: Ser
     server = await serve(Sglang, older=older)
     async with loaded(factory(sglang.load, server)) as backend:
         sequence = await backend.open(QUESTION)
-        server.model.context = sequence.length + 2  # it counts tokens of its own, as for speculation
+        server.model.context = sequence.length + 7  # it counts tokens of its own, as for speculation
         server.socket.log.clear()
         with pytest.raises(ContextOverflow, match="context length"):
             await sequence.generate(8, GREEDY, FREELY)
-        with pytest.raises(ContextOverflow, match="longer than"):
+        with pytest.raises(ContextOverflow, match="maximum allowed length"):
             await sequence.score(STEP)
-        assert len(server.socket.log) == 2  # neither was tried again
+        assert sum(request.path == "/generate" for request in server.socket.log) == 2  # neither was tried again
 
 
 @pytest.mark.anyio

@@ -41,19 +41,26 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_hf.write(folder, "llama", tiny_hf.bpe(), tiny.bpe_words(), head_dim=32)
 
 
+@pytest.fixture(scope="module")
+def by_chains(checkpoint: Path) -> Iterator[RealServer]:
+    with vllm_serve(checkpoint, checkpoint.parent / "log", steps=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def by_steps(checkpoint: Path) -> Iterator[RealServer]:
+    with vllm_serve(checkpoint, checkpoint.parent / "log-steps", steps=True) as server:
+        yield server
+
+
 class TestChainScoring(Contract):
     """The older model runner, which scores by reading the chain again."""
 
     capabilities = Capabilities(control="<|im_end|>", counts=False, constrain=True)
 
-    @pytest.fixture(scope="class")
-    def server(self, checkpoint: Path) -> Iterator[RealServer]:
-        with vllm_serve(checkpoint, checkpoint.parent / "log", steps=False) as server:
-            yield server
-
     @pytest.fixture
-    def backend_factory(self, server: RealServer) -> BackendFactory:
-        return factory(server)
+    def backend_factory(self, by_chains: RealServer) -> BackendFactory:
+        return factory(by_chains)
 
 
 class TestStepScoring(Contract):
@@ -61,14 +68,9 @@ class TestStepScoring(Contract):
 
     capabilities = Capabilities(control="<|im_end|>", counts=False, constrain=True)
 
-    @pytest.fixture(scope="class")
-    def server(self, checkpoint: Path) -> Iterator[RealServer]:
-        with vllm_serve(checkpoint, checkpoint.parent / "log-steps", steps=True) as server:
-            yield server
-
     @pytest.fixture
-    def backend_factory(self, server: RealServer) -> BackendFactory:
-        return factory(server)
+    def backend_factory(self, by_steps: RealServer) -> BackendFactory:
+        return factory(by_steps)
 
 
 @dataclass

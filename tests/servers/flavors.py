@@ -122,12 +122,14 @@ def sampling_of(body: dict[str, Any], seed: str) -> Sampling:
 
 
 class Sglang(Flavor):
-    """Offers no more than its router does (sgl-model-gateway, src/server.rs): no `/tokenize`.
+    """As version 0.5.23 was seen to speak.
 
     `original`: started so that sampled log-probabilities are those before temperature. `incremental`: streams what
     is new instead of all so far. `tokenizer_path`: what it says it tokenizes with. `older`: as it was before some paths
-    were renamed, and before errors in a stream had a code (srt/entrypoints/http_server.py). `routed`: by a router that
-    lists models without their length. `grammars`: whether it can compile one.
+    were renamed, texts tokenized, and errors in a stream given a code (srt/entrypoints/http_server.py). `routed`: by
+    its router as published (0.3.2), which lists models without their length, tells of itself when asked for the
+    server, and does not tokenize. `grammars`: whether it can compile one. `pool`: tokens of its cache, where these are
+    fewer than those of its context.
     """
 
     def __init__(
@@ -139,8 +141,11 @@ class Sglang(Flavor):
         older: bool = False,
         routed: bool = False,
         grammars: bool = True,
+        pool: int | None = None,
         **options: Any,
     ) -> None:
+        self.pool = pool
+        self.routed = routed
         self.original = original
         self.incremental = incremental
         self.older = older
@@ -150,20 +155,35 @@ class Sglang(Flavor):
         super().__init__(path, **options)
 
     def handlers(self) -> dict[str, Handler]:
-        prefix = "/get_" if self.older else "/"
+        prefix = "/get_" if self.older or self.routed else "/"
+        tokenizes = {} if self.older or self.routed else {"/tokenize": self.tokenize}
         return {
             **super().handlers(),
+            **tokenizes,
             f"{prefix}model_info": self.model_info,
             f"{prefix}server_info": self.server_info,
             "/generate": self.generate,
         }
 
+    async def tokenize(self, request: Request) -> Reply:
+        if request.body.get("continue_final_message") and request.body.get("add_generation_prompt") is False:
+            message = "continue_final_message needs add_generation_prompt to open the assistant turn."
+            return Reply({"object": "error", "message": message, "code": 400}, status=400)
+        return await super().tokenize(request)
+
     async def model_info(self, request: Request) -> Reply:
         return Reply({"model_path": self.name, "tokenizer_path": self.tokenizer_path, "is_generation": True})
 
     async def server_info(self, request: Request) -> Reply:
+        if self.routed:
+            return Reply({"router_manager": True, "routers_count": 1, "workers_count": 1})
         told = {"model_path": self.name, "served_model_name": self.name, "tokenizer_path": self.tokenizer_path}
-        return Reply({**told, "context_length": None, "max_req_input_len": self.model.context - 6})
+        return Reply({**told, "context_length": None, "max_req_input_len": self.refused})
+
+    @property
+    def refused(self) -> int:
+        """The least length of an input that it refuses."""
+        return (self.pool or self.model.context) - 6
 
     async def generate(self, request: Request) -> Reply:
         body, params = request.body, request.body["sampling_params"]
@@ -198,6 +218,8 @@ class Sglang(Flavor):
         context, asked = self.model.context, len(ids) + params["max_new_tokens"]
         if len(ids) >= context:
             return f"The input ({len(ids)} tokens) is longer than the model's context length ({context} tokens)."
+        if len(ids) >= self.refused:
+            return f"Input length ({len(ids)} tokens) exceeds the maximum allowed length ({self.refused} tokens)."
         if asked > context:
             most = f"the model's maximum context length of {context} tokens"
             return f"Requested token count exceeds {most}. You requested a total of {asked} tokens."
