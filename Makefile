@@ -14,7 +14,7 @@ help:
 	@echo "make demo    set up what is needed and let A1 answer questions with the models that ship with it"
 	@echo "make test    set up what is needed and run every test"
 	@echo "make soak    the tests that take minutes: 200 questions through servers that keep failing"
-	@echo "make servers install vLLM and routers beside the project and run the tests that need them (a quarter of an hour)"
+	@echo "make servers install vLLM, SGLang and routers beside the project and test against them (twenty minutes)"
 	@echo "make lint    ruff and pyright"
 	@echo "make format  ruff format"
 	@echo "make bench   the benchmarks, into BENCHMARKS.md (two hours; run nothing else beside them)"
@@ -48,16 +48,16 @@ test: $(VENV)/.dev
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
-# Their own environment: vLLM wants other versions of what both use.
+# An environment each: they want other versions of what all use.
 SERVERS := .venv-servers
-$(SERVERS)/.installed: tests/servers/install.py
-	$(PYTHON) -m venv $(SERVERS)
-	$(SERVERS)/bin/python -m pip install --quiet --disable-pip-version-check packaging
-	$(SERVERS)/bin/python tests/servers/install.py
+$(SERVERS)/%/.installed: tests/servers/install.py
+	$(PYTHON) -m venv $(SERVERS)/$*
+	$(SERVERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check packaging
+	$(SERVERS)/$*/bin/python tests/servers/install.py $*
 	@touch $@
 
-servers: $(VENV)/.dev $(SERVERS)/.installed
-	A1_TEST_SERVERS=$(abspath $(SERVERS))/bin/python $(BIN)/python -m pytest tests/backends/test_vllm_served.py \
+servers: $(VENV)/.dev $(SERVERS)/vllm/.installed $(SERVERS)/sglang/.installed
+	A1_TEST_SERVERS=$(abspath $(SERVERS)) $(BIN)/python -m pytest tests/backends/test_served.py \
 		tests/backends/test_routers_served.py
 
 lint: $(VENV)/.dev

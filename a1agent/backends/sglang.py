@@ -168,11 +168,14 @@ class SglangWire:
                 seen, said = count, whole if repeats else said + whole
 
     async def score(self, line: Line, ids: list[int], start: int) -> Scored:
-        """Log-probabilities of `ids[start:]`; the entry before them has none and is dropped."""
+        """Log-probabilities of `ids[start:]`; the entry before them has none and is dropped.
+
+        The last id of a vocabulary is told as 0 (the server clips those that stand for pictures).
+        """
         body = _body(line, {"input_ids": ids}, _NOTHING, return_logprob=True, logprob_start_len=start - 1)
         meta = _reply(line, await line.post("/generate", body)).meta_info
         rows = (meta.input_token_logprobs or [])[1:]
-        if [row[1] for row in rows] != ids[start:]:
+        if len(rows) != len(ids) - start or any(r[1] not in (t, 0) for r, t in zip(rows, ids[start:], strict=True)):
             raise BadReply(f"{line.url} scored other tokens than it was sent", "see the server's log")
         logprobs = [-math.inf if row[0] is None else row[0] for row in rows]  # JSON has no infinity
         return Scored(logprobs, Read(len(ids), meta.cached_tokens))

@@ -13,9 +13,8 @@ import pytest
 from tests.servers.llama_server import RealServer
 from tests.servers.process import free_port
 
-__all__ = ["BLOCK", "python_of_servers", "ready", "vllm_serve"]
+__all__ = ["BLOCK", "python_of", "ready", "router", "sglang_serve", "vllm_serve"]
 
-_SITE = Path(__file__).with_name("vllm_site")
 _START_S = 180
 BLOCK = 32
 """Tokens that the prefix cache keeps together; vLLM takes 16 on GPUs, and more on processors."""
@@ -23,12 +22,12 @@ _COMPACT = '{"backend": "xgrammar", "disable_any_whitespace": true}'
 """Else a random model may write blanks between the parts of an object until its tokens are used up."""
 
 
-def python_of_servers() -> str:
-    """The Python of the environment that `make servers` makes; skips the test where there is none."""
-    python = os.environ.get("A1_TEST_SERVERS")
-    if not python:
+def python_of(server: str) -> str:
+    """The Python of an environment that `make servers` makes; skips the test where there is none."""
+    folder = os.environ.get("A1_TEST_SERVERS")
+    if not folder:
         pytest.skip("servers of other makers are not installed beside the project: make servers")
-    return python
+    return str(Path(folder, server, "bin", "python"))
 
 
 @contextmanager
@@ -63,7 +62,7 @@ def vllm_serve(model: Path, log: Path, *, steps: bool, context: int = 1024) -> I
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [
-        python_of_servers(),
+        python_of(),
         "-m",
         "vllm.entrypoints.cli.main",
         "serve",
@@ -75,9 +74,40 @@ def vllm_serve(model: Path, log: Path, *, steps: bool, context: int = 1024) -> I
     command += ["--enforce-eager", "--enable-prompt-tokens-details", *(["--enable-scale-out"] if steps else [])]
     command += ["--structured-outputs-config", _COMPACT, "--block-size", str(BLOCK)]
     runner = {"VLLM_USE_V2_MODEL_RUNNER": str(int(steps)), "TRITON_INTERPRET": str(int(steps))}
-    places = {"PYTHONPATH": str(_SITE), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    places = {
+        "PYTHONPATH": str(Path(__file__).with_name("vllm_site")),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
     size = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with ready(command, url, "/health", log, **runner, **places, **size):
+        yield RealServer(url, "tiny")
+
+
+@contextmanager
+def sglang_serve(model: Path, log: Path, *, original: bool, context: int = 1024) -> Iterator[RealServer]:
+    """The server of a checkpoint. `original`: it tells log-probabilities before temperature, and all of a stream so far
+    with each event; else as the docstring of the backend has it.
+    """
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        python_of("sglang"),
+        "-m",
+        "sglang.launch_server",
+        "--model-path",
+        str(model),
+        "--served-model-name",
+        "tiny",
+    ]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--context-length", str(context), "--dtype", "float32"]
+    command += ["--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"]
+    command += ["--disable-cuda-graph", "--disable-overlap-schedule", "--max-total-tokens", "40000", "--enable-metrics"]
+    command += ["--constrained-json-disable-any-whitespace", *([] if original else ["--incremental-streaming-output"])]
+    places = {"PYTHONPATH": str(Path(__file__).with_name("sglang_site")), "HF_HUB_OFFLINE": "1"}
+    build = {"SGLANG_USE_CPU_ENGINE": "1", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    told = {"SGLANG_RETURN_ORIGINAL_LOGPROB": "1"} if original else {}
+    with ready(command, url, "/health", log, **places, **build, **told):
         yield RealServer(url, "tiny")
 
 
@@ -86,7 +116,7 @@ def router(module: str, urls: list[str], policy: str, log: Path) -> Iterator[str
     """The URL of a router over some servers, `sglang_router` or `vllm_router`."""
     port, metrics = free_port(), free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [python_of_servers(), "-m", f"{module}.launch_router", "--host", "127.0.0.1", "--port", str(port)]
+    command = [python_of("vllm"), "-m", f"{module}.launch_router", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--prometheus-port", str(metrics), "--policy", policy, "--worker-urls", *urls]
     with ready(command, url, "/readiness", log):
         yield url

@@ -206,7 +206,8 @@ class Sglang(Flavor):
             logprobs, cached = await self.scores(ids, start + 1)
             rows = [[None, ids[start], None]]
             told = [lp if math.isfinite(lp) else None for lp in logprobs]  # what orjson makes of it
-            rows += [[lp, token, None] for lp, token in zip(told, ids[start + 1 :], strict=True)]
+            last = self.model.vocabulary.size - 1  # managers/scheduler_components/logprob_result_processor.py
+            rows += [[lp, token * (token < last), None] for lp, token in zip(told, ids[start + 1 :], strict=True)]
             meta |= {"input_token_logprobs": rows, "output_token_logprobs": [], "cached_tokens": cached}
         else:
             sequence = await self.model.backend.open_ids(ids)

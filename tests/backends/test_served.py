@@ -1,0 +1,171 @@
+"""vLLM's and SGLang's own servers: the contract on each, and A1 with the embedded target on each.
+
+`make servers` installs them beside the project and runs these.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from a1agent import A1, embedded
+from a1agent.backends import sglang, transformers, vllm
+from a1agent.backends.base import Backend, Sampling, Stop
+from a1agent.prompts import ask_for_box
+from a1agent.types import Question
+from tests.backends import tiny
+from tests.backends.contract import GREEDY, BackendFactory, Capabilities, Contract, loaded
+from tests.backends.remotes import FAST
+from tests.servers.beside import BLOCK, sglang_serve, vllm_serve
+from tests.servers.llama_server import RealServer
+
+tiny_hf = pytest.importorskip("tests.backends.tiny_hf", reason="needs torch and transformers")
+QUESTION = ask_for_box(Question.of("What is 47 * 28 + 783?"))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A server as it may be started. `block`: tokens that its cache keeps together, or None if it keeps nothing of what
+    it scored; `running`: the figure that counts requests at work.
+    """
+
+    scheme: str
+    load: Callable[..., Backend]
+    serve: Callable[..., AbstractContextManager[RealServer]]
+    block: int | None
+    running: str
+
+
+KINDS = {
+    "vllm-chains": Kind("vllm", vllm.load, partial(vllm_serve, steps=False), None, "num_requests_running"),
+    "vllm-steps": Kind("vllm", vllm.load, partial(vllm_serve, steps=True), BLOCK, "num_requests_running"),
+    "sglang": Kind("sglang", sglang.load, partial(sglang_serve, original=False), 1, "num_running_reqs"),
+    "sglang-original": Kind("sglang", sglang.load, partial(sglang_serve, original=True), 1, "num_running_reqs"),
+}
+
+
+def factory(kind: Kind, server: RealServer, **options: Any) -> BackendFactory:
+    def make(context: int | None) -> Backend:
+        asked = {} if context is None else {"context_length": context}
+        return kind.load(f"{server.url}#{server.name}", **FAST, **options, **asked)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served") / "tiny"
+    return tiny_hf.write(folder, "llama", tiny_hf.bpe(), tiny.bpe_words(), head_dim=32)
+
+
+@pytest.fixture(scope="module")
+def tiny_server(request: pytest.FixtureRequest, checkpoint: Path) -> Iterator[tuple[Kind, RealServer]]:
+    kind = KINDS[request.param]
+    with kind.serve(checkpoint, checkpoint.parent / f"log-{request.param}") as server:
+        yield kind, server
+
+
+class OnServers(Contract):
+    """All are asked for ids."""
+
+    @pytest.fixture
+    def backend_factory(self, tiny_server: tuple[Kind, RealServer]) -> BackendFactory:
+        return factory(*tiny_server)
+
+
+@pytest.mark.parametrize("tiny_server", ["vllm-chains", "vllm-steps"], indirect=True, scope="module")
+class TestVllm(OnServers):
+    capabilities = Capabilities(control="<|im_end|>", counts=False, constrain=True)
+
+
+@pytest.mark.parametrize("tiny_server", ["sglang", "sglang-original"], indirect=True, scope="module")
+class TestSglang(OnServers):
+    """Its deterministic mode, which a seed needs, is for GPUs."""
+
+    capabilities = Capabilities(control="<|im_end|>", counts=False, constrain=True, seeded=False)
+
+
+@dataclass
+class Target:
+    """The embedded target on a server."""
+
+    kind: Kind
+    server: RealServer
+    checkpoint: Path
+
+    def load(self, _context: int | None) -> Backend:
+        return factory(self.kind, self.server)(None)
+
+    @property
+    def address(self) -> str:
+        return f"{self.kind.scheme}:{self.server.url}#{self.server.name}"
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    folder, kind = tmp_path_factory.mktemp("embedded"), KINDS[request.param]
+    checkpoint = tiny_hf.embedded_checkpoint(folder / "target", embedded.path("target"))
+    with kind.serve(checkpoint, folder / "log", context=2048) as server:
+        yield Target(kind, server, checkpoint)
+
+
+@pytest.mark.anyio
+async def test_scores_are_those_of_the_same_weights_in_process(target: Target) -> None:
+    async with loaded(target.load) as theirs, loaded(lambda _: transformers.load(str(target.checkpoint))) as ours:
+        there, here = await theirs.open(QUESTION), await ours.open(QUESTION)
+        assert here.length == there.length
+        for seed in range(4):
+            step = (await here.fork().generate(40, Sampling(seed=seed), Stop())).step
+            one, two = await there.fork().score(step, end=True), await here.fork().score(step, end=True)
+            assert one.ids == two.ids
+            assert one.logprobs == pytest.approx(two.logprobs, abs=1e-3)
+            assert one.end == pytest.approx(two.end, rel=1e-3, abs=1e-3)
+
+
+def test_a1_answers_with_a_target_on_the_server(target: Target) -> None:
+    options = {"calibration": None, "seed": 1, "chains": 4, "min_step_tokens": 0, "early_stop": "off"}
+    with A1("embedded:draft", target.address, **options) as a1:
+        result = a1.solve(QUESTION, rejection_rate=0.4)
+    stats = result.stats
+    assert result.answer == "2099"
+    assert stats.chains_finished == 4
+    assert stats.verifications == sum(len(chain.turns) for chain in result.chains) > 12
+    # Blocks that are not full are not kept: of each request the last one is read again.
+    requests = stats.verifications + stats.rejections + stats.chains_finished
+    keeps = target.kind.block is not None
+    assert (stats.reread_tokens < (target.kind.block or BLOCK) * requests) is keeps
+    assert any("--enable-scale-out" in notice for notice in result.notices) is not keeps
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_call_stops_the_server(target: Target) -> None:
+    async def figure(name: str) -> float:
+        text = (await client.get(f"{target.server.url}/metrics")).text
+        found = re.findall(rf"^{target.kind.scheme}:{name}{{.*}} (\S+)$", text, re.MULTILINE)
+        return sum(float(value) for value in found)
+
+    async def until(running: bool) -> None:
+        for _ in range(3000):
+            if bool(await figure(target.kind.running)) is running:
+                return
+            await asyncio.sleep(0.01)
+        pytest.fail(f"after half a minute still not {running=}")
+
+    async with loaded(target.load) as backend, httpx2.AsyncClient() as client:
+        sequence = await backend.open(QUESTION)
+        whole = len((await sequence.fork().generate(1000, GREEDY, Stop())).logprobs)
+        begun = await figure("generation_tokens_total")
+        call = asyncio.ensure_future(sequence.generate(1000, GREEDY, Stop()))
+        await until(running=True)
+        assert call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await until(running=False)
+        assert await figure("generation_tokens_total") - begun < whole
