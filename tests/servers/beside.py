@@ -15,6 +15,7 @@ from tests.servers.process import free_port
 
 __all__ = ["BLOCK", "python_of", "ready", "router", "sglang_serve", "vllm_serve"]
 
+_SITES = Path(__file__).parent
 _START_S = 180
 BLOCK = 32
 """Tokens that the prefix cache keeps together; vLLM takes 16 on GPUs, and more on processors."""
@@ -61,24 +62,13 @@ def vllm_serve(model: Path, log: Path, *, steps: bool, context: int = 1024) -> I
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [
-        python_of(),
-        "-m",
-        "vllm.entrypoints.cli.main",
-        "serve",
-        str(model),
-        "--served-model-name",
-        "tiny",
-    ]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(context), "--dtype", "float32"]
+    command = [python_of("vllm"), "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
+    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--max-model-len", str(context), "--dtype", "float32"]
     command += ["--enforce-eager", "--enable-prompt-tokens-details", *(["--enable-scale-out"] if steps else [])]
     command += ["--structured-outputs-config", _COMPACT, "--block-size", str(BLOCK)]
     runner = {"VLLM_USE_V2_MODEL_RUNNER": str(int(steps)), "TRITON_INTERPRET": str(int(steps))}
-    places = {
-        "PYTHONPATH": str(Path(__file__).with_name("vllm_site")),
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
+    places = {"PYTHONPATH": str(_SITES / "vllm_site"), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     size = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with ready(command, url, "/health", log, **runner, **places, **size):
         yield RealServer(url, "tiny")
@@ -91,20 +81,13 @@ def sglang_serve(model: Path, log: Path, *, original: bool, context: int = 1024)
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [
-        python_of("sglang"),
-        "-m",
-        "sglang.launch_server",
-        "--model-path",
-        str(model),
-        "--served-model-name",
-        "tiny",
-    ]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--context-length", str(context), "--dtype", "float32"]
+    command = [python_of("sglang"), "-m", "sglang.launch_server", "--model-path", str(model)]
+    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--context-length", str(context), "--dtype", "float32"]
     command += ["--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"]
     command += ["--disable-cuda-graph", "--disable-overlap-schedule", "--max-total-tokens", "40000", "--enable-metrics"]
     command += ["--constrained-json-disable-any-whitespace", *([] if original else ["--incremental-streaming-output"])]
-    places = {"PYTHONPATH": str(Path(__file__).with_name("sglang_site")), "HF_HUB_OFFLINE": "1"}
+    places = {"PYTHONPATH": str(_SITES / "sglang_site"), "HF_HUB_OFFLINE": "1"}
     build = {"SGLANG_USE_CPU_ENGINE": "1", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     told = {"SGLANG_RETURN_ORIGINAL_LOGPROB": "1"} if original else {}
     with ready(command, url, "/health", log, **places, **build, **told):
