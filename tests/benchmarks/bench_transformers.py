@@ -7,6 +7,7 @@
     scoring           16 steps of 64 tokens on prefixes of one length, against a DynamicCache (nothing is padded)
     recorded scoring  16 steps and prefixes as long as those of one moment in the run recorded in tests/data, the 16
                       chains of its first question each at a turn of its own, against the same, padded
+    long scoring      16 steps of 16 tokens on prefixes of 4,000
 
 Random weights: about 10 million parameters on a processor, and 100 million with a larger vocabulary that only write;
 with --gpu 1.5 and 14 billion in bfloat16, and two figures more: decoding as a share of what the memory's bandwidth
@@ -41,6 +42,7 @@ from a1agent.backends.transformers import TransformersBackend
 CHAINS = 16
 TEMPERATURE = 0.8
 PROMPT, WRITTEN, STEP = 256, 64, 64
+LONG, SHORT = [4000] * CHAINS, [16] * CHAINS
 FREELY = Stop(whole_words=False)
 RECORDED = Path(__file__).parents[1] / "data" / "math500_r1-llama-8b_qwq-32b.csv"
 LETTERS = 4  # of a token, about
@@ -324,6 +326,7 @@ def measure(bench: Bench, rounds: int, *, scores: bool = True) -> dict[str, dict
         "ragged": (lambda: bench.generate(unlike, lengths), lambda: bench.library_generate(unlike, lengths)),
         "scoring": (lambda: bench.score(same, steps), lambda: bench.padded_score(same, steps)),
         "recorded scoring": (lambda: bench.score(before, counts), lambda: bench.padded_score(before, counts)),
+        "long scoring": (lambda: bench.score(LONG, SHORT), lambda: bench.padded_score(LONG, SHORT)),
     }
     if not scores:
         races = {name: pair for name, pair in races.items() if "scoring" not in name}
