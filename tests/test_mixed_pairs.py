@@ -9,7 +9,8 @@ from a1agent import A1, embedded
 from a1agent.prompts import ask_for_box
 from a1agent.types import Question
 from tests.backends.tiny import spm_words, write_random
-from tests.servers.flavors import Sglang, Vllm
+from tests.servers.sglang import Sglang
+from tests.servers.vllm import Vllm
 
 pytest.importorskip("llama_cpp")
 pytest.importorskip("transformers")

@@ -44,6 +44,7 @@ _AGAIN = (429, 502, 503, 504)
 _LONGEST_WAIT_S = 60.0
 _IDLE_S = 3.0  # vLLM and SGLang close a connection that is idle for 5 s: one used just then would break
 _RANK_HEADER = "X-Data-Parallel-Rank"  # vLLM's
+_FULL = re.compile(r"queue is full", re.I)  # SGLang says so with status 503
 _TOO_LONG = re.compile(
     r"context.?length|context.?size|max_model_len|too long|longer than|exceed\w* .*(context|token)", re.I
 )
@@ -259,8 +260,9 @@ def _failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1
     said = _message(body)
     if status in _AGAIN:
         after = _seconds(headers.get("retry-after"))
-        what = f"{url} is full" if status == 429 else f"{url} is not ready ({status})"
-        return Retryable(f"{what}: {said}", "lower max_connections", retry_after=after, fault=status != 429)
+        full = status == 429 or _FULL.search(said) is not None
+        what = f"{url} is full" if full else f"{url} is not ready ({status})"
+        return Retryable(f"{what}: {said}", "lower max_connections", retry_after=after, fault=not full)
     if status in (401, 403):
         return BackendError(f"{url} refuses the key ({status})", "set it in the environment: ?api_key_env=NAME")
     if status in (404, 405) and re.search(r"model", said, re.I):

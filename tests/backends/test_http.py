@@ -26,9 +26,11 @@ from a1agent.errors import A1Error, BackendError, ContextOverflow
 from a1agent.types import Question
 from tests.backends.contract import FREELY, GREEDY, STEP, close_to
 from tests.backends.remotes import FAST, Serve
-from tests.servers.flavors import Flavor, OpenAI, Sglang, Vllm
+from tests.servers.flavors import Flavor, OpenAI
 from tests.servers.model import EXACT
+from tests.servers.sglang import Sglang
 from tests.servers.sockets import Faults, Reply, Request
+from tests.servers.vllm import Vllm
 
 pytestmark = pytest.mark.anyio
 QUESTION = Question.of("the sum of 1 and 2")

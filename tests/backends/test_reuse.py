@@ -14,9 +14,11 @@ from a1agent.backends.base import Backend, Work
 from a1agent.types import Question
 from tests.backends.contract import FREELY, GREEDY, STEP, loaded
 from tests.backends.remotes import FAST, factory
-from tests.servers.flavors import Flavor, OpenAI, Sglang, Vllm
+from tests.servers.flavors import Flavor, OpenAI
 from tests.servers.llama_server import llama_server
 from tests.servers.model import EXACT
+from tests.servers.sglang import Sglang
+from tests.servers.vllm import Vllm
 
 pytestmark = pytest.mark.anyio
 QUESTION = Question.of("the sum of 1 and 2")

@@ -12,7 +12,9 @@ from a1agent import A1, A1Error, embedded
 from a1agent.prompts import ask_for_box
 from a1agent.types import Question
 from tests.servers.beside import router
-from tests.servers.flavors import Flavor, Sglang, Vllm
+from tests.servers.flavors import Flavor
+from tests.servers.sglang import Sglang
+from tests.servers.vllm import Vllm
 
 pytest.importorskip("llama_cpp")
 QUESTION = ask_for_box(Question.of("What is 47 * 28 + 783?"))

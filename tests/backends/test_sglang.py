@@ -10,11 +10,12 @@ import pytest
 
 from a1agent.backends import sglang
 from a1agent.backends.base import StepText
+from a1agent.backends.replicas import Replica, Replicas
 from a1agent.errors import ContextOverflow, ModelLoadError
 from a1agent.types import Question
 from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabilities, Contract, loaded
 from tests.backends.remotes import Serve, factory
-from tests.servers.flavors import Sglang
+from tests.servers.sglang import Sglang
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,24 @@ async def test_a_text_that_is_too_long_is_an_overflow_in_a_stream_too(serve: Ser
         with pytest.raises(ContextOverflow, match="maximum allowed length"):
             await sequence.score(STEP)
         assert sum(request.path == "/generate" for request in server.socket.log) == 2  # neither was tried again
+
+
+@pytest.mark.anyio
+async def test_a_full_queue_is_waited_for_and_is_no_fault_of_the_server(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await serve(Sglang)
+    blamed: list[Replica] = []
+    monkeypatch.setattr(Replicas, "failed", lambda _self, replica: blamed.append(replica))
+    async with loaded(factory(sglang.load, server)) as backend:
+        sequence = await backend.open(QUESTION)
+        server.full = 2
+        assert (await sequence.generate(4, GREEDY, FREELY)).step.text
+        assert not server.full
+        server.full = 2
+        assert (await sequence.score(STEP)).logprobs
+        assert not server.full
+    assert not blamed
 
 
 @pytest.mark.anyio

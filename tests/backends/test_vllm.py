@@ -13,7 +13,7 @@ from a1agent.backends.base import Sampling
 from a1agent.types import Question
 from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabilities, Contract, loaded
 from tests.backends.remotes import Serve, factory
-from tests.servers.flavors import Vllm
+from tests.servers.vllm import Vllm
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,10 @@ from a1agent import A1, Result, embedded
 from a1agent.embedded.problems import problems
 from a1agent.prompts import ask_for_box
 from a1agent.types import Question
-from tests.servers.flavors import Flavor, Sglang, Vllm
+from tests.servers.flavors import Flavor
+from tests.servers.sglang import Sglang
 from tests.servers.sockets import Faults
+from tests.servers.vllm import Vllm
 
 KINDS = ("reset", "mid-stream", "429", "502", "503", "504", "truncated", "wrong length", "null", "slow")
 OPTIONS = "retry_wait_s=0.01&cooldown_s=0.05"
