@@ -45,13 +45,13 @@ class Sglang(Flavor):
         super().__init__(path, **options)
 
     def handlers(self) -> dict[str, Handler]:
-        prefix = "/get_" if self.older or self.routed else "/"
+        prefixes = ("/get_",) if self.older or self.routed else ("/get_", "/")
         tokenizes = {} if self.older or self.routed else {"/tokenize": self.tokenize}
         return {
             **super().handlers(),
             **tokenizes,
-            f"{prefix}model_info": self.model_info,
-            f"{prefix}server_info": self.server_info,
+            **{f"{prefix}model_info": self.model_info for prefix in prefixes},
+            **{f"{prefix}server_info": self.server_info for prefix in prefixes},
             "/generate": self.generate,
         }
 
