@@ -13,8 +13,7 @@ from pydantic import BaseModel
 from a1agent.backends.base import Sampling
 from a1agent.backends.http import Line
 from a1agent.backends.llama_grammar import grammar_of
-from a1agent.backends.vllm import TokenIds
-from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, parsed
+from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, parsed, tokenized
 from a1agent.errors import CannotScore
 
 __all__ = ["LlamaServerWire", "Props"]
@@ -79,7 +78,7 @@ class LlamaServerWire:
 
     async def _tokenize(self, line: Line, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
-        return parsed(TokenIds, await line.post("/tokenize", body), line).tokens
+        return (await tokenized(line, body)).tokens
 
     async def warm(self, line: Line, text: Text) -> Read | None:
         """Its slots are few, and a chain may land in any: nothing to gain."""

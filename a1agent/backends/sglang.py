@@ -50,7 +50,7 @@ from a1agent.backends.server_check import (
 )
 from a1agent.backends.server_options import OPTIONS, ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import PROBE, ServerTokenizer
-from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed
+from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed, tokenized
 from a1agent.errors import A1Error, InvalidOption
 from a1agent.types import Question
 
@@ -68,10 +68,6 @@ Row = tuple[float | None, int, Any]
 
 class _Rows(RootModel[list[Row]]):
     pass
-
-
-class _TokenIds(BaseModel):
-    tokens: list[int]
 
 
 class _Finish(BaseModel):
@@ -119,15 +115,13 @@ class SglangWire:
 
     async def ids(self, line: Line, text: str) -> list[int]:
         """Ids of a text."""
-        body = {"model": self.model, "prompt": text, "add_special_tokens": False}
-        return parsed(_TokenIds, await line.post("/tokenize", body), line).tokens
+        return (await tokenized(line, {"model": self.model, "prompt": text, "add_special_tokens": False})).tokens
 
     async def prompt(self, line: Line, body: dict[str, Any]) -> list[int]:
         """Ids of a conversation."""
-        started = {"continue_final_message": body["continue_final_message"]}  # it then wants no generation prompt named
-        body = {"model": self.model, **body, **started}
-        body.pop("add_generation_prompt")
-        return parsed(_TokenIds, await line.post("/tokenize", body), line).tokens
+        # Named, the prompt of a turn would be refused where the last message goes on; it follows from the messages.
+        asked = {name: value for name, value in body.items() if name != "add_generation_prompt"}
+        return (await tokenized(line, {"model": self.model, **asked})).tokens
 
     async def ids_as_read(self, line: Line, text: str) -> list[int]:
         """Ids of a text, a BOS before them where the model has one: those that its scores name."""

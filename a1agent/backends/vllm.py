@@ -48,10 +48,10 @@ from a1agent.backends.server_check import (
 )
 from a1agent.backends.server_options import OPTIONS, ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import PROBE, ServerTokenizer
-from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed, schema_format
+from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed, schema_format, tokenized
 from a1agent.errors import A1Error, InvalidOption
 
-__all__ = ["OPTIONS", "TokenIds", "VllmWire", "check_path", "load"]
+__all__ = ["OPTIONS", "VllmWire", "check_path", "load"]
 
 check_path = ServerAddress.of
 
@@ -63,13 +63,6 @@ _CLAMP = -9999.0
 _COMPLETIONS = "/v1/completions"
 _TOKENS = "/inference/v1/generate"
 _FINISHES: dict[str, Literal["end", "length"]] = {"stop": "end", "length": "length", "repetition": "length"}
-
-
-class TokenIds(BaseModel):
-    """What `/tokenize` replies; llama-server's too, without the length."""
-
-    tokens: list[int]
-    max_model_len: int | None = None
 
 
 class _Version(BaseModel):
@@ -137,7 +130,7 @@ class VllmWire:
     async def ids(self, line: Line, text: str) -> list[int]:
         """Ids of a text."""
         body = {"model": self.model, "prompt": text, "add_special_tokens": False}
-        return parsed(TokenIds, await line.post("/tokenize", body), line).tokens
+        return (await tokenized(line, body)).tokens
 
     async def ids_as_read(self, line: Line, text: str) -> list[int]:
         """Ids of a text, all but the first, where a router does not pass `/tokenize` on: those of a prompt's tokens."""
@@ -152,7 +145,7 @@ class VllmWire:
     async def prompt(self, line: Line, body: dict[str, Any]) -> list[int]:
         """Ids of a conversation."""
         body = {"model": self.model, "add_special_tokens": False, **body}
-        return parsed(TokenIds, await line.post("/tokenize", body), line).tokens
+        return (await tokenized(line, body)).tokens
 
     async def warm(self, line: Line, text: Text) -> Read:
         """Reads the prompt into the prefix cache."""
@@ -302,10 +295,8 @@ async def _served(http: Http, model: str) -> Served:
     if served.context_length:
         return served
 
-    async def tokenized(line: Line) -> TokenIds:
-        return parsed(TokenIds, await line.post("/tokenize", {"model": served.name, "prompt": "a"}), line)
-
-    return with_context(http, served, (await http.call(tokenized)).max_model_len)
+    told = await http.call(lambda line: tokenized(line, {"model": served.name, "prompt": "a"}))
+    return with_context(http, served, told.max_model_len)
 
 
 async def _served_tokenizer(http: Http, wire: VllmWire) -> ServerTokenizer:

@@ -12,7 +12,19 @@ from pydantic import BaseModel, ValidationError
 from a1agent.backends.base import Sampling
 from a1agent.backends.http import BadReply, Line
 
-__all__ = ["UNKNOWN", "Chunk", "Read", "Scored", "Text", "Tokens", "Wire", "parsed", "schema_format"]
+__all__ = [
+    "UNKNOWN",
+    "Chunk",
+    "Read",
+    "Scored",
+    "Text",
+    "TokenIds",
+    "Tokens",
+    "Wire",
+    "parsed",
+    "schema_format",
+    "tokenized",
+]
 
 Reply = TypeVar("Reply", bound=BaseModel)
 
@@ -131,6 +143,18 @@ class Tokens:
 def schema_format(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON schema as servers with OpenAI's API take it, the value of `response_format`."""
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": True}}
+
+
+class TokenIds(BaseModel):
+    """What `/tokenize` replies: vLLM's, SGLang's, and llama-server's without the length."""
+
+    tokens: list[int]
+    max_model_len: int | None = None
+
+
+async def tokenized(line: Line, body: Mapping[str, Any]) -> TokenIds:
+    """What the server's `/tokenize` makes of a body."""
+    return parsed(TokenIds, await line.post("/tokenize", body), line)
 
 
 def parsed(kind: type[Reply], reply: Any, line: Line) -> Reply:
