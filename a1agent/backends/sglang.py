@@ -232,10 +232,10 @@ async def _tokenizer(http: Http, wire: SglangWire) -> ChatTokenizer:
     """The given tokenizer, the server's, or the one that it names. Raises `InvalidOption` when none is to be had, and
     `NotOffered` at a server of another kind.
     """
-    named = await http.call(_model_info)
     given = await given_tokenizer(http, wire.ids_as_read)
     if given is not None:
         return given
+    named = await http.call(_model_info)
     served = ServerTokenizer(http, wire.model, wire.ids, wire.prompt)
     try:
         await served.start()

@@ -100,6 +100,14 @@ async def test_texts_are_no_longer_than_the_cache_holds(serve: Serve, older: boo
 
 
 @pytest.mark.anyio
+async def test_a_given_tokenizer_is_the_only_one_asked_about(serve: Serve, models: Path) -> None:
+    server = await serve(Sglang)
+    async with loaded(factory(sglang.load, server, tokenizer=str(models / "bpe.gguf"))):
+        asked = {request.path for request in server.socket.log}
+    assert not asked & {"/model_info", "/get_model_info", "/tokenize"}
+
+
+@pytest.mark.anyio
 async def test_a_chain_stays_with_its_engine(serve: Serve) -> None:
     server = await serve(Sglang)
     async with loaded(factory(sglang.load, server, data_parallel=3)) as backend:
