@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 from a1agent.backends.base import Backend
 from tests.backends.contract import BackendFactory
 from tests.servers.flavors import Flavor
+from tests.servers.llama_server import RealServer
 
 FAST = {"retry_wait_s": 0.01}
 Served = TypeVar("Served", bound=Flavor)
@@ -17,7 +18,7 @@ class Serve(Protocol):
     async def __call__(self, kind: type[Served], **options: Any) -> Served: ...
 
 
-def factory(load: Callable[..., Backend], server: Flavor, **options: Any) -> BackendFactory:
+def factory(load: Callable[..., Backend], server: Flavor | RealServer, **options: Any) -> BackendFactory:
     """Loads a model of a server; a context that is asked for is given as an option."""
 
     def make(context: int | None) -> Backend:

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -22,7 +21,7 @@ from a1agent.prompts import ask_for_box
 from a1agent.types import Question
 from tests.backends import tiny
 from tests.backends.contract import GREEDY, BackendFactory, Capabilities, Contract, loaded
-from tests.backends.remotes import FAST
+from tests.backends.remotes import factory
 from tests.servers.beside import BLOCK, sglang_serve, vllm_serve
 from tests.servers.llama_server import RealServer
 
@@ -51,14 +50,6 @@ KINDS = {
 }
 
 
-def factory(kind: Kind, server: RealServer, **options: Any) -> BackendFactory:
-    def make(context: int | None) -> Backend:
-        asked = {} if context is None else {"context_length": context}
-        return kind.load(f"{server.url}#{server.name}", **FAST, **options, **asked)
-
-    return make
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served") / "tiny"
@@ -77,7 +68,8 @@ class OnServers(Contract):
 
     @pytest.fixture
     def backend_factory(self, tiny_server: tuple[Kind, RealServer]) -> BackendFactory:
-        return factory(*tiny_server)
+        kind, server = tiny_server
+        return factory(kind.load, server)
 
 
 @pytest.mark.parametrize("tiny_server", ["vllm-chains", "vllm-steps"], indirect=True, scope="module")
@@ -101,7 +93,7 @@ class Target:
     checkpoint: Path
 
     def load(self, _context: int | None) -> Backend:
-        return factory(self.kind, self.server)(None)
+        return factory(self.kind.load, self.server)(None)
 
     @property
     def address(self) -> str:

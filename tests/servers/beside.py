@@ -32,8 +32,11 @@ def python_of(server: str) -> str:
 
 
 @contextmanager
-def ready(command: list[str], url: str, path: str, log: Path, **environment: str) -> Iterator[None]:
-    """A process, from the moment that it answers a path with status 200."""
+def ready(command: list[str], path: str, log: Path, **environment: str) -> Iterator[str]:
+    """The URL of a server that takes `--host` and `--port`, from the moment that it answers a path with status 200."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [*command, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **environment})
     try:
@@ -42,7 +45,7 @@ def ready(command: list[str], url: str, path: str, log: Path, **environment: str
             if process.poll() is not None or time.monotonic() > end:
                 pytest.fail(f"it did not start:\n{log.read_text(errors='replace')[-3000:]}")
             time.sleep(0.3)
-        yield
+        yield url
     finally:
         process.terminate()
         process.wait(60)
@@ -60,17 +63,14 @@ def vllm_serve(model: Path, log: Path, *, steps: bool, context: int = 1024) -> I
     """The server of a checkpoint. `steps`: with the newer model runner and its scoring endpoint. It is written in
     Triton, which is interpreted here: right, and slow.
     """
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
     command = [python_of("vllm"), "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
-    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--max-model-len", str(context), "--dtype", "float32"]
+    command += ["--served-model-name", "tiny", "--max-model-len", str(context), "--dtype", "float32"]
     command += ["--enforce-eager", "--enable-prompt-tokens-details", *(["--enable-scale-out"] if steps else [])]
     command += ["--structured-outputs-config", _COMPACT, "--block-size", str(BLOCK)]
     runner = {"VLLM_USE_V2_MODEL_RUNNER": str(int(steps)), "TRITON_INTERPRET": str(int(steps))}
     places = {"PYTHONPATH": str(_SITES / "vllm_site"), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     size = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    with ready(command, url, "/health", log, **runner, **places, **size):
+    with ready(command, "/health", log, **runner, **places, **size) as url:
         yield RealServer(url, "tiny")
 
 
@@ -79,27 +79,22 @@ def sglang_serve(model: Path, log: Path, *, original: bool, context: int = 1024)
     """The server of a checkpoint. `original`: it tells log-probabilities before temperature, and all of a stream so far
     with each event; else as the docstring of the backend has it.
     """
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
     command = [python_of("sglang"), "-m", "sglang.launch_server", "--model-path", str(model)]
-    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--context-length", str(context), "--dtype", "float32"]
+    command += ["--served-model-name", "tiny", "--context-length", str(context), "--dtype", "float32"]
     command += ["--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"]
     command += ["--disable-cuda-graph", "--disable-overlap-schedule", "--max-total-tokens", "40000", "--enable-metrics"]
     command += ["--constrained-json-disable-any-whitespace", *([] if original else ["--incremental-streaming-output"])]
     places = {"PYTHONPATH": str(_SITES / "sglang_site"), "HF_HUB_OFFLINE": "1"}
     build = {"SGLANG_USE_CPU_ENGINE": "1", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     told = {"SGLANG_RETURN_ORIGINAL_LOGPROB": "1"} if original else {}
-    with ready(command, url, "/health", log, **places, **build, **told):
+    with ready(command, "/health", log, **places, **build, **told) as url:
         yield RealServer(url, "tiny")
 
 
 @contextmanager
 def router(module: str, urls: list[str], policy: str, log: Path) -> Iterator[str]:
     """The URL of a router over some servers, `sglang_router` or `vllm_router`."""
-    port, metrics = free_port(), free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [python_of("vllm"), "-m", f"{module}.launch_router", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--prometheus-port", str(metrics), "--policy", policy, "--worker-urls", *urls]
-    with ready(command, url, "/readiness", log):
+    command = [python_of("vllm"), "-m", f"{module}.launch_router", "--prometheus-port", str(free_port())]
+    command += ["--policy", policy, "--worker-urls", *urls]
+    with ready(command, "/readiness", log) as url:
         yield url

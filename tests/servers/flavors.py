@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,21 +71,19 @@ class Flavor:
         return Reply({"tokens": ids, "count": len(ids), "max_model_len": self.model.context})
 
     async def sampled(self, ids: list[int], limit: int, sampling: Sampling) -> AsyncGenerator[Sampled, None]:
-        """Tokens as drawn; what was written is kept for the tests."""
+        """Tokens as drawn, kept for the tests. A stream that is given up ends after two, with `abort`."""
         written: list[int] = []
         try:
             async with aclosing(self.model.sample(ids, limit, sampling)) as tokens:
                 async for token in tokens:
                     written.append(token.token)
+                    if len(written) == 2 and self.aborts > 0:
+                        self.aborts -= 1
+                        yield replace(token, finish="abort")
+                        return
                     yield token
         finally:
             self.written.append((tuple(ids), tuple(written)))
-
-    def aborted(self, count: int) -> bool:
-        """Whether a stream is given up after that many tokens."""
-        found = count == 2 and self.aborts > 0
-        self.aborts -= found
-        return found
 
     async def scores(self, ids: list[int], start: int) -> tuple[list[float], int]:
         self.scored.append(tuple(ids))
@@ -206,15 +205,12 @@ class OpenAI(Flavor):
         return self.too_long(ids, body["max_tokens"]) or Reply(events=self._events(ids, body, chat), done=self.done)
 
     async def _events(self, ids: list[int], body: dict[str, Any], chat: bool) -> AsyncGenerator[Any, None]:
-        cached = count = 0
+        cached = 0
         async with aclosing(self.sampled(ids, body["max_tokens"], sampling_of(body, "seed"))) as tokens:
             async for token in tokens:
-                cached, count = token.cached, count + 1
+                cached = token.cached
                 said = {"delta": self._delta(token.text)} if chat else {"text": token.text}
-                finish = "abort" if self.aborted(count) else token.finish
-                yield {"object": "chunk", "choices": [{"index": 0, "finish_reason": finish, **said}]}
-                if finish == "abort":
-                    break
+                yield {"object": "chunk", "choices": [{"index": 0, "finish_reason": token.finish, **said}]}
         if body.get("stream_options", {}).get("include_usage"):
             usage = {"prompt_tokens": len(ids), "prompt_tokens_details": {"cached_tokens": cached}}
             yield {"object": "chunk", "choices": [], "usage": usage}

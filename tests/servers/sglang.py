@@ -154,16 +154,13 @@ class Sglang(Flavor):
                     "length": {"type": "length", "length": len(rows)},
                     "abort": {"type": "abort", "message": "Aborted", "status_code": None, "err_type": None},
                 }
-                over = "abort" if self.aborted(len(rows)) else token.finish
                 yield {
                     "text": token.text if self.incremental else said,
                     "meta_info": {
                         "prompt_tokens": len(ids),
                         "completion_tokens": len(rows),
                         "cached_tokens": token.cached,
-                        "finish_reason": finish[over],
+                        "finish_reason": finish[token.finish],
                         "output_token_logprobs": rows[-1:] if self.incremental else list(rows),
                     },
                 }
-                if over == "abort":
-                    return

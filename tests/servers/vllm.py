@@ -107,18 +107,15 @@ class Vllm(Flavor):
         sampling = sampling_of({name: value for name, value in body.items() if name != unread}, "seed")
         self.drawn_with.append({**self.defaults, **{name: body[name] for name in self.defaults if name in body}})
         scale = sampling.temperature if self.processed and sampling.temperature else 1.0
-        cached = count = 0
+        cached = 0
         async with aclosing(self.sampled(ids, body["max_tokens"], sampling)) as tokens:
             async for token in tokens:
-                cached, count = token.cached, count + 1
+                cached = token.cached
                 logprobs = {"tokens": [f"token_id:{token.token}"], "token_logprobs": [token.logprob / scale]}
-                finish = "abort" if self.aborted(count) else token.finish
-                choice = {"index": 0, "text": token.text, "logprobs": logprobs, "finish_reason": finish}
+                choice = {"index": 0, "text": token.text, "logprobs": logprobs, "finish_reason": token.finish}
                 if not self.old_ids:
                     choice["token_ids"] = [token.token]
                 yield {"object": "text_completion", "choices": [choice]}
-                if finish == "abort":
-                    break
         yield {"object": "text_completion", "choices": [], "usage": self._usage(ids, cached)}
 
     async def inference(self, request: Request) -> Reply:
