@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import re
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
@@ -43,6 +44,7 @@ _log = logging.getLogger(__name__)
 _AGAIN = (429, 502, 503, 504)
 _LONGEST_WAIT_S = 60.0
 _IDLE_S = 3.0  # vLLM and SGLang close a connection that is idle for 5 s: one used just then would break
+_SHARE = 16  # connections to a pool: at each request and at its end a pool looks at every connection it has
 _RANK_HEADER = "X-Data-Parallel-Rank"  # vLLM's
 _FULL = re.compile(r"queue is full", re.I)  # SGLang says so with status 503
 _TOO_LONG = re.compile(
@@ -80,6 +82,7 @@ class Line:
     def __init__(self, http: Http, replica: Replica, session: str | None) -> None:
         self._http = http
         self._options = http.options
+        self._client = http.client(session)
         self._replica = replica
         self.rank = replica.rank
         """The engine of a data-parallel server that the call is for, or None."""
@@ -104,7 +107,7 @@ class Line:
         url = self._replica.url + path
         with self._mapped():
             async with asyncio.timeout(self._options.first_token_s):
-                response = await self._http.client.request(method, url, json=body, headers=self._headers)
+                response = await self._client.request(method, url, json=body, headers=self._headers)
         self._check(response)
         return self._read(response.text)
 
@@ -117,7 +120,7 @@ class Line:
         async with contextlib.AsyncExitStack() as stack:
             with self._mapped():
                 async with asyncio.timeout(self._options.first_token_s):
-                    stream = self._http.client.sse(url, method="POST", json=body, headers=self._headers)
+                    stream = self._client.sse(url, method="POST", json=body, headers=self._headers)
                     source = await stack.enter_async_context(stream)
                     if not source.response.is_success:
                         await source.response.aread()
@@ -176,20 +179,22 @@ class Line:
 
 
 class Http:
-    """A connection pool over the replicas of one model. Close it with `close`."""
+    """The connections to the replicas of one model. Close it with `close`."""
 
     def __init__(self, urls: tuple[str, ...], options: ServerOptions) -> None:
         self.options = options
         self._key = options.key()
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self.client = httpx2.AsyncClient(
-            headers=headers,
-            verify=_trusted(options.verify),
-            timeout=httpx2.Timeout(None, connect=options.connect_s),
-            limits=httpx2.Limits(
-                max_connections=None, max_keepalive_connections=options.max_connections, keepalive_expiry=_IDLE_S
-            ),
-        )
+        trusted = _trusted(options.verify)
+        self._clients = [
+            httpx2.AsyncClient(
+                headers=headers,
+                verify=trusted,
+                timeout=httpx2.Timeout(None, connect=options.connect_s),
+                limits=httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_S),
+            )
+            for _ in range(math.ceil(options.max_connections * len(urls) * options.data_parallel / _SHARE))
+        ]
         self.replicas = Replicas(
             urls, options.max_connections, options.cooldown_s, options.patience_s, options.data_parallel
         )
@@ -197,6 +202,10 @@ class Http:
 
     def __str__(self) -> str:
         return self.replicas.names
+
+    def client(self, session: str | None) -> httpx2.AsyncClient:
+        """The pool that the requests of a chain go through."""
+        return self._clients[hash(session) % len(self._clients)]
 
     def hidden(self, text: str) -> str:
         """A text without the key."""
@@ -244,7 +253,11 @@ class Http:
 
     def close(self) -> None:
         """Cancels what runs and closes the connections. Blocks: not for coroutines."""
-        self.thread.stop(self.client.aclose)
+        self.thread.stop(self._aclose)
+
+    async def _aclose(self) -> None:
+        for client in self._clients:
+            await client.aclose()
 
 
 @contextlib.contextmanager
@@ -305,9 +318,9 @@ def _seconds(after: str | None) -> float | None:
     return None
 
 
-def _trusted(verify: str) -> ssl.SSLContext | bool:
+def _trusted(verify: str) -> ssl.SSLContext:
     if not verify:
-        return True
+        return httpx2.create_ssl_context()
     try:
         return ssl.create_default_context(cafile=verify)
     except (ssl.SSLError, OSError) as error:

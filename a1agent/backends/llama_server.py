@@ -84,7 +84,9 @@ class LlamaServerWire:
         """Its slots are few, and a chain may land in any: nothing to gain."""
         return None
 
-    async def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
+    async def write(
+        self, line: Line, text: Text, limit: int, sampling: Sampling, interval: int
+    ) -> AsyncGenerator[Chunk]:
         """Streams a completion. The token that ended the turn comes like any other, before the last event."""
         body: dict[str, Any] = {
             "prompt": text.ids,

@@ -152,7 +152,9 @@ class OpenAIWire:
         """Hosted models charge for what they read."""
         return None
 
-    async def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
+    async def write(
+        self, line: Line, text: Text, limit: int, sampling: Sampling, interval: int
+    ) -> AsyncGenerator[Chunk]:
         """Streams a completion. Fields that are not needed are not sent: some servers refuse those they do not know."""
         assert isinstance(text.source, Question)
         written = self._text.text(text.ids[text.prompt :])

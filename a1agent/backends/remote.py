@@ -33,6 +33,11 @@ __all__ = ["ChatTokenizer", "RemoteBackend", "RemoteEngine"]
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
+_SINGLY = 8
+"""Streams that are read token by token; of so many more a token more is asked for at a time."""
+_MOST_AT_A_TIME = 8
+"""Tokens. A step ends within a chunk: half a chunk is written for nothing."""
+
 
 class ChatTokenizer(Vocabulary, Protocol):
     """Text to ids and back, and prompts. `exact`: it knows the bytes of every id."""
@@ -68,6 +73,7 @@ class RemoteEngine:
         self._decoded = 0
         self._requests = 0
         self._alive = 0
+        self._writing = 0
 
     @property
     def counters(self) -> Counters:
@@ -203,8 +209,12 @@ class RemoteEngine:
         """What the server writes, from the start: a stream that broke off leaves nothing behind."""
         ids, writing = task.ids.tolist(), Writing(task.limit, task.stop)
         text = Text(ids, task.holder.prompt, task.holder.source)
-        async with aclosing(self.wire.write(line, text, task.limit, sampling)) as chunks:
-            read = await self._take(chunks, writing)
+        self._writing += 1
+        try:
+            async with aclosing(self.wire.write(line, text, task.limit, sampling, self._interval())) as chunks:
+                read = await self._take(chunks, writing)
+        finally:
+            self._writing -= 1
         if writing.finish is None:
             raise BadReply(f"{line.url} ended its stream in the middle of a text", "see the server's log")
         again = await self._complete(line, ids, writing, sampling)
@@ -212,6 +222,15 @@ class RemoteEngine:
         if again is not None:
             self._count(task, again)
         return writing
+
+    def _interval(self) -> int:
+        """Tokens to ask for at a time: what a chunk costs here is much the same however many it holds.
+
+        One where tokens are known by the text they come with only.
+        """
+        if not self.tokenizer.exact:
+            return 1
+        return self.http.options.stream_interval or min(_MOST_AT_A_TIME, max(1, self._writing // _SINGLY))
 
     async def _take(self, chunks: AsyncGenerator[Chunk], writing: Writing) -> Read | None:
         """Reads a stream until the text is finished, and what the server says it read.

@@ -156,7 +156,7 @@ async def tells_raw(http: Http, wire: Wire, ids: list[int]) -> bool:
     text = Text(ids, len(ids))
 
     async def attempt(line: Line) -> tuple[list[float], list[float]]:
-        chunks = [chunk async for chunk in wire.write(line, text, 16, sampling)]
+        chunks = [chunk async for chunk in wire.write(line, text, 16, sampling, 1)]
         written = [token for chunk in chunks for token in chunk.ids]
         told = [logprob for chunk in chunks for logprob in chunk.logprobs]
         return told, (await wire.score(line, ids + written, len(ids))).logprobs if written else []

@@ -24,13 +24,20 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "connect_s": (float, "seconds a connection may take"),
     "first_token_s": (float, "seconds until the first token, or until a score"),
     "between_tokens_s": (float, "seconds between two tokens"),
+    "stream_interval": (int, "tokens that vLLM or SGLang sends at a time; 0: the more, the more chains write at once"),
     "cooldown_s": (float, "seconds a failing replica is left alone before it is tried again"),
     "patience_s": (float, "seconds of nothing but failures after which calls fail at once"),
     "data_parallel": (int, "engines behind one address, as of --data-parallel-size: each chain stays with one of them"),
     "session_header": (str, "header that names the chain, for routers that keep it on its replica; SGLang: its own"),
 }
 
-_RANGES = {"context_length": (0, 2**24), "max_connections": (1, 4096), "retries": (0, 100), "data_parallel": (1, 1024)}
+_RANGES = {
+    "context_length": (0, 2**24),
+    "max_connections": (1, 4096),
+    "retries": (0, 100),
+    "stream_interval": (0, 64),
+    "data_parallel": (1, 1024),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +54,7 @@ class ServerOptions:
     connect_s: float = 10.0
     first_token_s: float = 300.0
     between_tokens_s: float = 60.0
+    stream_interval: int = 0
     cooldown_s: float = 5.0
     patience_s: float = 30.0
     data_parallel: int = 1

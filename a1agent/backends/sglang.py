@@ -134,7 +134,9 @@ class SglangWire:
         reply = await line.post("/generate", _body(line, {"input_ids": text.ids}, _NOTHING))
         return Read(len(text.ids), _reply(line, reply).meta_info.cached_tokens)
 
-    async def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
+    async def write(
+        self, line: Line, text: Text, limit: int, sampling: Sampling, interval: int
+    ) -> AsyncGenerator[Chunk]:
         """Streams a text. Each event repeats all before it, unless the server was told to stream what is new."""
         params: dict[str, Any] = {
             "max_new_tokens": limit,
@@ -144,6 +146,8 @@ class SglangWire:
             "min_p": sampling.min_p,
             "sampling_seed": sampling.seed & 0x7FFFFFFF,
         }
+        if interval > 1:
+            params["stream_interval"] = interval
         if sampling.schema is not None:
             params["json_schema"] = json.dumps(dict(sampling.schema))
         body = _body(line, {"input_ids": text.ids}, params, stream=True, return_logprob=True, logprob_start_len=-1)

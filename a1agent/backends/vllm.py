@@ -59,6 +59,8 @@ _TOKEN_ID = re.compile(r"token_id:(\d+)")
 _NUMBERS = re.compile(r"v?(\d+)\.(\d+)")
 _NAMELESS = (0, 12)
 """The first version without `guided_json`; before 0.10 completions took a schema by that name only."""
+_BY_INTERVAL = (0, 27)
+"""The first version with `stream_interval` in a request."""
 _CLAMP = -9999.0
 _COMPLETIONS = "/v1/completions"
 _TOKENS = "/inference/v1/generate"
@@ -111,6 +113,7 @@ class VllmWire:
     """What vLLM calls things. `scores_steps`: it has the endpoint that scores without reading the chain again.
 
     `guides_by_name`: it knows a schema by its own name for it too, and in completions perhaps by that only.
+    `sends_by_interval`: it can be asked to send several tokens at a time.
     """
 
     can_constrain = True
@@ -120,6 +123,7 @@ class VllmWire:
         self.can_score = True
         self.scores_steps = False
         self.guides_by_name = False
+        self.sends_by_interval = False
         self.tells_raw = True
         self._tells_cached: set[str] = set()
 
@@ -152,7 +156,9 @@ class VllmWire:
         reply = await line.post(_COMPLETIONS, self._body(text.ids, 1, temperature=0.0))
         return self._read(_COMPLETIONS, parsed(_Completion, reply, line), text.ids)
 
-    async def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
+    async def write(
+        self, line: Line, text: Text, limit: int, sampling: Sampling, interval: int
+    ) -> AsyncGenerator[Chunk]:
         """Streams a completion."""
         body = self._body(
             text.ids,
@@ -173,6 +179,8 @@ class VllmWire:
             body["response_format"] = schema_format(sampling.schema)
             if self.guides_by_name:
                 body["guided_json"] = dict(sampling.schema)
+        if self.sends_by_interval and interval > 1:
+            body["stream_interval"] = interval
         async with aclosing(line.events(_COMPLETIONS, body)) as events:
             async for event in events:
                 reply = parsed(_Completion, event, line)
@@ -276,8 +284,8 @@ async def _has_step_scoring(http: Http, wire: VllmWire, ids: list[int]) -> bool:
         return False
 
 
-async def _guides_by_name(http: Http) -> bool:
-    """Whether a replica is of the versions that know `guided_json`; later ones complain of a field that is unknown."""
+async def _oldest(http: Http) -> tuple[int, int] | None:
+    """The lowest version among the replicas; None where one does not say. They complain of fields they do not know."""
 
     async def version(line: Line) -> _Version:
         return parsed(_Version, await line.get("/version"), line)
@@ -285,8 +293,9 @@ async def _guides_by_name(http: Http) -> bool:
     try:
         numbers = [_NUMBERS.match(told.version) for told in await http.each(version)]
     except A1Error:
-        return False
-    return any((int(found[1]), int(found[2])) < _NAMELESS for found in numbers if found)
+        return None
+    versions = [(int(found[1]), int(found[2])) for found in numbers if found]
+    return min(versions) if versions and len(versions) == len(numbers) else None
 
 
 async def _served(http: Http, model: str) -> Served:
@@ -311,7 +320,9 @@ async def _served_tokenizer(http: Http, wire: VllmWire) -> ServerTokenizer:
 async def _start(http: Http, model: str) -> RemoteBackend:
     served = await _served(http, model)
     wire = VllmWire(served.name)
-    wire.guides_by_name = await _guides_by_name(http)
+    version = await _oldest(http)
+    wire.guides_by_name = version is not None and version < _NAMELESS
+    wire.sends_by_interval = version is not None and version >= _BY_INTERVAL
     tokenizer: ChatTokenizer = await given_tokenizer(http, wire.ids_as_read) or await _served_tokenizer(http, wire)
     probe = await tokenizer.learn(PROBE)
     reason = await why_it_cannot_score(http, wire, probe)

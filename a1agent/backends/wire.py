@@ -98,8 +98,11 @@ class Wire(Protocol):
         """Lets the server read a prompt into its cache, where that is worth a request."""
         ...
 
-    def write(self, line: Line, text: Text, limit: int, sampling: Sampling) -> AsyncGenerator[Chunk]:
-        """Streams up to `limit` tokens after a text; the last chunk has `finish`."""
+    def write(self, line: Line, text: Text, limit: int, sampling: Sampling, interval: int) -> AsyncGenerator[Chunk]:
+        """Streams up to `limit` tokens after a text, about `interval` a chunk where the server can be asked for that.
+
+        The last chunk has `finish`.
+        """
         ...
 
     async def score(self, line: Line, ids: list[int], start: int) -> Scored:

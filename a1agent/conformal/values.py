@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import blake2b
 from typing import Literal, NamedTuple, Protocol
@@ -26,7 +25,7 @@ _SINGLE_TURN_BUCKETS = 16
 class Decision(NamedTuple):
     """What a calibrator decided about one step: without `forced`, `rejected` is `p_value <= level`.
 
-    A tuple, as one is made for every step and a frozen dataclass takes four times as long to make.
+    A tuple, as what is made for every step is: a frozen dataclass takes several times as long to make.
     """
 
     p_value: float  # nan when the score was not finite
@@ -36,8 +35,7 @@ class Decision(NamedTuple):
     forced: bool  # overruled by a bound on the rate, or taken over because the score was not finite
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class Observed(NamedTuple):
     """What is known of one verified step.
 
     `question` names one call's instance of a question, so that the same question asked twice does not mix. It also

@@ -14,20 +14,30 @@ __all__ = ["Ahead"]
 class Ahead:
     """The step of a turn under way in a sequence that stood at `mark` before it; at most `limit` tokens."""
 
+    __slots__ = ("_sequence", "_stopped", "_task", "limit", "mark", "turn")
+
     def __init__(self, turn: int, limit: int, sequence: Sequence, writing: Coroutine[Any, Any, Generated]) -> None:
         self.turn = turn
         self.limit = limit
         self.mark: Mark = sequence.mark()
         self._sequence = sequence
         self._task = asyncio.create_task(writing)
+        self._stopped = False
 
     async def step(self) -> Generated:
         """The step, once it is written. Raises what the backend raises."""
         return await self._task
 
+    def stop(self) -> None:
+        """Tells the draft to write no further, once: a second word would cut short how it winds up."""
+        if not self._stopped:
+            self._stopped = True
+            self._task.cancel()
+
     async def drop(self) -> Generated | None:
         """Takes the sequence back to where it stood; returns what had been written by then, if it was all of it."""
-        if self._task.cancel():
+        self.stop()
+        if not self._task.done():
             await self._ended()
         if self._task.cancelled() or self._task.exception() is not None:
             return None  # the sequence is as before the call

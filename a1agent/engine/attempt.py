@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from a1agent.backends.base import Generated
 from a1agent.engine.chain import Call, Chain, Marks
@@ -16,8 +16,7 @@ from a1agent.types import Step, Verdict
 __all__ = ["Attempt", "attempt", "resample"]
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """What the draft wrote, which stands at the end of both sequences, and the verdict; None: accepted unread."""
 
     drafted: Generated

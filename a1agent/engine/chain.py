@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from a1agent.backends.base import Generated, Mark, ModelInfo, Sampling, Sequence, StepText, Stop
 from a1agent.config import Options
@@ -74,8 +75,7 @@ class Call:
         return replace(self, stating=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
+class Marks(NamedTuple):
     """Where both sequences stood before a step."""
 
     draft: Mark

@@ -14,6 +14,7 @@ from a1agent.backends.base import Work
 from a1agent.conformal.calibrators import Decision, Observed
 from a1agent.conformal.values import hashed_uniform
 from a1agent.engine.chain import Call, Chain, seed_of
+from a1agent.engine.ranking import Ranking
 from a1agent.engine.verify import Verified
 from a1agent.events import StepVerified
 from a1agent.types import Verdict
@@ -24,7 +25,11 @@ __all__ = ["decide"]
 async def decide(call: Call, chain: Chain, turn: int, attempt: int, verified: Verified) -> Verdict:
     """The verdict on a scored step; one atomic act that also feeds the calibrator."""
     observed = Observed(score=verified.score, question=call.key, chain=chain.index, turn=turn, attempt=attempt)
-    decision, work = await _decide(call, observed, verified.work)
+    if call.ranking is None:
+        seen = _by_chance(call, observed) if call.options.baseline == "random" else observed
+        decision, work = call.calibrator.decide(seen, call.options.rejection_rate), verified.work
+    else:
+        decision, work = await _ranked(call.ranking, observed, verified.work)
     verdict = Verdict(
         score=verified.score,
         p_value=decision.p_value,
@@ -37,13 +42,10 @@ async def decide(call: Call, chain: Chain, turn: int, attempt: int, verified: Ve
     return verdict
 
 
-async def _decide(call: Call, observed: Observed, work: Work) -> tuple[Decision, Work]:
-    """The decision, and what the step cost with the wait at a ranking's barrier, where there is one."""
-    if call.ranking is None:
-        seen = _by_chance(call, observed) if call.options.baseline == "random" else observed
-        return call.calibrator.decide(seen, call.options.rejection_rate), work
+async def _ranked(ranking: Ranking, observed: Observed, work: Work) -> tuple[Decision, Work]:
+    """The decision of a ranking, and what the step cost with the wait at its barrier."""
     began = time.perf_counter()
-    decision = await call.ranking.decide(observed.chain, observed.score)
+    decision = await ranking.decide(observed.chain, observed.score)
     return decision, replace(work, waiting_s=work.waiting_s + time.perf_counter() - began)
 
 
@@ -51,4 +53,4 @@ def _by_chance(call: Call, observed: Observed) -> Observed:
     if not math.isfinite(observed.score):
         return observed
     seed = seed_of(call.seed, "chance")  # its own: the calibrator's smoothing hashes the same step
-    return replace(observed, score=hashed_uniform(seed, observed))
+    return observed._replace(score=hashed_uniform(seed, observed))

@@ -50,10 +50,13 @@ def look_ahead(call: Call, chain: Chain, turn: int, drafted: Generated) -> None:
 
 
 async def drop_ahead(call: Call, chain: Chain) -> None:
-    """Takes back what was written ahead."""
-    ahead, chain.ahead = chain.ahead, None
-    dropped = None if ahead is None else await ahead.drop()
-    if ahead is not None and dropped is not None:
+    """Takes back what was written ahead. Cancelled meanwhile, it is still there to be taken back."""
+    ahead = chain.ahead
+    if ahead is None:
+        return
+    dropped = await ahead.drop()
+    chain.ahead = None
+    if dropped is not None:
         tokens = len(dropped.logprobs) + dropped.trimmed_tokens
         call.emit(StepDropped(chain=chain.index, turn=ahead.turn, tokens=tokens, work=dropped.work))
 

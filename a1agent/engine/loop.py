@@ -172,9 +172,8 @@ async def take_turn(call: Call, chain: Chain, turn: int, room: int, most: int | 
     options, marks = call.options, chain.mark()
     limit = min(most or options.step_tokens, room)
     tried, taken = await attempt(call, chain, turn, 0, limit), None
-    if tried.rejected:
-        await drop_ahead(call, chain)
     if tried.rejected and options.takeover == "resample":
+        await drop_ahead(call, chain)
         tried = await resample(call, chain, turn, tried, marks, limit)
     elif tried.rejected:
         limit = min(most or options.takeover_tokens or options.step_tokens, room)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from a1agent.backends.base import Generated, Work
 from a1agent.engine.chain import Call, Chain
@@ -10,13 +10,12 @@ from a1agent.engine.chain import Call, Chain
 __all__ = ["Verified", "score_of", "verify"]
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(NamedTuple):
     """The step's score (nats per token, larger = stranger), and how many tokens were read for it."""
 
     score: float
     tokens: int = 0
-    work: Work = field(default_factory=Work)
+    work: Work = Work()
 
 
 async def verify(call: Call, chain: Chain, drafted: Generated) -> Verified:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -223,7 +222,8 @@ def _strengths(candidates: Sequence[Candidate]) -> dict[int, float]:
     """Of each chain, by its strangest step, the strongest one's being 1."""
     worst = {c.chain: max((s for s in c.scores if not math.isnan(s)), default=math.nan) for c in candidates}
     steps = [score for c in candidates for score in c.scores if math.isfinite(score)]
-    spread = statistics.pstdev(steps) if steps else 0.0
+    middle = math.fsum(steps) / max(1, len(steps))
+    spread = math.sqrt(math.fsum((score - middle) * (score - middle) for score in steps) / max(1, len(steps)))
     return _relative(worst, spread or 1.0)  # without spread all that are finite are equal
 
 
