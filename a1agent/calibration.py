@@ -25,7 +25,7 @@ __all__ = ["Calibrations", "key_of"]
 _MOST_CALIBRATORS = 64
 """Calibrators kept in memory for each tenant; its least recently used goes first, whose scores are in the store."""
 
-_Identity = tuple[CalibrationKey, str, str, int]
+_Identity = tuple[CalibrationKey, str, str]
 
 
 def key_of(
@@ -72,7 +72,7 @@ class Calibrations:
 
         Raises `CalibrationError` when a static calibration is asked of a given file that holds none of this pair.
         """
-        identity = (key, options.calibrator, options.coverage, options.seed or 0)
+        identity = (key, options.calibrator, options.coverage)
         with self._lock:
             own = self._calibrators.setdefault(key.tenant, OrderedDict())
             known = own.get(identity)
@@ -96,7 +96,6 @@ class Calibrations:
             options.calibrator,
             rejection_rate=options.rejection_rate,
             coverage=options.coverage,
-            seed=options.seed or 0,
             initial=[*initial, *stored],
             on_score=None if store is None else lambda turn, score: store.append(key, turn, score),
         )

@@ -91,8 +91,8 @@ def tool_statement(question: Question, otherwise: Statement) -> Statement:
             return None
         return otherwise.read(message) or _reply(message, otherwise)
 
-    if not must:
-        return replace(otherwise, read=read)
+    if not must:  # words so far are no answer yet, nor is a first call where others may follow
+        return replace(otherwise, read=read, early=False)
     return Statement(
         read=read,
         tokens=max(otherwise.tokens, _STATEMENT_TOKENS),

@@ -67,3 +67,9 @@ async def test_each_tenant_starts_where_the_operator_is_and_shifts_nobody_else(t
     assert first > operators
     assert await size("ann") > first
     assert await size("bob") <= first + 2
+
+
+def test_calls_with_seeds_of_their_own_learn_from_each_other() -> None:
+    with A1(*sums_pair(), calibration=None, min_step_tokens=0, early_stop="off") as a1:
+        sizes = [a1.solve(SUM, seed=seed).stats.calibration_size for seed in range(4)]
+    assert sizes == sorted(set(sizes))

@@ -183,6 +183,15 @@ def test_answering_in_words_is_a_vote_too() -> None:
     assert result.confidence > 0.5
 
 
+@pytest.mark.parametrize("answer", ["auto", "choice"])
+def test_words_on_the_way_are_no_answer_where_tools_may_be_called(answer: str) -> None:
+    text = "First, the answer is not clear yet.\n\nThen (a) we add {both}.\n\nIt is (B): \\boxed{5}"
+    with agent(text, chains=3, min_step_tokens=0, rejection_rate=0.0, answer=answer) as a1:
+        result = a1.solve(ask("Add 2 and 3. Answer in \\boxed{}."))
+    assert result.text == text
+    assert {chain.text for chain in result.chains} == {text}
+
+
 def test_chains_with_malformed_calls_do_not_vote() -> None:
     call, broken = tagged({"name": "add", "arguments": {}}), '<tool_call>{"name": "add", "argu'
     with agent(call, broken, broken, broken, chains=16) as a1:

@@ -37,6 +37,8 @@ class Attempt(NamedTuple):
 async def attempt(call: Call, chain: Chain, turn: int, number: int, max_tokens: int) -> Attempt:
     """The draft writes up to `max_tokens` tokens, the target scores them, the calibrator decides."""
     drafted, step = await draft(call, chain, turn, number, max_tokens)
+    if not drafted.logprobs and drafted.stop_string is not None:  # there is nothing in it to be strange
+        return Attempt(drafted, step, None)
     if number == 0 and await passes_unread(call, chain, turn, drafted):
         return Attempt(drafted, step, None)
     if number == 0:

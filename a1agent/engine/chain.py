@@ -23,7 +23,7 @@ from a1agent.types import Author, ChainEnd, ChainResult, Step, Turn
 __all__ = ["Call", "Chain", "Marks", "seed_of", "step_of"]
 
 _SLACK_TOKENS = 32
-"""Room kept in the context beside the answer: the words that ask for it, and steps that other tokenizers cut finer."""
+"""Room kept in the context beside the answer, for the words that ask for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,21 +122,25 @@ class Chain:
         for sequence in {id(s): s for s in (self.draft, self.target)}.values():
             await sequence.append(step)
 
-    def room(self, call: Call, drafted: Generated | None = None) -> int:
+    def room(self, call: Call, drafted: Generated | None = None, unread: int = 0) -> int:
         """Tokens left in both contexts and under `max_tokens`, less what stating the answer takes.
 
-        With a step that was `drafted` and not yet scored: what will be left if it stays.
+        With a step that was `drafted`: what will be left if it stays; `unread` of its tokens are still to be scored.
         """
-        coming = 0 if drafted is None else len(drafted.logprobs)
-        draft_length = self.draft.length if self.ahead is None else self.ahead.mark.length
-        left = min(
-            call.draft.context_length - draft_length,
-            call.target.context_length - self.target.length - coming,
-        )
-        left -= call.statement.tokens + _SLACK_TOKENS
+        drafts = self.draft.length if self.ahead is None else self.ahead.mark.length
+        targets = self.target.length + unread
+        left = min(call.draft.context_length - drafts, call.target.context_length - targets) - _SLACK_TOKENS
+        if call.draft.tokenizer_fingerprint != call.target.tokenizer_fingerprint:
+            left = int(left / self._finer(drafts, targets))
+        left -= call.statement.tokens
         if call.options.max_tokens is not None:
-            left = min(left, call.options.max_tokens - self.tokens - coming)
+            left = min(left, call.options.max_tokens - self.tokens - (len(drafted.logprobs) if drafted else 0))
         return left
+
+    def _finer(self, drafts: int, targets: int) -> float:
+        """How many times finer one tokenizer has cut the text so far than the other."""
+        ours, theirs = drafts - self.draft.prompt_tokens, targets - self.target.prompt_tokens
+        return (max(ours, theirs) + _SLACK_TOKENS) / (min(ours, theirs) + _SLACK_TOKENS)
 
     def grow(self, generated: Generated, step: Step, score: float | None) -> None:
         """Adds what a model wrote, as the step it is, to the text, with its score under the target if it has one."""

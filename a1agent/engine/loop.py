@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from a1agent.backends.base import Sequence, StepText
 from a1agent.engine import earlystop
 from a1agent.engine.attempt import attempt, resample
-from a1agent.engine.chain import Call, Chain
+from a1agent.engine.chain import Call, Chain, Marks
 from a1agent.engine.draft import drop_ahead
 from a1agent.engine.finish import finish
 from a1agent.engine.takeover import take_over
 from a1agent.engine.vote import Candidate, Tally, Vote
+from a1agent.errors import ContextOverflow
 from a1agent.events import ChainFinished, ChainStarted, StepAccepted
 from a1agent.prompts import answer_cue
 from a1agent.types import ChainEnd, ChainResult, Turn
@@ -156,28 +157,40 @@ async def grow(call: Call, chain: Chain) -> None:
         if room < 1:
             end = "tokens"
             break
-        await take_turn(call, chain, turn, room)
+        marks = chain.mark()
+        try:
+            await take_turn(call, chain, turn, room, marks)
+        except ContextOverflow:  # it was cut finer than all before it
+            await drop_ahead(call, chain)
+            chain.rewind(marks)
+            end = "tokens"
+            break
         if chain.ended or chain.states_answer(call):
             end = "ended" if chain.ended else "answered"
             break
         if call.options.vote == "temporal":
             chain.remember(call, turn)
     if end in ("turns", "tokens") or chain.lacks_answer(call):
-        await state_answer(call, chain)
+        try:
+            await state_answer(call, chain)
+        except ContextOverflow:
+            if not chain.turns:  # there was no room for anything
+                raise
     chain.close(call, end)
 
 
-async def take_turn(call: Call, chain: Chain, turn: int, room: int, most: int | None = None) -> None:
-    """One round: the draft writes, the target scores, the calibrator decides, the step stays or is taken over."""
-    options, marks = call.options, chain.mark()
-    limit = min(most or options.step_tokens, room)
+async def take_turn(call: Call, chain: Chain, turn: int, room: int, marks: Marks) -> None:
+    """One round: the draft writes, the target scores, the calibrator decides, the step stays or is taken over.
+
+    A step has at most `room` tokens. Raises `ContextOverflow`: text and turns are then as at the `marks`.
+    """
+    limit = min(call.statement.tokens if call.stating else call.options.step_tokens, room)
     tried, taken = await attempt(call, chain, turn, 0, limit), None
-    if tried.rejected and options.takeover == "resample":
+    if tried.rejected and call.options.takeover == "resample":
         await drop_ahead(call, chain)
         tried = await resample(call, chain, turn, tried, marks, limit)
     elif tried.rejected:
-        limit = min(most or options.takeover_tokens or options.step_tokens, room)
-        taken = await take_over(call, chain, turn, tried, marks, limit)
+        taken = await take_over(call, chain, turn, tried, marks, room)
     if taken is None:
         chain.grow(tried.drafted, tried.step, tried.score)
         call.emit(StepAccepted(chain=chain.index, turn=turn, step=tried.step, verified=tried.verdict is not None))
@@ -190,8 +203,9 @@ async def state_answer(call: Call, chain: Chain) -> None:
     The statement is a step like any other: drafted, scored, and taken over where it is strange.
     """
     statement = call.statement
+    await drop_ahead(call, chain)
     cue = answer_cue(chain.text, statement.opening)
     if cue:
         await chain.append(StepText(text=cue))
         chain.text += cue
-    await take_turn(call.for_statement(), chain, len(chain.turns), statement.tokens, statement.tokens)
+    await take_turn(call.for_statement(), chain, len(chain.turns), statement.tokens, chain.mark())

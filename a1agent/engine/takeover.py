@@ -12,20 +12,25 @@ from a1agent.types import Step
 __all__ = ["take_over"]
 
 
-async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, marks: Marks, max_tokens: int) -> Step:
-    """The target's step, appended to the chain and to the draft's sequence. Raises what the backend raises.
+async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, marks: Marks, room: int) -> Step:
+    """The target's step of at most `room` tokens, appended to the chain and to the draft's sequence.
 
-    The target does not wait for the draft to drop what it wrote ahead.
+    A statement is rewritten in any case, as it is one step, and so is a step that leaves no room after it. The target
+    does not wait for the draft to drop what it wrote ahead. Raises what the backend raises.
     """
     if chain.ahead is not None:
         chain.ahead.stop()
-    if call.options.takeover == "rewrite":
+    left = chain.room(call, rejected.drafted)
+    continues = call.options.takeover == "continue" and left >= 1 and not call.stating
+    if not continues:
         chain.target.rewind(marks.target)
-    else:
-        chain.grow(rejected.drafted, rejected.step, rejected.score)
-    generated = await chain.target.generate(max_tokens, call.sampling(chain.index, turn, "target"), call.stop())
+    generated = await chain.target.generate(
+        min(_most(call), left if continues else room), call.sampling(chain.index, turn, "target"), call.stop()
+    )
     if not chain.own_target:
-        await _follow(call, chain, marks, generated)
+        await _follow(call, chain, generated, None if continues else marks)
+    if continues:
+        chain.grow(rejected.drafted, rejected.step, rejected.score)
     step = step_of(generated, "target")
     chain.grow(generated, step, call.score(generated.logprobs))
     call.emit(
@@ -33,7 +38,7 @@ async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, mark
             chain=chain.index,
             turn=turn,
             step=step,
-            takeover=call.options.takeover,
+            takeover="continue" if continues else "rewrite",
             trimmed_tokens=generated.trimmed_tokens,
             work=generated.work,
         )
@@ -41,9 +46,14 @@ async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, mark
     return step
 
 
-async def _follow(call: Call, chain: Chain, marks: Marks, generated: Generated) -> None:
-    """Brings the draft's sequence to where the target's stands."""
+def _most(call: Call) -> int:
+    """Tokens of a step by the target."""
+    return call.statement.tokens if call.stating else call.options.takeover_tokens or call.options.step_tokens
+
+
+async def _follow(call: Call, chain: Chain, generated: Generated, marks: Marks | None) -> None:
+    """Brings the draft's sequence to where the target's stands, from the `marks` where the rejected step is gone."""
     await drop_ahead(call, chain)
-    if call.options.takeover == "rewrite":
+    if marks is not None:
         chain.draft.rewind(marks.draft)
     await chain.draft.append(generated.step)
