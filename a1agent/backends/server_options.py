@@ -69,6 +69,9 @@ class ServerOptions:
         checked = cls(**options)
         for field in fields(cls):
             _check(field.name, getattr(checked, field.name))
+        if checked.stream_interval > 1 and not checked.tokenizer:
+            what = f"stream_interval={checked.stream_interval} needs the model's tokenizer, to tell tokens apart"
+            raise InvalidOption(what, "name it: ?tokenizer=PATH")
         return replace(checked, verify=str(Path(checked.verify).expanduser())) if checked.verify else checked
 
     def key(self) -> str | None:

@@ -59,14 +59,24 @@ class TestOlder(Contract):
         return factory(sglang.load, older)
 
 
+class TestByInterval(Contract):
+    """Several tokens at a time, with all before them."""
+
+    capabilities = Capabilities(control="<|im_end|>", counts=False, constrain=True)
+
+    @pytest.fixture
+    def backend_factory(self, tempered: Sglang, models: Path) -> BackendFactory:
+        return factory(sglang.load, tempered, tokenizer=str(models / "bpe.gguf"), stream_interval=3)
+
+
 class TestOriginal(Contract):
-    """With raw log-probabilities, streaming only what is new, and a tokenizer that is given."""
+    """With raw log-probabilities, streaming what is new by several tokens, and a tokenizer that is given."""
 
     capabilities = Capabilities(control="</s>", counts=False, constrain=True)
 
     @pytest.fixture
     def backend_factory(self, original: Sglang, models: Path) -> BackendFactory:
-        return factory(sglang.load, original, tokenizer=str(models / "spm.gguf"))
+        return factory(sglang.load, original, tokenizer=str(models / "spm.gguf"), stream_interval=4)
 
 
 QUESTION = Question.of("the sum of 1 and 2")

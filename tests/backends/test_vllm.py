@@ -30,6 +30,13 @@ def new(models: Path) -> Iterator[Vllm]:
     server.close()
 
 
+@pytest.fixture(scope="module")
+def newest(models: Path) -> Iterator[Vllm]:
+    server = Vllm(models / "bpe.gguf", step_scoring=True, version="0.32.0")
+    yield server
+    server.close()
+
+
 class TestOldScoring(Contract):
     """`prompt_logprobs`, and everything asked of the server."""
 
@@ -50,6 +57,16 @@ class TestStepScoring(Contract):
         return factory(vllm.load, new, tokenizer=str(models / "spm.gguf"))
 
 
+class TestByInterval(Contract):
+    """Several tokens at a time."""
+
+    capabilities = Capabilities(control="<|im_end|>", counts=False, constrain=True)
+
+    @pytest.fixture
+    def backend_factory(self, models: Path, newest: Vllm) -> BackendFactory:
+        return factory(vllm.load, newest, tokenizer=str(models / "bpe.gguf"), stream_interval=3)
+
+
 @pytest.fixture(params=[("0.11.1", True), ("v0.12.0rc1", False), ("1.0", False), ("dev", False)])
 def of_a_version(request: pytest.FixtureRequest, models: Path) -> Iterator[tuple[Vllm, bool]]:
     version, by_name = request.param
@@ -66,6 +83,34 @@ async def test_versions_that_no_longer_know_a_field_are_not_sent_it(of_a_version
 
 
 QUESTION = Question.of("the sum of 1 and 2")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("version", "exact", "most"), [("0.32.0", True, 8), ("0.32.0", False, 1), ("0.26.0", True, 1)], ids=str
+)
+async def test_the_more_chains_write_at_once_the_more_tokens_come_at_a_time(
+    serve: Serve, models: Path, version: str, exact: bool, most: int
+) -> None:
+    """As far as the server can be asked for it, and where tokens are known by more than the text they come with."""
+    server = await serve(Vllm, version=version)
+    options = {"tokenizer": str(models / "bpe.gguf")} if exact else {}
+    async with loaded(factory(vllm.load, server, max_connections=128, **options)) as backend:
+        root = await backend.open(QUESTION)
+        server.intervals.clear()
+        chains = [root.fork() for _ in range(96)]
+        server.waits_for = len(chains)
+        await asyncio.gather(*(chain.generate(12, Sampling(seed=i), FREELY) for i, chain in enumerate(chains)))
+        assert sorted(set(server.intervals)) == list(range(1, most + 1))
+        server.waits_for = 0
+        await chains[0].generate(4, GREEDY, FREELY)
+        assert server.intervals[-1] == 1
+
+
+def test_an_interval_needs_a_tokenizer() -> None:
+    with pytest.raises(InvalidOption, match="tokenizer") as caught:
+        vllm.load("http://127.0.0.1:9#m", stream_interval=4)
+    assert "tokenizer=" in caught.value.hint
 
 
 @pytest.mark.anyio

@@ -1,5 +1,6 @@
 """What servers of our own that speak the wire formats of others have in common, and those with OpenAI's API."""
 
+import asyncio
 import json
 import math
 import random
@@ -28,6 +29,8 @@ class Flavor:
         self.noise = 0.0  # nats by which a score differs at random from call to call, as on a GPU in half precision
         self.shift = 0  # tokens by which scores are beside their place
         self._chance = random.Random(7)
+        self.intervals: list[int] = []  # tokens that each stream was asked to send at a time
+        self.waits_for = 0  # streams that must have been asked for before any token is sent
         self.scored: list[tuple[int, ...]] = []
         self.written: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         self.socket = SocketServer({path: self._guarded(handler) for path, handler in self.handlers().items()}, ssl)
@@ -84,6 +87,21 @@ class Flavor:
                     yield token
         finally:
             self.written.append((tuple(ids), tuple(written)))
+
+    async def chunked(
+        self, ids: list[int], limit: int, sampling: Sampling, interval: int
+    ) -> AsyncGenerator[list[Sampled], None]:
+        """Tokens as they are sent: the first at once, then so many at a time."""
+        self.intervals.append(interval)
+        first, held = True, list[Sampled]()
+        while len(self.intervals) < self.waits_for:  # noqa: ASYNC110  what is counted has no event to wait for
+            await asyncio.sleep(0.001)
+        async with aclosing(self.sampled(ids, limit, sampling)) as tokens:
+            async for token in tokens:
+                held.append(token)
+                if first or len(held) >= interval or token.finish is not None:
+                    yield held
+                    first, held = False, []
 
     async def scores(self, ids: list[int], start: int) -> tuple[list[float], int]:
         self.scored.append(tuple(ids))

@@ -144,10 +144,13 @@ class Sglang(Flavor):
         scale = 1.0 if self.original or sampling.temperature in (0.0, 1.0) else sampling.temperature
         rows: list[Any] = []
         said = ""
-        async with aclosing(self.sampled(ids, params["max_new_tokens"], sampling)) as tokens:
-            async for token in tokens:
-                rows.append([token.logprob / scale, token.token, None])
-                said += token.text
+        interval = params.get("stream_interval") or 1
+        async with aclosing(self.chunked(ids, params["max_new_tokens"], sampling, interval)) as chunks:
+            async for chunk in chunks:
+                rows += [[token.logprob / scale, token.token, None] for token in chunk]
+                new = "".join(token.text for token in chunk)
+                said += new
+                token = chunk[-1]
                 finish = {
                     None: None,
                     "stop": {"type": "stop", "matched": token.token},
@@ -155,12 +158,12 @@ class Sglang(Flavor):
                     "abort": {"type": "abort", "message": "Aborted", "status_code": None, "err_type": None},
                 }
                 yield {
-                    "text": token.text if self.incremental else said,
+                    "text": new if self.incremental else said,
                     "meta_info": {
                         "prompt_tokens": len(ids),
                         "completion_tokens": len(rows),
                         "cached_tokens": token.cached,
                         "finish_reason": finish[token.finish],
-                        "output_token_logprobs": rows[-1:] if self.incremental else list(rows),
+                        "output_token_logprobs": rows[-len(chunk) :] if self.incremental else list(rows),
                     },
                 }

@@ -23,7 +23,7 @@ class Vllm(Flavor):
     request leaves it out (openai/completion/protocol.py); `drawn_with`: what each stream came to. `forgets`: it found
     nothing in its cache. `bare`: by a router that passes no more on than it must (vllm-project/router, src/server.rs).
     `version`: what it says it is; before 0.10 its completions know a schema as `guided_json` only, from 0.12 on as
-    `response_format` only.
+    `response_format` only; from 0.27 on it can be asked to send several tokens at a time.
     """
 
     def __init__(
@@ -108,13 +108,18 @@ class Vllm(Flavor):
         self.drawn_with.append({**self.defaults, **{name: body[name] for name in self.defaults if name in body}})
         scale = sampling.temperature if self.processed and sampling.temperature else 1.0
         cached = 0
-        async with aclosing(self.sampled(ids, body["max_tokens"], sampling)) as tokens:
-            async for token in tokens:
-                cached = token.cached
-                logprobs = {"tokens": [f"token_id:{token.token}"], "token_logprobs": [token.logprob / scale]}
-                choice = {"index": 0, "text": token.text, "logprobs": logprobs, "finish_reason": token.finish}
+        interval = body.get("stream_interval") or 1 if numbers >= (0, 27) else 1
+        async with aclosing(self.chunked(ids, body["max_tokens"], sampling, interval)) as chunks:
+            async for chunk in chunks:
+                cached = chunk[-1].cached
+                logprobs = {
+                    "tokens": [f"token_id:{token.token}" for token in chunk],
+                    "token_logprobs": [token.logprob / scale for token in chunk],
+                }
+                text = "".join(token.text for token in chunk)
+                choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": chunk[-1].finish}
                 if not self.old_ids:
-                    choice["token_ids"] = [token.token]
+                    choice["token_ids"] = [token.token for token in chunk]
                 yield {"object": "text_completion", "choices": [choice]}
         yield {"object": "text_completion", "choices": [], "usage": self._usage(ids, cached)}
 
