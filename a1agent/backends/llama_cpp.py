@@ -36,6 +36,9 @@ from a1agent.errors import ModelLoadError
 
 __all__ = ["OPTIONS", "LlamaCppBackend", "estimate_memory", "load"]
 
+_TINY = 8 * 2**20
+"""Bytes. Smaller models are done before a second thread has woken up, and wait for it on a busy machine."""
+
 
 class LlamaCppBackend(PromptedBackend):
     """A GGUF model in llama.cpp."""
@@ -95,7 +98,7 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
     sources: list[bytes | None] = [api.llama_model_chat_template(model, kind) for kind in (None, b"tool_use")]
     plain, tool_use = (source.decode() if source else None for source in sources)
     template = ChatTemplate(plain, vocabulary.control, vocabulary.template_variables, name, tool_use)
-    threaded = _with_threads(options)
+    threaded = _with_threads(options, header)
     room = room_of(header, options, can_rewind(api, model))
     runner = LlamaRunner(api, model, vocabulary, threaded, room, outputs_of(vocabulary.size, options))
     context = min(context_of(header, options), runner.cells)
@@ -114,8 +117,10 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
     return LlamaCppBackend(Engine(runner, options.keep_tokens), info, vocabulary, template)
 
 
-def _with_threads(options: LlamaOptions) -> LlamaOptions:
-    return options if options.n_threads else replace(options, n_threads=physical_cores())
+def _with_threads(options: LlamaOptions, header: GGUFInfo) -> LlamaOptions:
+    if options.n_threads:
+        return options
+    return replace(options, n_threads=1 if header.size < _TINY else physical_cores())
 
 
 def _locate(path: str) -> Path:

@@ -47,7 +47,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "kv": (str, "the KV cache: shared (one pool of cells), or apart (n_ctx cells for each sequence; for long chains)"),
     "kv_tokens": (int, "tokens of all sequences together in the KV cache; 0: four full sequences, at least 16384"),
     "keep_tokens": (int, "tokens of older prompts that stay cached beside the last one; 0: none at all stays"),
-    "n_threads": (int, "threads; 0: one a physical core"),
+    "n_threads": (int, "threads; 0: one a physical core, one for models under 8 MiB"),
     "n_batch": (int, "most tokens of one forward"),
     "n_gpu_layers": (int, "layers on the GPU; -1: all, 0: none"),
     "flash_attn": (str, "flash attention: auto, on or off"),

@@ -105,7 +105,7 @@ class Address:
 
     def load(self) -> Backend:
         """The model, loaded; may take long. Raises `ModelError`, `MissingExtra`."""
-        return _module(self.scheme).load(self.file, **self._settings)
+        return _module(self.scheme).load(self.file, **dict(self.options))
 
     @property
     def file(self) -> str:
@@ -119,13 +119,7 @@ class Address:
     def memory(self) -> int:
         """Bytes it would take, as far as that can be told before loading; 0 when unknown."""
         estimate: Callable[..., int] | None = getattr(_module(self.scheme), "estimate_memory", None)
-        return estimate(self.file, **self._settings) if estimate else 0
-
-    @property
-    def _settings(self) -> dict[str, Any]:
-        # Models this small are done before a second thread has woken up, and wait for it on a busy machine.
-        defaults = {"n_threads": 1} if self.scheme == "embedded" else {}
-        return {**defaults, **dict(self.options)}
+        return estimate(self.file, **dict(self.options)) if estimate else 0
 
 
 def _module(scheme: str) -> ModuleType:
