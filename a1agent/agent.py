@@ -178,7 +178,7 @@ class A1:
                         queued_s=ticket.queued_s,
                     )
                 )
-                tally = Tally(self._equivalence, histories=call.options.vote == "temporal")
+                tally = Tally(self._equivalence, histories=call.options.vote == "temporal", deadline=call.deadline)
                 return await reason(replace(call, emit=_with_ticket(call.emit, ticket)), draft, target, tally)
         except TimeoutError:
             raise SolveError(
