@@ -29,7 +29,7 @@ from a1agent.engine.finish import finish
 from a1agent.engine.loop import Outcome, reason
 from a1agent.engine.ranking import Ranking
 from a1agent.engine.vote import Tally
-from a1agent.errors import SolveError
+from a1agent.errors import A1Error, SolveError
 from a1agent.events import ChainFinished, Event, QuestionOpened, VoteClosed
 from a1agent.fold import StatsFold
 from a1agent.models import Loaded, Model, Pair
@@ -40,6 +40,9 @@ __all__ = ["A1"]
 
 Askable = str | Question | Messages[Message | Mapping[str, Any]]
 Emit = Callable[[Event], None]
+
+_COUNT_S = 1.0
+"""What counting the tokens of a text may take when the time limit has passed."""
 
 
 class A1:
@@ -130,8 +133,7 @@ class A1:
         stats = fold.stats(time.perf_counter() - started)
         remarks = await self._notices.of_call(loaded, self.pair.embedded, question, stats)
         result = result_of(asked, outcome, stats, fold.usage(), remarks)
-        ids = await asyncio.to_thread(loaded.target.tokenize, result.text)
-        return replace(result, text_tokens=len(ids))
+        return replace(result, text_tokens=await _text_tokens(loaded.target, result, call.deadline))
 
     async def _call(
         self, asked: Asked, options: Options, loaded: Loaded, tenant: str, key: str, seed: int, emit: Emit
@@ -178,7 +180,7 @@ class A1:
                         queued_s=ticket.queued_s,
                     )
                 )
-                tally = Tally(self._equivalence, histories=call.options.vote == "temporal")
+                tally = Tally(self._equivalence, histories=call.options.vote == "temporal", deadline=call.deadline)
                 return await reason(replace(call, emit=_with_ticket(call.emit, ticket)), draft, target, tally)
         except TimeoutError:
             raise SolveError(
@@ -247,6 +249,18 @@ def _with_ticket(emit: Emit, ticket: Ticket) -> Emit:
             ticket.chain_ended()
 
     return told
+
+
+async def _text_tokens(target: Backend, result: Result, deadline: float | None) -> int:
+    """Tokens of the text; by its share of the chain where the target's server no longer tells, or not in time."""
+    if deadline is not None:
+        deadline = max(deadline, asyncio.get_running_loop().time() + _COUNT_S)
+    try:
+        async with asyncio.timeout_at(deadline):
+            return len(await asyncio.to_thread(target.tokenize, result.text))
+    except (A1Error, TimeoutError):
+        written = [(chain.token_count, len(chain.text)) for chain in result.chains if chain.index == result.winner]
+        return sum(round(tokens * len(result.text) / max(length, 1)) for tokens, length in written)
 
 
 def _ignore(event: Event) -> None:

@@ -49,7 +49,7 @@ def result_of(asked: Asked, outcome: Outcome, stats: RejectionStats, usage: Usag
     winner = next((c for c in outcome.chains if c.index == outcome.vote.winner), None)
     thinking, message = split_thinking(winner.text) if winner else (None, "")
     if asked.statement.required and outcome.vote.answer is None:
-        raise _invalid(asked, message, stats)
+        raise _invalid(asked, message, stats, outcome.timed_out)
     found = tools.calls_in(message, asked.question)
     return Result(
         answer=outcome.vote.answer,
@@ -73,11 +73,15 @@ def _check_failures(outcome: Outcome, stats: RejectionStats) -> None:
         raise SolveError(f"all {len(outcome.causes)} chains failed", str(first), outcome.causes, stats) from first
 
 
-def _invalid(asked: Asked, message: str, stats: RejectionStats) -> InvalidAnswer:
+def _invalid(asked: Asked, message: str, stats: RejectionStats, timed_out: bool) -> InvalidAnswer:
     if asked.format is None:
         malformed = tools.calls_in(message, asked.question).invalid
         why = f" ({malformed[0].error})" if malformed else ""
         what = f"no chain called a tool, though one had to be called{why}"
-        return InvalidAnswer(what, "see the error's text for what the best chain wrote", message, stats)
-    why = asked.format.complaint(message)
-    return InvalidAnswer(f"no chain gave an answer in the asked format ({why})", "use more chains", message, stats)
+        hint = "see the error's text for what the best chain wrote"
+    else:
+        what = f"no chain gave an answer in the asked format ({asked.format.complaint(message)})"
+        hint = "use more chains"
+    if timed_out:
+        what, hint = f"{what} before the time limit passed", "raise timeout_s, or use fewer chains"
+    return InvalidAnswer(what, hint, message, stats)

@@ -36,7 +36,10 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def iterate(items: AsyncGenerator[T, None]) -> Generator[T]:
-    """The items of an async generator as they come. Closing it early closes the generator before it returns."""
+    """The items of an async generator as they come. Closing it early closes the generator before it returns.
+
+    On the background loop's own thread, where garbage may be collected, it is closed soon after instead.
+    """
     arrived: SimpleQueue[T | asyncio.Task[None]] = SimpleQueue()
 
     async def pump() -> None:
@@ -44,12 +47,12 @@ def iterate(items: AsyncGenerator[T, None]) -> Generator[T]:
             async for item in items:
                 arrived.put(item)
 
-    async def start() -> asyncio.Task[None]:
+    async def start() -> tuple[asyncio.Task[None], threading.Thread]:
         task = asyncio.create_task(pump())
         task.add_done_callback(arrived.put)  # a task that is done is the end
-        return task
+        return task, threading.current_thread()
 
-    task = run(start())
+    task, thread = run(start())
     ended = False
     try:
         while not (ended := (item := _next(arrived)) is task):
@@ -57,8 +60,10 @@ def iterate(items: AsyncGenerator[T, None]) -> Generator[T]:
         task.result()
     finally:
         if not ended:
-            _background_loop().call_soon_threadsafe(task.cancel)
-        while not ended:
+            task.get_loop().call_soon_threadsafe(task.cancel)
+        # The loop's thread cannot wait for itself, nor a forked process for a thread that stayed in its parent.
+        can_wait = thread is not threading.current_thread() and thread.is_alive()
+        while can_wait and not ended:
             ended = _next(arrived) is task
 
 

@@ -282,7 +282,8 @@ class Result:
     `complete`: no limit cut the call short. `notices`: what a person should know about this answer.
     `tool_calls`: those the winning chain asks for, all of that one chain; `text` then is what it says beside them, and
     `answer` the calls in canonical JSON. `invalid_tool_calls`: its malformed ones. Where the question set a
-    `response_format`, `answer` is the JSON. `text_tokens`: tokens of `text` in the target's vocabulary.
+    `response_format`, `answer` is the JSON. `text_tokens`: tokens of `text` in the target's vocabulary,
+    estimated where its server fails to tell.
     """
 
     answer: str | None

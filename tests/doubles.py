@@ -5,6 +5,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
+
 from a1agent.backends.scripted import ScriptedBackend, Sums
 
 SUM = "1 + 2 + 3 + 4 + 5 + 6"
@@ -56,6 +58,40 @@ class Fixed:
 
     def nll(self, prompt: str, text: str, step: str) -> float:
         return self.score
+
+
+LIMIT_S = 1000.0
+"""A time limit that passes only when a `Clock` is told so."""
+
+
+class Clock:
+    """The running event loop's, put forward by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ahead_s = 0.0
+        real = self._loop.time
+        monkeypatch.setattr(self._loop, "time", lambda: real() + self._ahead_s)
+
+    def pass_limit(self) -> None:
+        """Lets `LIMIT_S` pass; from any thread."""
+        self._ahead_s += LIMIT_S
+        self._loop.call_soon_threadsafe(lambda: None)  # it looks at its clock when it wakes
+
+
+@dataclass(frozen=True)
+class Late:
+    """Answers, and calls `at_last` while it does; what that raises, the model raises."""
+
+    at_last: Callable[[], None]
+    answer: str = "It is \\boxed{4}."
+
+    def write(self, prompt: str, text: str, rng: random.Random) -> str:
+        self.at_last()
+        return self.answer.removeprefix(text)
+
+    def nll(self, prompt: str, text: str, step: str) -> float:
+        return 1.0
 
 
 def sums_pair(

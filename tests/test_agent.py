@@ -4,6 +4,7 @@ import asyncio
 import math
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from a1agent import (
     A1,
     A1Error,
     BackendClosed,
+    BackendError,
     CannotRewind,
     CannotScore,
     ChainFinished,
@@ -37,7 +39,7 @@ from a1agent.backends.base import Backend
 from a1agent.backends.registry import Address
 from a1agent.backends.scripted import Replies, ScriptedBackend, Sums
 from a1agent.prompts import ask_for_box
-from tests.doubles import SUM, Failing, Fixed, Rambling, sums_pair, until
+from tests.doubles import LIMIT_S, SUM, Clock, Failing, Fixed, Rambling, sums_pair, until
 
 BOXED = ask_for_box(Question.of(SUM))
 
@@ -265,6 +267,43 @@ async def test_the_time_limit_returns_the_best_answer_so_far() -> None:
     assert result.answer == "4"
     assert {c.end for c in result.chains} == {"timeout"}
     assert draft.counters.sequences_alive == 0
+
+
+class Uncounted(ScriptedBackend):
+    """Its tokenizer is asked over a wire: what `reply` does for an answer."""
+
+    def __init__(self, reply: Callable[[], object]) -> None:
+        super().__init__(Fixed("<think>\nIt is four.\n</think>\n\nIt is \\boxed{4}."))
+        self._reply = reply
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        self._reply()
+        raise BackendError("the server is gone")
+
+
+def test_a_result_is_not_lost_because_its_tokens_cannot_be_counted() -> None:
+    model = Uncounted(lambda: None)
+    with A1(model, model, calibration=None, chains=2) as a1:
+        result = a1.solve(BOXED)
+    assert (result.answer, result.complete) == ("4", True)
+    assert result.text_tokens == len(result.text)  # as many as the chain's tokens, which are bytes, have it
+
+
+@pytest.mark.anyio
+async def test_tokens_that_are_counted_too_slowly_are_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, go_on = Clock(monkeypatch), threading.Event()
+
+    def hang() -> None:
+        clock.pass_limit()
+        go_on.wait(30)
+
+    model = Uncounted(hang)
+    async with A1(model, model, calibration=None, chains=2) as a1:
+        result = await a1.asolve(BOXED, timeout_s=LIMIT_S)
+        assert not go_on.is_set()
+    go_on.set()
+    assert (result.answer, result.complete) == ("4", True)
+    assert result.text_tokens == len(result.text)
 
 
 def test_chains_are_cancelled_once_the_majority_cannot_change() -> None:

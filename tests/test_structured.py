@@ -9,6 +9,7 @@ import pytest
 from a1agent import A1, InvalidAnswer, InvalidQuestion, Message, Question, embedded
 from a1agent.backends.scripted import Replies, ScriptedBackend
 from a1agent.structured import ask, check_schema, closed, format_of
+from tests.doubles import LIMIT_S, Clock, Late
 from tests.servers.llama_server import llama_server
 
 NUMBER = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
@@ -48,6 +49,17 @@ def test_no_chain_validating_is_an_error_with_the_raw_text_and_the_reason() -> N
     assert caught.value.text.startswith('{"number": "seven"}')
     assert caught.value.stats is not None
     assert caught.value.stats.chains_finished == 8
+
+
+@pytest.mark.anyio
+async def test_no_json_within_the_time_limit_asks_for_more_time_not_for_more_chains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = ScriptedBackend(Late(Clock(monkeypatch).pass_limit), jitter=2)
+    async with A1(slow, slow, calibration=None) as a1:
+        with pytest.raises(InvalidAnswer, match=r"before the time limit passed: raise timeout_s") as caught:
+            await a1.asolve(question(), timeout_s=LIMIT_S)
+    assert "more chains" not in caught.value.hint
 
 
 def test_a_chain_that_ends_without_json_is_made_to_state_it() -> None:

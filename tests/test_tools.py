@@ -15,6 +15,7 @@ from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.scripted import ScriptedBackend
 from a1agent.engine.statement import plain_statement
 from a1agent.tools import Calls, call_id, canonical_calls, offer, parse_calls, tool_statement
+from tests.doubles import LIMIT_S, Clock, Late
 
 
 def tool(name: str, **fields: str) -> dict[str, Any]:
@@ -224,6 +225,15 @@ def test_no_chain_calling_where_one_must_is_an_error_with_the_text() -> None:
         a1.solve(ask(choice="required"))
     assert caught.value.text.startswith("I would rather not.")
     assert caught.value.stats is not None
+
+
+@pytest.mark.anyio
+async def test_no_call_within_the_time_limit_asks_for_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = Late(Clock(monkeypatch).pass_limit)
+    slow = ScriptedBackend(late, template=ChatTemplate(obedient.TEMPLATE, obedient.CONTROL, {}, "slow"), jitter=2)
+    async with A1(slow, slow, calibration=None) as a1:
+        with pytest.raises(InvalidAnswer, match=r"no chain called a tool.* before the time limit .* raise timeout_s"):
+            await a1.asolve(ask(choice="required"), timeout_s=LIMIT_S)
 
 
 def test_the_choice_decides_which_tools_are_shown() -> None:

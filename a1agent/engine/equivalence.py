@@ -41,37 +41,41 @@ class Equivalence:
 
     async def same(self, a: str, b: str) -> bool:
         """Whether two answers are equal; symmetric, never raises on what a model may write."""
-        left, right = sorted((a, b))
-        keys = canonical_key(left), canonical_key(right)
-        known = settled(*keys)
+        known = self.known(a, b)
+        return await self._judged(*sorted((a, b))) if known is None else known
+
+    def known(self, a: str, b: str) -> bool | None:
+        """As `same`, as far as that can be told at once; None: only the judge can tell."""
+        pair = _pair(a, b)
+        known = settled(*pair)
         if known is not None:
             return known
-        pair = (min(keys), max(keys))
         if pair in self._verdicts:
             self._verdicts.move_to_end(pair)
             return self._verdicts[pair]
-        return self._keep(pair, await self._judged(left, right, keys))
+        return False if any(self._strikes[key] >= _STRIKES for key in pair) else None
 
     async def aclose(self) -> None:
         """Ends the judge's process, if it started one."""
         if self._judge is not None:
             await self._judge.aclose()
 
-    async def _judged(self, a: str, b: str, keys: tuple[str, str]) -> bool:
-        if any(self._strikes[key] >= _STRIKES for key in keys):
-            return False
+    async def _judged(self, a: str, b: str) -> bool:
         if self._judge is None:
             self._judge = _math_worker()
-        verdict = await self._judge.equal(a, b)
+        verdict, pair = await self._judge.equal(a, b), _pair(a, b)
         if verdict is None:
-            self._strikes.update(keys)
-        return bool(verdict)
-
-    def _keep(self, pair: tuple[str, str], verdict: bool) -> bool:
-        self._verdicts[pair] = verdict
+            self._strikes.update(pair)
+        self._verdicts[pair] = bool(verdict)
         while len(self._verdicts) > self._cached_pairs:
             self._verdicts.popitem(last=False)
-        return verdict
+        return bool(verdict)
+
+
+def _pair(a: str, b: str) -> tuple[str, str]:
+    """Their keys, whichever comes first."""
+    first, second = sorted((canonical_key(a), canonical_key(b)))
+    return first, second
 
 
 def settled(key: str, other: str) -> bool | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["finish"]
 
+T = TypeVar("T")
 
-async def finish(work: Coroutine[Any, Any, object]) -> None:
-    """Awaits `work` to its end, also while the waiter is cancelled, be it again and again; then passes that on.
+
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Awaits `work` to its end, also while the waiter is cancelled, be it again and again; then passes on which it was.
 
     Cancel scopes of other libraries cancel a task anew in every step of the event loop until it leaves them.
     """
@@ -23,4 +25,4 @@ async def finish(work: Coroutine[Any, Any, object]) -> None:
             cancelled = True
     if cancelled:
         raise asyncio.CancelledError
-    task.result()
+    return task.result()

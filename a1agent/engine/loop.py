@@ -92,6 +92,9 @@ class _Run:
                 done.append(self.ended.get_nowait())
             for task in sorted(done, key=lambda t: self.tasks[t].index):
                 await self._finish(task)
+            if self.tally.cut_short:
+                self.timed_out = True
+                return
 
     async def _finish(self, task: asyncio.Task[None]) -> None:
         chain = self.tasks.pop(task)
@@ -99,18 +102,11 @@ class _Run:
         if error is not None:
             chain.end = "failed"
             self.causes.append(error)
-        await finish(self._settle(chain, str(error) if error is not None else None))
+        await self._take_in(chain, str(error) if error is not None else None)
 
-    async def _settle(self, chain: Chain, error: str | None = None) -> None:
-        if self.call.ranking is not None:
-            self.call.ranking.leave(chain.index)
-        try:
-            await drop_ahead(self.call, chain)
-        finally:
-            await chain.close_sequences()
-        result = chain.result(error)
-        self.results.append(result)
-        self.call.emit(ChainFinished(chain=chain.index, result=result))
+    async def _take_in(self, chain: Chain, error: str | None = None) -> None:
+        """Settles a chain and counts its answer; cancelled meanwhile, it is settled and its answer not waited for."""
+        result = await finish(self._settle(chain, error))
         if result.finished:
             await self.tally.add(
                 Candidate(
@@ -121,6 +117,18 @@ class _Run:
                     history=tuple(chain.history),
                 )
             )
+
+    async def _settle(self, chain: Chain, error: str | None) -> ChainResult:
+        if self.call.ranking is not None:
+            self.call.ranking.leave(chain.index)
+        try:
+            await drop_ahead(self.call, chain)
+        finally:
+            await chain.close_sequences()
+        result = chain.result(error)
+        self.results.append(result)
+        self.call.emit(ChainFinished(chain=chain.index, result=result))
+        return result
 
     def _decided(self) -> bool:
         """Whether the vote may be closed now."""
@@ -135,18 +143,26 @@ class _Run:
         return most is not None and heaviest is not None and most.chains != heaviest.chains
 
     async def stop(self) -> None:
-        """Ends what still runs: `cancelled` once the majority stands, `timeout` with the answer so far at the limit."""
-        tasks = dict(self.tasks)
-        self.tasks.clear()
-        for task in tasks:
+        """Ends what still runs: `cancelled` once the majority stands, `timeout` with the answer so far at the limit.
+
+        A chain that came to its own end and was not taken in yet keeps it at the limit, and anyway if it has failed.
+        """
+        over = [task for task in self.tasks if self._keeps_end(task)]
+        cut = {task: chain for task, chain in self.tasks.items() if task not in over}
+        for task in cut:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*cut, return_exceptions=True)
+        for task in over:
+            await self._finish(task)
         end: ChainEnd = "timeout" if self.timed_out else "cancelled"
-        for chain in tasks.values():
+        for chain in cut.values():
             if self.timed_out:
                 chain.close(self.call, end)
             chain.end = end
-            await self._settle(chain)
+            await self._take_in(chain)
+
+    def _keeps_end(self, task: asyncio.Task[None]) -> bool:
+        return task.done() and not task.cancelled() and (self.timed_out or task.exception() is not None)
 
 
 async def grow(call: Call, chain: Chain) -> None:

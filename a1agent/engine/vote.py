@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -67,12 +69,17 @@ class Tally:
     """Collects candidates in any order; the vote does not depend on the order.
 
     Groups are connected components of equivalence: an answer that equals two groups makes them one. `histories` also
-    compares earlier answers by algebra, not only by key, as the temporal vote needs.
+    compares earlier answers by algebra, not only by key, as the temporal vote needs. After the `deadline` (the event
+    loop's seconds) answers are compared by what is known at once, and nobody waits for algebra; `cut_short`: it was so.
     """
 
-    def __init__(self, equivalence: Equivalence | None = None, *, histories: bool = False) -> None:
+    def __init__(
+        self, equivalence: Equivalence | None = None, *, histories: bool = False, deadline: float | None = None
+    ) -> None:
+        self.cut_short = False
         self._equivalence = equivalence or Equivalence()
         self._histories = histories
+        self._deadline = deadline
         self._candidates: list[Candidate] = []
         self._spellings: dict[str, Answer] = {}  # the first answer seen under each key
         self._group_of: dict[str, int] = {}  # from key
@@ -153,7 +160,15 @@ class Tally:
     async def _equal(self, answer: Answer, other: Answer) -> bool:
         if answer.kind in _UNJUDGED_KINDS or other.kind in _UNJUDGED_KINDS:
             return False  # their keys differ
-        return await self._equivalence.same(answer.text, other.text)
+        known = self._equivalence.known(answer.text, other.text)
+        if known is not None:
+            return known
+        with contextlib.suppress(TimeoutError):
+            if self._deadline is None or asyncio.get_running_loop().time() < self._deadline:
+                async with asyncio.timeout_at(self._deadline):
+                    return await self._equivalence.same(answer.text, other.text)
+        self.cut_short = True
+        return False
 
     def _merge(self, groups: set[int]) -> None:
         first = min(groups)

@@ -13,6 +13,7 @@ from a1agent.config import VoteMethod
 from a1agent.engine.equivalence import Equivalence
 from a1agent.engine.extract import Answer
 from a1agent.engine.vote import Candidate, Tally, Vote
+from tests.doubles import LIMIT_S, Clock
 
 pytestmark = pytest.mark.anyio
 
@@ -264,6 +265,33 @@ async def test_answers_that_arrive_while_another_is_compared_are_compared_too() 
         await judge.called.acquire()
         judge.open.set()
     assert tally.counts() == [2, 1]
+
+
+async def test_after_its_deadline_answers_are_compared_by_what_is_known_at_once() -> None:
+    judge = FakeJudge(("x+1", "1+x"))
+    equivalence = Equivalence(judge)
+    assert await equivalence.same("x+1", "1+x")
+    tally = Tally(equivalence, deadline=asyncio.get_running_loop().time())
+    for index, answer in enumerate(["1/2", "0.5", "50%"]):
+        await tally.add(chain(index, answer))
+    assert (tally.counts(), tally.cut_short) == ([3], False)
+    judge.asked.clear()
+    for index, answer in enumerate(["x+1", "1+x", "y^2"], start=3):
+        await tally.add(chain(index, answer))
+    assert (tally.counts(), tally.cut_short) == ([3, 2, 1], True)
+    assert judge.asked == []
+
+
+async def test_a_deadline_that_passes_does_not_wait_for_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, judge = Clock(monkeypatch), FakeJudge(("x+1", "1+x"))
+    tally = Tally(Equivalence(judge), deadline=asyncio.get_running_loop().time() + LIMIT_S)
+    await tally.add(chain(0, "x+1"))
+    judge.open.clear()
+    async with asyncio.timeout(2 * LIMIT_S), asyncio.TaskGroup() as tasks:
+        tasks.create_task(tally.add(chain(1, "1+x")))
+        await judge.called.acquire()
+        clock.pass_limit()
+    assert (tally.counts(), tally.cut_short) == ([1, 1], True)
 
 
 async def test_chain_cancelled_while_it_waits_does_not_vote() -> None:
