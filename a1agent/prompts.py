@@ -44,8 +44,10 @@ def ask_for_box(question: Question) -> Question:
 
 
 def asks_for_box(question: Question) -> bool:
-    """Whether the prompt asks for a boxed answer."""
-    return any("\\boxed" in m.content for m in question.messages if m.role in ("system", "user"))
+    """Whether a system message or the last user message asks for a boxed answer; what was asked before is answered."""
+    asking = [m for m in question.messages if m.role == "system"]
+    asking += [m for m in question.messages if m.role == "user"][-1:]
+    return any("\\boxed" in m.content for m in asking)
 
 
 def is_thinking(text: str) -> bool:

@@ -26,6 +26,16 @@ def test_the_box_is_asked_for_once_after_the_last_user_message() -> None:
     assert not asks_for_box(Question(messages=messages))
 
 
+def test_a_box_that_an_earlier_message_asked_for_is_not_asked_for_any_more() -> None:
+    asked, answered = Message(role="user", content="3 + 4? \\boxed{} it."), Message(role="assistant", content="7")
+    poem = Message(role="user", content="Now write me a poem.")
+    always = Message(role="system", content="Put every answer in \\boxed{}.")
+    assert asks_for_box(Question(messages=(asked,)))
+    assert not asks_for_box(Question(messages=(asked, answered, poem)))
+    assert asks_for_box(Question(messages=(always, asked, answered, poem)))
+    assert asks_for_box(Question(messages=(asked, Message(role="assistant", content="It is"))))
+
+
 @pytest.mark.parametrize(
     ("text", "thinking", "message"),
     [
