@@ -10,6 +10,7 @@ from a1agent.prompts import (
     ask_for_box,
     asks_for_box,
     is_thinking,
+    opens_thought,
     split_thinking,
 )
 
@@ -52,6 +53,25 @@ def test_thinking_is_told_from_the_message(text: str, thinking: str | None, mess
 def test_thinking_is_open_until_it_is_closed() -> None:
     assert is_thinking("<think> a </think> b <think> c")
     assert not is_thinking("<think> a </think> b")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said", "opened"),
+    [
+        ("user: 1 + 1?\nassistant: <think>\n", None, True),
+        ("user: 1 + 1?\nassistant: <think>", None, True),
+        ("user: 1 + 1?\nassistant: <think>\n\n</think>\n\n", None, False),  # told not to think
+        ("user: what does <think> mean?\nassistant: ", None, False),
+        ("user: 1 + 1?\nassistant: <think>\nTwo", "<think>\nTwo", True),
+        ("user: 1 + 1?\nassistant: <think>\nTwo", "Two", True),  # the template opened what is continued
+        ("user: 1 + 1?\nassistant: <think>\nTwo</think> So", "Two</think> So", False),
+        ("user: 1 + 1?\nassistant: Two", "Two", False),
+    ],
+)
+def test_a_prompt_may_end_inside_a_thought(prompt: str, said: str | None, opened: bool) -> None:
+    messages = (Message(role="user", content="1 + 1?"),)
+    begun = () if said is None else (Message(role="assistant", content=said),)
+    assert opens_thought(prompt, Question(messages=messages + begun)) is opened
 
 
 @pytest.mark.parametrize(
