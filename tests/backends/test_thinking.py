@@ -1,6 +1,7 @@
 """Prompts that end inside a thought, as each backend renders them."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from a1agent import A1
 from a1agent.backends import llama_cpp, openai, sglang, vllm
 from a1agent.backends.base import Backend
 from a1agent.types import Question
@@ -123,3 +125,15 @@ async def test_a_text_that_is_rendered_here_may_end_in_a_thought_one_that_a_serv
         for api, expected in (("completions", True), ("chat", False)):
             async with loaded(factory(openai.load, server, api=api, tokenizer=str(path))) as backend:
                 assert await thinks(backend) is expected
+
+
+def test_a_pair_of_which_one_opens_a_thought_reads_the_text_as_one(write: Write, tmp_path: Path) -> None:
+    opens = f"llama-cpp:{write(OPENS)}?n_threads=1"
+    plain = f"llama-cpp:{tiny.write_random(tmp_path / 'plain.gguf', tiny.bpe_words(), seed=1)}?n_threads=1"
+    options = {"seed": 1, "chains": 2, "turns": 2, "step_tokens": 16, "min_step_tokens": 0, "early_stop": "off"}
+    for draft, target in ((opens, opens), (opens, plain), (plain, opens)):
+        with A1(draft, target, calibration=None, **options) as a1:
+            result = a1.solve("1 + 2? \\boxed{} it.")
+        assert all(chain.text.startswith("<think>\n") and "</think>\n\n" in chain.text for chain in result.chains)
+        assert result.text.startswith("The final answer is \\boxed{")
+        assert "<think>" not in json.dumps([result.text, result.reasoning])
