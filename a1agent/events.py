@@ -48,12 +48,15 @@ class ChainStarted:
 class StepDrafted:
     """The draft wrote a step. `trimmed_tokens` were sampled and rewound before anyone saw them.
 
-    `attempt`: 0, or how often this step was rejected and drafted anew (`takeover="resample"`).
+    `attempt`: 0, or how often this step was rejected and drafted anew (`takeover="resample"`). `lead`: what stands in
+    the chain's text before the step and no model wrote: `<think>` where the prompt opens a thought, `</think>`, and the
+    words that open the statement of an answer.
     """
 
     chain: int
     turn: int
     step: Step
+    lead: str = ""
     attempt: int = 0
     trimmed_tokens: int = 0
     work: Work = field(default_factory=Work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from a1agent.events import Event, StepAccepted, StepDrafted, StepTakenOver, VoteClosed
-from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN
+from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN, is_thinking
 from a1agent.types import Result
 
 __all__ = ["Narrator"]
@@ -25,19 +25,20 @@ class Narrator:
     chain: int | None = None
     _text: str = ""
     _told: int = 0
-    _drafted: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
+    _drafted: dict[tuple[int, int], StepDrafted] = field(default_factory=dict[tuple[int, int], StepDrafted])
 
     def tell(self, event: Event) -> str:
         """The text that an event adds; empty for most."""
         match event:
             case StepDrafted():
-                self._drafted[event.chain, event.turn] = event.step.text
+                self._drafted[event.chain, event.turn] = event
                 return ""
             case StepAccepted():
-                return self._add(event.chain, event.step.text)
+                return self._add(event.chain, self._drafted[event.chain, event.turn].lead + event.step.text)
             case StepTakenOver():
-                kept = self._drafted[event.chain, event.turn] if event.takeover == "continue" else ""
-                return self._add(event.chain, kept + event.step.text)
+                drafted = self._drafted[event.chain, event.turn]
+                kept = drafted.step.text if event.takeover == "continue" else ""
+                return self._add(event.chain, drafted.lead + kept + event.step.text)
             case VoteClosed():
                 return self._close(event.result)
             case _:
@@ -62,7 +63,8 @@ class Narrator:
 
 def _reasoning(text: str) -> str:
     """What a text says before its message and its tool calls."""
-    text = text.partition(THINK_CLOSE)[0]
-    for mark in _CALLS:
-        text = text.partition(mark)[0]
-    return text.replace(THINK_OPEN, "", 1).lstrip()
+    thinks = THINK_CLOSE in text or is_thinking(text)
+    reasoning = text.partition(THINK_CLOSE)[0]
+    for mark in () if thinks else _CALLS:  # in a thought it calls nothing yet
+        reasoning = reasoning.partition(mark)[0]
+    return reasoning.replace(THINK_OPEN, "", 1).lstrip()

@@ -12,11 +12,14 @@ __all__ = [
     "BOX_OPENING",
     "THINK_CLOSE",
     "THINK_OPEN",
+    "THOUGHT_CLOSING",
+    "THOUGHT_OPENING",
     "answer_cue",
     "ask_after",
     "ask_for_box",
     "final_message",
     "is_thinking",
+    "opens_thought",
     "split_thinking",
 ]
 
@@ -25,6 +28,8 @@ BOXED_INSTRUCTION = "Think step by step and put the final answer in \\boxed{}."
 BOX_OPENING = "The final answer is \\boxed{"
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
+THOUGHT_OPENING = f"{THINK_OPEN}\n"
+THOUGHT_CLOSING = f"\n{THINK_CLOSE}{BLANK_LINE}"
 
 
 def ask_after(question: Question, request: str) -> Question:
@@ -44,13 +49,27 @@ def ask_for_box(question: Question) -> Question:
 
 
 def asks_for_box(question: Question) -> bool:
-    """Whether the prompt asks for a boxed answer."""
-    return any("\\boxed" in m.content for m in question.messages if m.role in ("system", "user"))
+    """Whether a system message or the last user message asks for a boxed answer; what was asked before is answered."""
+    asking = [m for m in question.messages if m.role == "system"]
+    asking += [m for m in question.messages if m.role == "user"][-1:]
+    return any("\\boxed" in m.content for m in asking)
 
 
 def is_thinking(text: str) -> bool:
     """Whether the text has opened its thinking and not closed it."""
     return text.rfind(THINK_OPEN) > text.rfind(THINK_CLOSE)
+
+
+def opens_thought(prompt: str, question: Question) -> bool:
+    """Whether the rendered prompt of a question ends inside a thought.
+
+    It does where the template opens one for the assistant, or where the assistant's message to be continued left one
+    open. A `<think>` elsewhere opens nothing: users may write it too.
+    """
+    last = question.messages[-1]
+    said = last.content if last.role == "assistant" else ""
+    opened = prompt.removesuffix(said).rstrip().endswith(THINK_OPEN)
+    return is_thinking(THINK_OPEN + said if opened else said)
 
 
 def split_thinking(text: str) -> tuple[str | None, str]:
@@ -72,7 +91,7 @@ def final_message(text: str) -> str:
 
 def answer_cue(text: str, opening: str | None) -> str:
     """What makes a chain that ran out of turns or tokens state its answer: closes the thinking, opens the statement."""
-    close = f"\n{THINK_CLOSE}{BLANK_LINE}" if is_thinking(text) else ""
+    close = THOUGHT_CLOSING if is_thinking(text) else ""
     if opening is None:
         return close or ("" if text.endswith("\n") else BLANK_LINE)
     lead = close or ("" if not text or text.endswith(BLANK_LINE) else BLANK_LINE)

@@ -209,7 +209,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainResult:
-    """One finished chain. `text` is all it wrote, `answer` what it states (None: nothing extractable).
+    """One finished chain. `text` is all it wrote, after a `<think>` where its prompt opens a thought; `answer` what it
+    states (None: nothing extractable).
 
     `scores`: of the steps that stand in its text, in nats per token; those the target wrote in place of others count,
     those they replaced do not.

@@ -10,6 +10,7 @@ from a1agent.prompts import (
     ask_for_box,
     asks_for_box,
     is_thinking,
+    opens_thought,
     split_thinking,
 )
 
@@ -24,6 +25,16 @@ def test_the_box_is_asked_for_once_after_the_last_user_message() -> None:
     assert [m.content for m in asked.messages] == ["1 + 1?", "2", f"And 2 + 2?\n\n{BOXED_INSTRUCTION}"]
     assert asks_for_box(asked)
     assert not asks_for_box(Question(messages=messages))
+
+
+def test_a_box_that_an_earlier_message_asked_for_is_not_asked_for_any_more() -> None:
+    asked, answered = Message(role="user", content="3 + 4? \\boxed{} it."), Message(role="assistant", content="7")
+    poem = Message(role="user", content="Now write me a poem.")
+    always = Message(role="system", content="Put every answer in \\boxed{}.")
+    assert asks_for_box(Question(messages=(asked,)))
+    assert not asks_for_box(Question(messages=(asked, answered, poem)))
+    assert asks_for_box(Question(messages=(always, asked, answered, poem)))
+    assert asks_for_box(Question(messages=(asked, Message(role="assistant", content="It is"))))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +53,25 @@ def test_thinking_is_told_from_the_message(text: str, thinking: str | None, mess
 def test_thinking_is_open_until_it_is_closed() -> None:
     assert is_thinking("<think> a </think> b <think> c")
     assert not is_thinking("<think> a </think> b")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said", "opened"),
+    [
+        ("user: 1 + 1?\nassistant: <think>\n", None, True),
+        ("user: 1 + 1?\nassistant: <think>", None, True),
+        ("user: 1 + 1?\nassistant: <think>\n\n</think>\n\n", None, False),  # told not to think
+        ("user: what does <think> mean?\nassistant: ", None, False),
+        ("user: 1 + 1?\nassistant: <think>\nTwo", "<think>\nTwo", True),
+        ("user: 1 + 1?\nassistant: <think>\nTwo", "Two", True),  # the template opened what is continued
+        ("user: 1 + 1?\nassistant: <think>\nTwo</think> So", "Two</think> So", False),
+        ("user: 1 + 1?\nassistant: Two", "Two", False),
+    ],
+)
+def test_a_prompt_may_end_inside_a_thought(prompt: str, said: str | None, opened: bool) -> None:
+    messages = (Message(role="user", content="1 + 1?"),)
+    begun = () if said is None else (Message(role="assistant", content=said),)
+    assert opens_thought(prompt, Question(messages=messages + begun)) is opened
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,11 @@ class Sequence(Protocol):
         """Tokens of the prompt."""
         ...
 
+    @property
+    def thinking(self) -> bool:
+        """Whether the prompt ends inside a thought, so that what follows needs no `<think>`; False if unknown."""
+        ...
+
     async def generate(self, max_tokens: int, sampling: Sampling, stop: Stop) -> Generated:
         """Samples up to `max_tokens` tokens and appends them.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.hub import find_gguf, find_tokenizer, is_gguf, is_repository
-from a1agent.backends.vocabulary import TextVocabulary
+from a1agent.backends.vocabulary import Prompt, TextVocabulary
 from a1agent.errors import MissingExtra, ModelLoadError, ModelNotFound
 from a1agent.types import Question
 
@@ -44,12 +44,9 @@ class LocalTokenizer:
         """Ids of a text that continues another."""
         return self._vocabulary.tokenize(text)
 
-    async def encode(self, question: Question) -> list[int]:
+    async def encode(self, question: Question) -> Prompt:
         """The prompt of a question in token ids. Raises `UsageError` when the template refuses it."""
-        return await asyncio.to_thread(self._encode, question)
-
-    def _encode(self, question: Question) -> list[int]:
-        return self._vocabulary.tokenize_pieces(self._template.pieces(question))
+        return await asyncio.to_thread(self._vocabulary.encode, question, self._template)
 
     def render(self, question: Question) -> str:
         """The prompt of a question as text, for servers that put a BOS before it and parse control tokens anywhere.

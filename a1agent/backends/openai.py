@@ -275,7 +275,7 @@ async def _start(http: Http, model: str, way: Way) -> RemoteBackend:
     if way[0] == "auto":
         found = ("completions", "auto") if info else await _way(http)
         way = (found[0], found[1] if way[1] == "auto" else way[1])
-    text = PlainText(served.name, await given_tokenizer(http, None))
+    text = PlainText(served.name, await given_tokenizer(http, None), chat=way[0] == "chat")
     if not served.context_length:
         served = replace(served, context_length=min(each.max_total_tokens for each in info) if info else _CONTEXT)
     wire = OpenAIWire(served.name, way, text, takes_all=not info)

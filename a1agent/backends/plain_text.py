@@ -12,6 +12,8 @@ import secrets
 
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.local_tokenizer import LocalTokenizer
+from a1agent.backends.vocabulary import Prompt
+from a1agent.prompts import opens_thought
 from a1agent.types import Question
 
 __all__ = ["PlainText"]
@@ -23,18 +25,20 @@ _PIECE = re.compile(r"\s?[^\W\d_]{1,5}|\d|\s+?(?=\s[^\W\d_])|\s+|.", re.DOTALL)
 class PlainText:
     """Pieces of text with ids of our own. Prompts are text; `local`: the model's tokenizer, which then renders them.
 
-    Without it a prompt is plain lines of role names.
+    Without it a prompt is plain lines of role names. `chat`: the server is sent messages and renders them itself, anew
+    with each call and what was written as the last of them: no thought that its template opens stays open.
     """
 
     exact = True
     size = 2**31
 
-    def __init__(self, name: str, local: LocalTokenizer | None) -> None:
+    def __init__(self, name: str, local: LocalTokenizer | None, chat: bool) -> None:
         # Ids are handed out in the order in which pieces turn up: no other vocabulary gives the same ones.
         digest = hashlib.blake2b(f"{name}{secrets.token_hex(8)}".encode(), digest_size=16)
         self.fingerprint = f"text-{digest.hexdigest()}"
         self.end_ids: frozenset[int] = frozenset()
         self._local = local
+        self._chat = chat
         self._template = None if local else ChatTemplate(None, (), {}, name)
         self._pieces = [b""]
         self._ids = {b"": 0}
@@ -63,11 +67,15 @@ class PlainText:
         """As `tokenize`."""
         return self.tokenize(text)
 
-    async def encode(self, question: Question) -> list[int]:
+    async def encode(self, question: Question) -> Prompt:
         """As many empty ids as the prompt has tokens; the prompt itself is sent as text."""
         if self._local is not None:
-            return [0] * len(await self._local.encode(question))
-        return [0] * max(1, sum(1 for _ in _PIECE.finditer(await self.render(question))))
+            ids, thinking = await self._local.encode(question)
+            count = len(ids)
+        else:
+            text = await self.render(question)
+            count, thinking = max(1, sum(1 for _ in _PIECE.finditer(text))), opens_thought(text, question)
+        return Prompt([0] * count, opens_thought("", question) if self._chat else thinking)
 
     async def render(self, question: Question) -> str:
         """The prompt as text."""

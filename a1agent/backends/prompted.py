@@ -8,7 +8,7 @@ from a1agent.backends.base import ModelInfo
 from a1agent.backends.batching.sequence import BatchedBackend, BatchedSequence
 from a1agent.backends.batching.worker import Engine
 from a1agent.backends.chat_template import ChatTemplate
-from a1agent.backends.vocabulary import TextVocabulary
+from a1agent.backends.vocabulary import Prompt, TextVocabulary
 from a1agent.types import Question
 
 __all__ = ["PromptedBackend"]
@@ -27,12 +27,13 @@ class PromptedBackend(BatchedBackend):
 
         Raises `ContextOverflow` when the prompt does not fit, `UsageError` when the template cannot take it.
         """
-        return await self.open_ids(await asyncio.to_thread(self.encode, question))
+        prompt = await asyncio.to_thread(self.encode, question)
+        return await self.open_ids(prompt.ids, thinking=prompt.thinking)
 
     async def open_text(self, text: str) -> BatchedSequence:
         """A sequence that holds a text of the chat template's kind: control tokens in it are control tokens."""
         return await self.open_ids(self._words.tokenize_pieces(list(self._template.split(text))))
 
-    def encode(self, question: Question) -> list[int]:
+    def encode(self, question: Question) -> Prompt:
         """The prompt of a question in token ids."""
-        return self._words.tokenize_pieces(self._template.pieces(question))
+        return self._words.encode(question, self._template)

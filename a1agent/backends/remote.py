@@ -24,6 +24,7 @@ from a1agent.backends.batching.tasks import Generate, Holder, Prefill, Score, Ta
 from a1agent.backends.batching.writing import Writing
 from a1agent.backends.http import BadReply, Http, Line, Refused, Retryable
 from a1agent.backends.shared_time import SharedTime
+from a1agent.backends.vocabulary import Prompt
 from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, Tokens, Wire
 from a1agent.errors import A1Error, BackendClosed, BackendError, CannotScore
 from a1agent.types import Question
@@ -49,7 +50,7 @@ class ChatTokenizer(Vocabulary, Protocol):
         """Ids of a text that continues another."""
         ...
 
-    async def encode(self, question: Question) -> list[int]:
+    async def encode(self, question: Question) -> Prompt:
         """The prompt of a question in token ids."""
         ...
 
@@ -336,8 +337,8 @@ class RemoteBackend(BatchedBackend):
 
         Raises `ContextOverflow` when the prompt does not fit, `UsageError` when the template cannot take it.
         """
-        ids = await self._there(self._remote.tokenizer.encode(question))
-        return await self.open_ids(ids, question)
+        prompt = await self._there(self._remote.tokenizer.encode(question))
+        return await self.open_ids(prompt.ids, question, prompt.thinking)
 
     async def learn(self, step: StepText) -> None:
         """Has the ids of a step ready, where they have to be asked for."""

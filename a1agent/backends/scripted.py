@@ -35,6 +35,7 @@ from a1agent.errors import (
     InvalidQuestion,
     nearest,
 )
+from a1agent.prompts import opens_thought
 from a1agent.types import Question
 
 __all__ = ["OPTIONS", "Replies", "Script", "ScriptedBackend", "Sums", "load"]
@@ -194,7 +195,7 @@ class ScriptedBackend:
                 f"the prompt has {len(ids)} tokens, the context of {self.info.name} holds {self.info.context_length}",
                 "shorten the question",
             )
-        sequence = ScriptedSequence(self, prompt, ids, decoded=0)
+        sequence = ScriptedSequence(self, prompt, ids, decoded=0, thinking=opens_thought(prompt, question))
         try:
             sequence.prompt_work = await sequence.decode(len(ids) - 1)
         except BaseException:
@@ -217,13 +218,14 @@ class ScriptedBackend:
 class ScriptedSequence:
     """A text over a `ScriptedBackend`."""
 
-    def __init__(self, backend: ScriptedBackend, prompt: str, ids: list[int], decoded: int) -> None:
+    def __init__(self, backend: ScriptedBackend, prompt: str, ids: list[int], decoded: int, thinking: bool) -> None:
         self.backend = backend
         self.prompt = prompt
         self.ids = ids
         self.decoded = decoded
         self.prompt_tokens = len(prompt.encode())
         self.prompt_work = Work()
+        self.thinking = thinking
         self.open = True
         backend.state.alive += 1
 
@@ -311,7 +313,7 @@ class ScriptedSequence:
 
     def fork(self) -> ScriptedSequence:
         """An independent copy."""
-        copy = ScriptedSequence(self.backend, self.prompt, list(self.ids), self.decoded)
+        copy = ScriptedSequence(self.backend, self.prompt, list(self.ids), self.decoded, self.thinking)
         copy.prompt_tokens = self.prompt_tokens
         return copy
 

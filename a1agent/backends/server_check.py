@@ -191,8 +191,8 @@ async def _turn_end(tokenizer: ChatTokenizer) -> int | None:
     """The id that the chat template puts after what the assistant said; None when it changes what was said."""
     asked, said = Message(role="user", content="1 + 1"), Message(role="assistant", content="2")
     try:
-        begun = await tokenizer.encode(Question(messages=(asked, said)))
-        ended = await tokenizer.encode(Question(messages=(asked, said, asked)))
+        begun = (await tokenizer.encode(Question(messages=(asked, said)))).ids
+        ended = (await tokenizer.encode(Question(messages=(asked, said, asked)))).ids
     except A1Error:
         return None
     return ended[len(begun)] if ended[: len(begun)] == begun and len(ended) > len(begun) else None

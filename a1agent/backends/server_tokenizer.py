@@ -11,6 +11,8 @@ from typing import Any
 
 from a1agent.backends.http import Http, Line
 from a1agent.backends.sentinel import PROBES, SENTINELS, find_sentinel
+from a1agent.backends.vocabulary import Prompt
+from a1agent.prompts import THINK_OPEN, opens_thought
 from a1agent.types import Message, Question
 
 __all__ = ["PROBE", "ServerTokenizer"]
@@ -24,6 +26,8 @@ _CONTROL = re.compile(
     r"<[|\uff5c][^<>\s]{1,40}?[|\uff5c]>|\[/?[A-Z_]{2,30}\]|</?(?:s|unk|pad|bos|eos|start_of_turn|end_of_turn)>"
 )
 _BREAK = "\u200b"
+_THOUGHT_ENDS = ("", "\n", "\n\n")
+"""What templates put after the `<think>` that they open."""
 
 AskIds = Callable[[Line, str], Awaitable[list[int]]]
 AskPrompt = Callable[[Line, dict[str, Any]], Awaitable[list[int]]]
@@ -54,6 +58,7 @@ class ServerTokenizer:
         self._known: dict[str, list[int]] = {}
         self._control: dict[str, bool] = {}
         self._sentinel: tuple[str, list[int]] = ("", [])
+        self._openings: list[list[int]] = []
 
     async def start(self) -> None:
         """Finds out what the vocabulary does to the start of a text."""
@@ -83,7 +88,7 @@ class ServerTokenizer:
         """Servers stream text beside ids; the bytes of an id alone are not known."""
         raise NotImplementedError
 
-    async def encode(self, question: Question) -> list[int]:
+    async def encode(self, question: Question) -> Prompt:
         """The prompt of a question in token ids, through the server's chat template."""
         messages = [(await self._broken(message)).as_dict() for message in question.messages]
         started = question.messages[-1].role == "assistant"
@@ -94,7 +99,9 @@ class ServerTokenizer:
         }
         if question.tools:
             body["tools"] = [dict(tool) for tool in question.tools]
-        return await self._http.call(lambda line: self._ask_prompt(line, body))
+        ids = await self._http.call(lambda line: self._ask_prompt(line, body))
+        opened = not started and any(ids[-len(each) :] == each for each in await self._thought_openings())
+        return Prompt(ids, opens_thought(THINK_OPEN if opened else "", question))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -111,16 +118,26 @@ class ServerTokenizer:
         cuts = [match.start() + 1 for match in _CONTROL.finditer(text) if await self._is_control(match[0])]
         return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) if a < b]
 
+    async def _thought_openings(self) -> list[list[int]]:
+        """Ids that a prompt ends in when its template opens a thought."""
+        if not self._openings:
+            prefix, ids = self._sentinel
+            found = await asyncio.gather(*(self._control_ids(prefix + THINK_OPEN + end) for end in _THOUGHT_ENDS))
+            self._openings = [each[len(ids) :] for each in found]
+        return self._openings
+
     async def _is_control(self, spelled: str) -> bool:
         if spelled not in self._control:
             prefix, ids = self._sentinel
-            found = await self._http.call(lambda line: self._ask_control(line, prefix + spelled))
-            self._control[spelled] = len(found) - len(ids) == 1
+            self._control[spelled] = len(await self._control_ids(prefix + spelled)) - len(ids) == 1
         return self._control[spelled]
 
     async def _after_sentinel(self, text: str) -> list[int]:
         prefix, ids = self._sentinel
         return (await self._ask(prefix + text))[len(ids) :]
+
+    async def _control_ids(self, text: str) -> list[int]:
+        return await self._http.call(lambda line: self._ask_control(line, text))
 
     async def _ask(self, text: str) -> list[int]:
         return await self._http.call(lambda line: self._ask_ids(line, text))

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cache
+from typing import NamedTuple
 
-from a1agent.backends.chat_template import Piece
+from a1agent.backends.chat_template import ChatTemplate, Piece
 from a1agent.backends.sentinel import find_sentinel
+from a1agent.prompts import opens_thought
+from a1agent.types import Question
 
-__all__ = ["TextVocabulary", "byte_letters"]
+__all__ = ["Prompt", "TextVocabulary", "byte_letters"]
+
+
+class Prompt(NamedTuple):
+    """A prompt in token ids. `thinking`: it ends inside a thought."""
+
+    ids: list[int]
+    thinking: bool
 
 
 class TextVocabulary(ABC):
@@ -52,6 +62,12 @@ class TextVocabulary(ABC):
             return []
         prefix, ids = self._sentinel
         return self._encode(prefix + text)[len(ids) :]
+
+    def encode(self, question: Question, template: ChatTemplate) -> Prompt:
+        """The prompt of a question. Raises `UsageError` when the template refuses it."""
+        pieces = template.pieces(question)
+        text = "".join(piece.text for piece in pieces)
+        return Prompt(self.tokenize_pieces(pieces), opens_thought(text, question))
 
     def tokenize_pieces(self, pieces: list[Piece]) -> list[int]:
         """Ids of a rendered chat template: control tokens as such, the runs between them as the vocabulary has them."""

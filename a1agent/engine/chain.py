@@ -17,7 +17,7 @@ from a1agent.engine.extract import Answer
 from a1agent.engine.ranking import Ranking
 from a1agent.engine.statement import Statement
 from a1agent.events import Event
-from a1agent.prompts import BLANK_LINE, final_message
+from a1agent.prompts import BLANK_LINE, THOUGHT_OPENING, final_message, is_thinking
 from a1agent.types import Author, ChainEnd, ChainResult, Step, Turn
 
 __all__ = ["Call", "Chain", "Marks", "seed_of", "step_of"]
@@ -84,12 +84,16 @@ class Marks(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Chain:
-    """One attempt at the question while it grows. Of a model that is its own target, both sequences are one."""
+    """One attempt at the question while it grows. Of a model that is its own target, both sequences are one.
+
+    `lead`: what stands at the end of the text since its last step, and was said for the models.
+    """
 
     index: int
     draft: Sequence
     target: Sequence
     text: str = ""
+    lead: str = ""
     turns: list[Turn] = field(default_factory=list[Turn])
     scores: list[float] = field(default_factory=list[float])
     history: list[tuple[int, Answer]] = field(default_factory=list[tuple[int, Answer]])
@@ -107,6 +111,11 @@ class Chain:
         """Whether the draft judges itself."""
         return self.target is self.draft
 
+    @property
+    def thinking(self) -> bool:
+        """Whether its text ends inside a thought."""
+        return is_thinking(self.text)
+
     def mark(self) -> Marks:
         """Where the chain stands."""
         return Marks(self.draft.mark() if self.ahead is None else self.ahead.mark, self.target.mark())
@@ -121,6 +130,25 @@ class Chain:
         """Adds a text that neither model wrote here; it rides with their next calls."""
         for sequence in {id(s): s for s in (self.draft, self.target)}.values():
             await sequence.append(step)
+
+    async def say(self, text: str) -> None:
+        """Adds a text that is no step of either model."""
+        await self.append(StepText(text=text))
+        self.text += text
+        self.lead += text
+
+    async def open_thought(self) -> None:
+        """Begins the text with the thought that the prompt of a model leaves open; the other is given the opening.
+
+        From then on both continue one text, and what it says before `</think>` is read as what it is.
+        """
+        sequences = {id(s): s for s in (self.draft, self.target)}.values()
+        if not any(sequence.thinking for sequence in sequences):
+            return
+        for sequence in sequences:
+            if not sequence.thinking:
+                await sequence.append(StepText(text=THOUGHT_OPENING))
+        self.text = self.lead = THOUGHT_OPENING
 
     def room(self, call: Call, drafted: Generated | None = None, unread: int = 0) -> int:
         """Tokens left in both contexts and under `max_tokens`, less what stating the answer takes.
@@ -147,6 +175,7 @@ class Chain:
         if score is not None:
             self.scores.append(score)
         self.text += step.text
+        self.lead = ""
         self.tokens += step.tokens
         self.ended = _ends_message(generated)
 

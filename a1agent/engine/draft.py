@@ -29,6 +29,7 @@ async def draft(call: Call, chain: Chain, turn: int, attempt: int, max_tokens: i
             chain=chain.index,
             turn=turn,
             step=step,
+            lead=chain.lead,
             attempt=attempt,
             trimmed_tokens=generated.trimmed_tokens,
             work=generated.work,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from a1agent.backends.base import Sequence, StepText
+from a1agent.backends.base import Sequence
 from a1agent.engine import earlystop
 from a1agent.engine.attempt import attempt, resample
 from a1agent.engine.chain import Call, Chain, Marks
@@ -15,7 +15,7 @@ from a1agent.engine.takeover import take_over
 from a1agent.engine.vote import Candidate, Tally, Vote
 from a1agent.errors import ContextOverflow
 from a1agent.events import ChainFinished, ChainStarted, StepAccepted
-from a1agent.prompts import answer_cue
+from a1agent.prompts import THOUGHT_CLOSING, answer_cue
 from a1agent.types import ChainEnd, ChainResult, Turn
 
 __all__ = ["Outcome", "reason"]
@@ -166,8 +166,12 @@ class _Run:
 
 
 async def grow(call: Call, chain: Chain) -> None:
-    """Turn by turn until the chain states an answer, ends its message, or runs out; then it is made to state one."""
+    """Turn by turn until the chain states an answer, ends its message, or runs out; then it is made to state one.
+
+    One whose model ends its turn inside a thought has said nothing yet: the thought is closed, and the message follows.
+    """
     end: ChainEnd = "turns"
+    await chain.open_thought()
     for turn in range(call.options.turns):
         room = chain.room(call)
         if room < 1:
@@ -181,7 +185,9 @@ async def grow(call: Call, chain: Chain) -> None:
             chain.rewind(marks)
             end = "tokens"
             break
-        if chain.ended or chain.states_answer(call):
+        if chain.ended and chain.thinking:
+            await chain.say(THOUGHT_CLOSING)
+        elif chain.ended or chain.states_answer(call):
             end = "ended" if chain.ended else "answered"
             break
         if call.options.vote == "temporal":
@@ -222,6 +228,5 @@ async def state_answer(call: Call, chain: Chain) -> None:
     await drop_ahead(call, chain)
     cue = answer_cue(chain.text, statement.opening)
     if cue:
-        await chain.append(StepText(text=cue))
-        chain.text += cue
+        await chain.say(cue)
     await take_turn(call.for_statement(), chain, len(chain.turns), statement.tokens, chain.mark())

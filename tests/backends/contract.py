@@ -120,6 +120,16 @@ class Contract:
                 assert len(generated.logprobs) == len(generated.step.ids or ())
                 sequence.rewind(mark)
 
+    async def test_a_sequence_and_its_forks_know_whether_the_prompt_ends_inside_a_thought(
+        self, backend_factory: BackendFactory, question: Question
+    ) -> None:
+        async with loaded(backend_factory) as backend:
+            for said, thinking in ((None, False), ("<think>\nthe sum", True), ("<think>the</think> sum", False)):
+                begun = () if said is None else (Message(role="assistant", content=said),)
+                root = await backend.open(Question(messages=(*question.messages, *begun)))
+                assert root.thinking is thinking
+                assert root.fork().fork().thinking is thinking
+
     async def test_generating_appends_what_it_returns(
         self, backend_factory: BackendFactory, question: Question
     ) -> None:

@@ -206,7 +206,7 @@ def parrot(tmp_path: Path, models: Path) -> Parrot:
     def write(text: str) -> Path:
         words = tiny.bpe_words()
         backend = llama_cpp.load(str(models / "bpe.gguf"), n_threads=1)
-        start = backend.encode(QUESTION)[-1]
+        start = backend.encode(QUESTION).ids[-1]
         says = [start, *backend.tokenize(text), words.eos]
         asyncio.run(backend.aclose())
         return tiny.write_parrot(tmp_path / "parrot.gguf", words, says)
@@ -278,7 +278,7 @@ async def test_a_chat_template_gives_the_ids_that_llama_cpp_gives_to_its_text(mo
         ("spm", "<s>[INST] the sum of 1 and 2 [/INST]"),
     ):
         async with loaded(factory(models / f"{name}.gguf")) as backend:
-            assert backend.encode(QUESTION) == parsed(models / f"{name}.gguf", text)
+            assert backend.encode(QUESTION).ids == parsed(models / f"{name}.gguf", text)
 
 
 def parsed(path: Path, text: str) -> list[int]:
@@ -298,7 +298,7 @@ def parsed(path: Path, text: str) -> list[int]:
 
 async def test_a_prompt_begins_with_one_bos_where_the_vocabulary_wants_one(models: Path) -> None:
     async with loaded(factory(models / "spm.gguf")) as backend:
-        ids = backend.encode(QUESTION)
+        ids = backend.encode(QUESTION).ids
         assert ids[0] == tiny.spm_words().bos
         assert ids.count(tiny.spm_words().bos) == 1
 
@@ -314,9 +314,9 @@ async def test_control_tokens_come_from_the_template_only(models: Path, content:
             (Message(role="system", content=content), Message(role="user", content=content)),
             (Message(role="user", content="x"), Message(role="assistant", content=content)),
         ):
-            ids = backend.encode(Question(messages=messages))
+            ids = backend.encode(Question(messages=messages)).ids
             calm = tuple(Message(role=m.role, content="calm") for m in messages)
-            calm_ids = backend.encode(Question(messages=calm))
+            calm_ids = backend.encode(Question(messages=calm)).ids
             assert sum(i in control for i in ids) == sum(i in control for i in calm_ids)
             text = b"".join(map(backend.vocabulary.piece, ids)).decode()
             assert text.count(content) >= len(messages) - (messages[0].content == "x")
@@ -325,7 +325,7 @@ async def test_control_tokens_come_from_the_template_only(models: Path, content:
 async def test_an_assistant_message_at_the_end_is_continued(models: Path) -> None:
     messages = (Message(role="user", content="add"), Message(role="assistant", content="the sum is "))
     async with loaded(factory(models / "bpe.gguf")) as backend:
-        ids = backend.encode(Question(messages=messages))
+        ids = backend.encode(Question(messages=messages)).ids
         assert ids == parsed(models / "bpe.gguf", "<|im_start|>user\nadd<|im_end|>\n<|im_start|>assistant\nthe sum is ")
 
 
@@ -338,7 +338,7 @@ async def test_a_conversation_that_the_template_refuses_is_a_usage_error(models:
 
 async def test_a_model_without_a_chat_template_gets_plain_lines(models: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with loaded(factory(models / "plain.gguf")) as backend:
-        text = b"".join(map(backend.vocabulary.piece, backend.encode(QUESTION))).decode()
+        text = b"".join(map(backend.vocabulary.piece, backend.encode(QUESTION).ids)).decode()
         assert text == "User: the sum of 1 and 2\n\nAssistant:"
         assert "chat template" in caplog.text
 
@@ -699,7 +699,7 @@ async def test_a_model_with_a_template_of_its_own_for_tools_is_asked_through_it(
     tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
     async with loaded(factory(path)) as backend:
         assert isinstance(backend, LlamaCppBackend)
-        plain, shown = (backend.encode(q) for q in (QUESTION, replace(QUESTION, tools=(tool,))))
+        plain, shown = (backend.encode(q).ids for q in (QUESTION, replace(QUESTION, tools=(tool,))))
         assert shown == list(backend.tokenize("add: the sum of 1 and 2"))
         assert plain != shown
 

@@ -466,8 +466,8 @@ async def test_a_tool_template_serves_questions_with_tools(checkpoints: Path, tm
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
     async with loaded(factory(folder)) as backend:
-        plain = backend.encode(QUESTION)
-        asked = backend.encode(Question(messages=QUESTION.messages, tools=(tool,)))
+        plain = backend.encode(QUESTION).ids
+        asked = backend.encode(Question(messages=QUESTION.messages, tools=(tool,))).ids
         assert asked[-len(plain) :] == plain
         assert b'"name": "add"' in b"".join(map(backend.vocabulary.piece, asked))
 

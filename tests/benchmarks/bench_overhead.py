@@ -79,6 +79,8 @@ def model(name: str, costs: Costs) -> Model:
 class Text:
     """A sequence that only counts. Its steps differ, in words and in the time they take; the last states an answer."""
 
+    thinking = False
+
     def __init__(self, model: Model, length: int, tokens: int) -> None:
         self.model = model
         self.length = length

@@ -60,7 +60,7 @@ class Finer(ScriptedSequence):
         return await super().score(step, end)
 
     def fork(self) -> "Finer":
-        copy = Finer(self.backend, self.prompt, list(self.ids), self.decoded)
+        copy = Finer(self.backend, self.prompt, list(self.ids), self.decoded, self.thinking)
         copy.prompt_tokens = self.prompt_tokens
         return copy
 
@@ -76,7 +76,7 @@ class FinerBackend(ScriptedBackend):
 
     async def open(self, question: Question) -> ScriptedSequence:
         first = await super().open(question)
-        finer = Finer(self, first.prompt, list(first.ids), first.decoded)
+        finer = Finer(self, first.prompt, list(first.ids), first.decoded, first.thinking)
         await first.close()
         return finer
 

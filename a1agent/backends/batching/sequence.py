@@ -76,7 +76,9 @@ class BatchedSequence:
     doing nothing.
     """
 
-    def __init__(self, backend: BatchedBackend, ids: array[int], prompt: int, source: object = None) -> None:
+    def __init__(
+        self, backend: BatchedBackend, ids: array[int], prompt: int, source: object = None, thinking: bool = False
+    ) -> None:
         self._backend = backend
         self._engine = backend.engine
         self._ids = ids
@@ -85,6 +87,7 @@ class BatchedSequence:
         self._running = False
         self._closed = False
         self.prompt_work = Work()
+        self.thinking = thinking
 
     @property
     def length(self) -> int:
@@ -139,7 +142,7 @@ class BatchedSequence:
     def fork(self) -> BatchedSequence:
         """An independent sequence with the same text; shares the prefix in the cache and decodes nothing."""
         self._check()
-        child = type(self)(self._backend, self._ids[:], self._prompt, self._holder.source)
+        child = type(self)(self._backend, self._ids[:], self._prompt, self._holder.source, self.thinking)
         self._engine.fork(self._holder, child._holder, len(self._ids))
         return child
 
@@ -233,8 +236,11 @@ class BatchedBackend:
 
     sequence_type: type[BatchedSequence] = BatchedSequence
 
-    async def open_ids(self, ids: list[int], source: object = None) -> BatchedSequence:
-        """A sequence that holds a prompt of token ids. Raises `ContextOverflow` when it does not fit."""
+    async def open_ids(self, ids: list[int], source: object = None, thinking: bool = False) -> BatchedSequence:
+        """A sequence that holds a prompt of token ids. Raises `ContextOverflow` when it does not fit.
+
+        `thinking`: the prompt ends inside a thought.
+        """
         if self.engine.closed:
             raise BackendClosed(f"{self._info.name} was closed", "load it again")
         if len(ids) >= self._info.context_length:
@@ -243,7 +249,7 @@ class BatchedBackend:
                 "shorten the question or raise n_ctx",
             )
         self.engine.opened()
-        sequence = self.sequence_type(self, new_ids(ids), len(ids), source)
+        sequence = self.sequence_type(self, new_ids(ids), len(ids), source, thinking)
         try:
             await sequence.prefill()
         except BaseException:
