@@ -17,6 +17,7 @@ import pytest
 from a1agent import A1, embedded
 from a1agent.backends import sglang, transformers, vllm
 from a1agent.backends.base import Backend, Sampling, Stop
+from a1agent.backends.wire import Chunk, Tokens
 from a1agent.prompts import ask_for_box
 from a1agent.types import Question
 from tests.backends import tiny
@@ -124,7 +125,7 @@ async def test_scores_are_those_of_the_same_weights_in_process(target: Target) -
 def test_a1_answers_with_a_target_on_the_server(target: Target) -> None:
     options = {"calibration": None, "seed": 1, "chains": 4, "min_step_tokens": 0, "early_stop": "off"}
     with A1("embedded:draft", target.address, **options) as a1:
-        result = a1.solve(QUESTION, rejection_rate=0.4)
+        result = a1.solve(QUESTION, rejection_rate=0.8)  # where seeds do nothing, chance must not decide either
     stats = result.stats
     assert result.answer == "2099"
     assert stats.chains_finished == 4
@@ -134,6 +135,33 @@ def test_a1_answers_with_a_target_on_the_server(target: Target) -> None:
     keeps = target.kind.block is not None
     assert (stats.reread_tokens < (target.kind.block or BLOCK) * requests) is keeps
     assert any("--enable-scale-out" in notice for notice in result.notices) is not keeps
+
+
+@pytest.mark.anyio
+async def test_tokens_come_as_many_at_a_time_as_they_are_asked_for(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def counted(tokens: Tokens, chunk: Chunk) -> Iterator[tuple[int, bytes, float]]:
+        sizes.append(len(chunk.ids))
+        return of(tokens, chunk)
+
+    of = Tokens.of
+    monkeypatch.setattr(Tokens, "of", counted)
+    steps: list[tuple[str, tuple[float, ...]]] = []
+    for interval in (1, 4):
+        options = {"tokenizer": str(embedded.path("target")), "stream_interval": interval}
+        async with loaded(factory(target.kind.load, target.server, **options)) as backend:
+            sequence = await backend.open(QUESTION)
+            sizes.clear()
+            for _ in range(3):
+                generated = await sequence.generate(24, GREEDY, Stop(boundary="\n\n"))
+                steps.append((generated.step.text, generated.logprobs))
+            assert max(sizes) == interval
+    assert [text for text, _ in steps[:3]] == [text for text, _ in steps[3:]]
+    for (_, one), (_, other) in zip(steps[:3], steps[3:], strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
 
 
 @pytest.mark.anyio
