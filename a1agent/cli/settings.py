@@ -105,7 +105,17 @@ class Settings:
     def calibration(self) -> str | None:
         """Where calibration is kept, as `A1` takes it."""
         where: str = self.values["calibration"].value
-        return None if where.lower() in ("none", "off") else where
+        if where.lower() in ("none", "off"):
+            return None
+        return where if where == "default" else str(Path(where).expanduser())
+
+    @property
+    def store(self) -> Path | None:
+        """The file in which calibration is kept; None where it is not."""
+        from a1agent.conformal.store import default_store_path
+
+        where = self.calibration
+        return default_store_path() if where == "default" else Path(where) if where else None
 
     def model(self, which: Literal["draft", "target"]) -> str:
         """The address of a model."""

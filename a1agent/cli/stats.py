@@ -37,10 +37,13 @@ def stats(
 
     Per model pair: how many scores, how new, and how their mean moves from day to day.
     """
-    where = read_settings({"calibration": calibration}).calibration
-    if where is None:
+    settings = read_settings({"calibration": calibration})
+    path = settings.store
+    if path is None:
         raise UsageError("calibration is none: there is no store", "give one with --calibration")
-    path, entries = _entries(where)
+    if not path.exists() and settings.calibration != "default":
+        raise UsageError(f"there is no file {path}", "a store is made by the first call that uses it")
+    entries = _entries(path)
     if plot:
         _plot(entries, plot)
     if as_json:
@@ -50,16 +53,11 @@ def stats(
     return 0
 
 
-def _entries(where: str) -> tuple[Path, list[StoreEntry]]:
-    from a1agent.conformal.store import default_store_path, summary_of
+def _entries(path: Path) -> list[StoreEntry]:
+    from a1agent.conformal.store import summary_of
 
-    path = default_store_path() if where == "default" else Path(where).expanduser()
-    if not path.exists():
-        if where != "default":
-            raise UsageError(f"there is no file {path}", "a store is made by the first call that uses it")
-        return path, []
     try:
-        return path, summary_of(path)
+        return summary_of(path) if path.exists() else []
     except ValueError as error:
         hint = "name the file of a store; a damaged one is moved aside by the next call that uses it"
         raise CalibrationError(str(error), hint) from None

@@ -116,11 +116,22 @@ def test_stats_show_what_calls_have_stored(a1, tmp_path: Path) -> None:
 
 def test_a_damaged_store_is_one_warning_and_the_question_is_answered(a1, tmp_path: Path) -> None:
     store = tmp_path / "store.sqlite3"
-    store.write_bytes(b"no database " * 1000)
+    store.write_bytes(b"SQLite format 3\0" + b"no database " * 1000)
     done = a1("ask", SUM, "--quiet", "--calibration", str(store))
     assert (done.exit_code, done.stdout) == (0, "10\n")
     assert done.stderr.count("warning: ") == 1 and len(done.stderr.splitlines()) == 1
     assert len(list(tmp_path.iterdir())) > 1  # it was moved aside
+
+
+@pytest.mark.parametrize("command", [("ask", SUM), ("calibrate", "--limit", "1"), ("bench",)])
+def test_a_file_of_another_kind_is_never_taken_for_a_store(a1, tmp_path: Path, command: tuple[str, ...]) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"question": "1 + 2"}\n', encoding="utf-8")
+    done = a1(*command, "--calibration", str(data))
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ") and "another kind of file" in done.stderr
+    assert data.read_text(encoding="utf-8") == '{"question": "1 + 2"}\n'
+    assert list(tmp_path.iterdir()) == [data]
 
 
 def test_stats_plot_the_drift(a1, tmp_path: Path) -> None:
