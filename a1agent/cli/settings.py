@@ -14,6 +14,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from platformdirs import user_config_path
 
+from a1agent.backends.options import kind_name
 from a1agent.config import Options
 from a1agent.errors import InvalidOption, UsageError, nearest
 
@@ -218,8 +219,7 @@ def _of_text(setting: Setting, text: str, source: str) -> Any:
 
 
 def _kind_name(setting: Setting) -> str:
-    names: dict[Any, str] = {int: "a whole number", float: "a number", tuple: "a text or a list of texts"}
-    return names.get(setting.base, "a text")
+    return "a text or a list of texts" if setting.base is tuple else kind_name(setting.base)
 
 
 def _check(setting: Setting, value: Value) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from a1agent.cli.console import console, glyphs
+from a1agent.cli.console import console, glyphs, print_table
 from a1agent.cli.settings import read_settings
 from a1agent.errors import CalibrationError, UsageError
 
@@ -85,7 +85,7 @@ def _print(out: Console, path: Path, entries: list[StoreEntry]) -> None:
     out.print(f"{path}: {total} scores of {len(entries)} calibrations", soft_wrap=True)
     for entry in entries:
         out.print()
-        out.print(_table(entry, unicode=not glyphs(out.encoding).ascii))
+        print_table(out, _table(entry, unicode=not glyphs(out.encoding).ascii))
 
 
 def _table(entry: StoreEntry, *, unicode: bool) -> Table:
