@@ -164,15 +164,10 @@ def _split(rest: str) -> tuple[str, str]:
 
 
 def _split_file(rest: str) -> tuple[str, str]:
-    """Path and query; a path that is there is taken as it stands, others may write ? as %3F, # as %23 and % as %25."""
-    if _is_there(rest):
-        return rest, ""
+    """Path and query; the path may write ? as %3F, # as %23 and % as %25, unless it is there as it stands."""
     path, query = _split(rest)
-    return path if _is_there(path) else unquote(path), query
-
-
-def _is_there(path: str) -> bool:
-    return os.path.exists(os.path.expanduser(path))
+    literal = "%" not in path or os.path.exists(os.path.expanduser(path))
+    return path if literal else unquote(path), query
 
 
 def _options(scheme: str, query: str) -> tuple[tuple[str, Any], ...]:
@@ -180,7 +175,9 @@ def _options(scheme: str, query: str) -> tuple[tuple[str, Any], ...]:
     values: dict[str, Any] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in known:
-            raise InvalidOption(f"unknown option {key!r} of {scheme}: models", nearest(key, known))
+            of_a_name = scheme in _OF_FILES and not key.isidentifier()
+            hint = "write a ? in the name of a file as %3F" if of_a_name else nearest(key, known)
+            raise InvalidOption(f"unknown option {key!r} of {scheme}: models", hint)
         values[key] = _convert(key, value, *known[key])
     return tuple(sorted(values.items()))
 
