@@ -106,7 +106,11 @@ class Options:
     top_p: float = _option(1.0, "sample among the likeliest tokens that hold this probability together")
     min_p: float = _option(0.0, "sample among tokens at least this likely, relative to the likeliest")
     stop: tuple[str, ...] = _option((), "texts that end a chain's message")
-    seed: int | None = _option(None, "makes a call repeatable (default: a fresh one)")
+    seed: int | None = _option(
+        None,
+        "samples the same again (default: a fresh one). From the same calibration one chain, or calibrator=static, "
+        "repeats a call; otherwise decisions follow the order in which the chains' scores come in",
+    )
 
     def __post_init__(self) -> None:
         for check in (self._check_counts, self._check_shares, self._check_choices):

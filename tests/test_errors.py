@@ -27,6 +27,7 @@ def test_a_failed_call_keeps_its_causes_across_processes() -> None:
 
 def test_the_nearest_word_is_named_or_all_of_them() -> None:
     assert errors.nearest("chians", ["chains", "turns"]) == "did you mean 'chains'?"
+    assert errors.nearest("bogus", ["verbose", "turns"]) == "known: turns, verbose"
     assert errors.nearest("zzz", ["b", "a"]) == "known: a, b"
 
 

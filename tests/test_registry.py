@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -20,8 +21,9 @@ def test_an_address_carries_typed_options() -> None:
     [
         ("lama-cpp:m.gguf", "llama-cpp"),
         ("scripted:sums?acuracy=1", "accuracy"),
-        ("scripted:sums?accuracy=high", "float"),
-        ("scripted:sums?can_score=perhaps", "true or false"),
+        ("scripted:sums?accuracy=high", "how often"),
+        ("scripted:sums?can_score=perhaps", "may serve as target"),
+        ("llama-cpp:what?.gguf", "%3F"),
         ("models/m.gguf", "llama-cpp:models/m.gguf"),
         ("M.GGUF?n_ctx=512", "llama-cpp:M.GGUF?n_ctx=512"),
         ("ORG/NAME", "hf:ORG/NAME"),
@@ -33,6 +35,33 @@ def test_a_wrong_address_says_what_to_write(text: str, hint: str) -> None:
     with pytest.raises(InvalidOption) as caught:
         parse_address(text)
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("scripted:sums?accuracy=high", "accuracy='high' is not a number"),
+        ("scripted:sums?can_score=perhaps", "can_score='perhaps' is not true or false"),
+        ("llama-cpp:m.gguf?n_ctx=8k", "n_ctx='8k' is not a whole number"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_told_in_words(text: str, what: str) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        parse_address(text)
+    assert caught.value.what == what
+
+
+@pytest.mark.parametrize("scheme", ["llama-cpp", "hf"])
+def test_signs_of_an_address_in_the_name_of_a_file_can_be_encoded(scheme: str) -> None:
+    address = parse_address(f"{scheme}:/models/what%3F%23%25.gguf?n_ctx=512" if scheme == "llama-cpp" else "hf:a%23b")
+    assert address.path == ("/models/what?#%.gguf" if scheme == "llama-cpp" else "a#b")
+    assert dict(address.options) == ({"n_ctx": 512} if scheme == "llama-cpp" else {})
+
+
+@pytest.mark.parametrize("name", ["a#b.gguf", "100%25.gguf", "100%.gguf"])
+def test_a_path_that_is_there_is_taken_as_it_stands(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert parse_address(f"llama-cpp:{tmp_path / name}") == Address("llama-cpp", str(tmp_path / name))
 
 
 def test_there_are_two_embedded_models() -> None:

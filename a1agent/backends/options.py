@@ -7,10 +7,15 @@ from typing import Any
 
 from a1agent.errors import InvalidOption, nearest
 
-__all__ = ["Known", "check_names", "check_values"]
+__all__ = ["Known", "check_names", "check_values", "kind_name"]
 
 Known = Mapping[str, tuple[type, str]]
 """Options by name: their type, and what they are for."""
+
+
+def kind_name(kind: type) -> str:
+    """What a value of a type is, for an error."""
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
 
 
 def check_names(given: Mapping[str, Any], known: Known, kind: str) -> None:
@@ -30,7 +35,7 @@ def check_values(
     for name, value in values.items():
         kind = known[name][0]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise InvalidOption(f"{name}={value!r} is no {kind.__name__}", known[name][1])
+            raise InvalidOption(f"{name}={value!r} is not {kind_name(kind)}", known[name][1])
         if name in limits and not limits[name][0] <= value <= limits[name][1]:
             low, high = limits[name]
             raise InvalidOption(f"{name}={value} is out of range", f"use {low} to {high}: {known[name][1]}")

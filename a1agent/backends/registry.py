@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from a1agent.backends.base import Backend
 from a1agent.backends.hub import is_repository
+from a1agent.backends.options import kind_name
 from a1agent.errors import InvalidOption, ModelNotFound, NotEnoughMemory, nearest
 
 __all__ = ["SCHEMES", "Address", "Pool", "Scheme", "check_memory", "parse_address"]
@@ -89,6 +91,7 @@ SCHEMES = {
 }
 
 _EMBEDDED = ("draft", "target")
+_OF_FILES = ("llama-cpp", "hf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ def parse_address(text: str) -> Address:
         if not colon and is_repository(text):
             raise InvalidOption(f"{text!r} has no scheme", f"write hf:{text}")
         raise InvalidOption(f"unknown model address {text!r}", nearest(scheme, SCHEMES))
-    path, query = _split(rest)
+    path, query = _split_file(rest) if scheme in _OF_FILES else _split(rest)
     if not path:
         raise InvalidOption(f"the address {text!r} names no model", f"for example {SCHEMES[scheme].example}")
     check: Callable[[str], object] | None = getattr(_module(scheme), "check_path", None)
@@ -154,25 +157,34 @@ def _split(rest: str) -> tuple[str, str]:
     return path + mark + model, "&".join(part for part in (query, more) if part)
 
 
+def _split_file(rest: str) -> tuple[str, str]:
+    """Path and query; the path may write ? as %3F, # as %23 and % as %25, unless it is there as it stands."""
+    path, query = _split(rest)
+    literal = "%" not in path or os.path.exists(os.path.expanduser(path))
+    return path if literal else unquote(path), query
+
+
 def _options(scheme: str, query: str) -> tuple[tuple[str, Any], ...]:
     known: dict[str, tuple[type, str]] = _module(scheme).OPTIONS
     values: dict[str, Any] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in known:
-            raise InvalidOption(f"unknown option {key!r} of {scheme}: models", nearest(key, known))
-        values[key] = _convert(key, value, known[key][0])
+            of_a_name = scheme in _OF_FILES and not key.isidentifier()
+            hint = "write a ? in the name of a file as %3F" if of_a_name else nearest(key, known)
+            raise InvalidOption(f"unknown option {key!r} of {scheme}: models", hint)
+        values[key] = _convert(key, value, *known[key])
     return tuple(sorted(values.items()))
 
 
-def _convert(key: str, value: str, kind: type) -> Any:
+def _convert(key: str, value: str, kind: type, meaning: str) -> Any:
     if kind is bool:
         if value.lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
             return value.lower() in ("1", "true", "yes", "on")
-        raise InvalidOption(f"{key}={value!r} is no truth value", "use true or false")
+        raise InvalidOption(f"{key}={value!r} is not {kind_name(kind)}", meaning)
     try:
         return kind(value)
     except ValueError:
-        raise InvalidOption(f"{key}={value!r} is no {kind.__name__}", f"use a {kind.__name__}") from None
+        raise InvalidOption(f"{key}={value!r} is not {kind_name(kind)}", meaning) from None
 
 
 def check_memory(addresses: list[Address], available: int | None) -> None:

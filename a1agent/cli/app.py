@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from a1agent.cli import ask, bench, calibrate, chat, config, models, problems, replay, serve, stats
 from a1agent.cli.console import fail, silence_broken_pipe, warn
 from a1agent.conformal.store import CalibrationWarning
-from a1agent.errors import UsageError, nearest
+from a1agent.errors import UsageError
 
 __all__ = ["PLUGINS", "build"]
 
@@ -40,13 +40,20 @@ class _Group(TyperGroup):
             except Exception as error:
                 if debug:
                     raise
-                code = _report(error)
+                code = _report(error, self.commands)
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def build() -> typer.Typer:
     """The application with all commands that are installed."""
-    app = typer.Typer(name="a1", cls=_Group, rich_markup_mode=None, no_args_is_help=True, add_completion=True)
+    app = typer.Typer(
+        name="a1",
+        cls=_Group,
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        add_completion=True,
+        context_settings={"help_option_names": ["-h", "--help"]},  # of every command: they inherit it
+    )
     app.callback()(_root)
     for name, command in _COMMANDS.items():
         app.command(name)(command)
@@ -98,7 +105,7 @@ def _without_debug(words: list[str]) -> tuple[list[str], bool]:
     return [w for w in words[:end] if w != "--debug"] + words[end:], "--debug" in words[:end]
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception, commands: Iterable[str]) -> int:
     """Says what happened; returns the exit code."""
     describe = getattr(error, "format_message", None)
     if describe is None:
@@ -110,13 +117,9 @@ def _report(error: Exception) -> int:
     context = getattr(error, "ctx", None)
     path = getattr(context, "command_path", "a1")
     what = str(describe()).replace("Value error, ", "")
-    fail(UsageError(what, _unknown_command(what) or f"{path} --help lists what there is"))
+    unknown = what.startswith("No such command ")
+    fail(UsageError(what, f"known: {', '.join(sorted(commands))}" if unknown else f"{path} --help lists what there is"))
     return int(getattr(error, "exit_code", 2))
-
-
-def _unknown_command(what: str) -> str:
-    quoted = what.partition("No such command ")[2].strip("'.\"")
-    return nearest(quoted, _COMMANDS) if quoted else ""
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def ask(
 ) -> int:
     """Ask one question, and see the chains live.
 
-    Exit codes: 0 answered, 1 failed, 2 wrong usage, 3 no chain stated an answer.
+    Exit codes: 0 answered, 1 failed, 2 wrong usage, 3 no chain stated an answer, 130 interrupted.
     """
     if as_json + events + quiet > 1:
         raise UsageError("--json, --events and --quiet exclude each other", "choose one")
@@ -79,11 +79,23 @@ def _question_text(words: list[str]) -> str:
 
 
 def make_question(text: str, *, system: str | None = None, raw: bool = False) -> Question:
-    """The question as it is asked. Raises `InvalidQuestion` when it is empty."""
+    """The question as it is asked. Raises `InvalidQuestion` when it is empty, or was read in a wrong encoding."""
+    _check_read(f"{system or ''}{text}")
     user = Message(role="user", content=text)
     messages = (user,) if system is None else (Message(role="system", content=system), user)
     question = Question(messages=messages)
     return question if raw else ask_for_box(question)
+
+
+def _check_read(text: str) -> None:
+    """What came by a pipe is checked there: bytes that are no text come from the command line only."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidQuestion(
+            f"the command line holds what is no text: {text[error.start]!r}",
+            f"it was read as {sys.getfilesystemencoding()}; write it as UTF-8, in a UTF-8 locale (LC_ALL=C.UTF-8)",
+        ) from None
 
 
 async def _answer(agent: A1, call: Call, question: Question) -> Result:
@@ -147,7 +159,7 @@ def _print_plainly(result: Result) -> None:
     sys.stdout.flush()
     for notice in result.notices:
         print(f"note: {one_line(notice)}", file=sys.stderr)
-    print(stats_line(result.stats), file=sys.stderr)
+    print(stats_line(result.stats, result), file=sys.stderr)
 
 
 def _interrupted(stats: RejectionStats | None) -> None:

@@ -120,7 +120,7 @@ def study_options(settings: Settings) -> Options:
 def own_calibration(settings: Settings) -> Path | None:
     """The store that was named; None for the user's own, which a study neither reads nor changes."""
     named = settings.calibration
-    return None if named in (None, "default") else Path(named).expanduser()
+    return None if named in (None, "default") else Path(named)
 
 
 def data_of(

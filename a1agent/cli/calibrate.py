@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,8 @@ from a1agent.cli.calls import Loop, make_agent
 from a1agent.cli.console import one_line, warn
 from a1agent.cli.flags import Command, with_settings
 from a1agent.cli.settings import Settings
-from a1agent.errors import ContextOverflow, SolveError, UsageError
+from a1agent.conformal.store import WINDOW, CalibrationStore, scores_since
+from a1agent.errors import CalibrationError, ContextOverflow, SolveError, UsageError
 from a1agent.prompts import ask_for_box
 from a1agent.types import Question
 
@@ -43,17 +45,43 @@ def calibrate(
     Calls with the same models, score, step length and kind of prompt begin from it. Ask what you will ask later: scores
     of other kinds of questions are a poor guide. An interrupt keeps what was measured until then.
     """
-    if settings.calibration is None:
+    store = settings.store
+    if store is None:
         raise UsageError("calibration is none: there is nowhere to keep it", "give a store with --calibration")
     options = study_options(settings)
+    if options.calibrator == "static":
+        raise UsageError("the static calibrator adds nothing to a store", "leave --calibrator out")
     found = data_of(data, dataset, limit=limit, skip_bad=skip_bad, seed=options.seed or 0, answers=False)
     agent = make_agent(settings, early_stop=options.early_stop, seed=options.seed)
+    _check_room(settings)
+    began = time.time()
     with progress("questions", 0) as told, Loop() as loop:
         told(0, len(found.problems))
         report = loop.run(_measure(agent, found, raw, told))
+    _check_stored(report["scores"], store, began)
     report["calibration"] = settings.calibration
     print(json.dumps(report) if as_json else _sentence(report))
     return 0 if report["scores"] else 1
+
+
+def _check_room(settings: Settings) -> None:
+    """Raises `CalibrationError` before anything is measured where the store cannot be written at all."""
+    with CalibrationStore(None if settings.calibration == "default" else settings.store) as store:
+        if store.path is None:
+            raise CalibrationError(f"nothing can be kept in {settings.store}", "name another file with --calibration")
+
+
+def _check_stored(scores: int, store: Path, began: float) -> None:
+    """Raises `CalibrationError` where scores that were measured since `began` are not in the store."""
+    try:
+        stored = scores_since(store, began)
+    except ValueError:
+        stored = 0
+    if stored < min(scores, WINDOW):  # of each turn bucket a store keeps the newest only
+        raise CalibrationError(
+            f"{scores - stored} of {scores} scores could not be kept in {store}",
+            "make room there, or name another file with --calibration, and measure again",
+        )
 
 
 async def _measure(agent: A1, data: DataSet, raw: bool, told: Any) -> dict[str, Any]:

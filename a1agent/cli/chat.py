@@ -52,9 +52,13 @@ def chat(
     agent = make_agent(settings)
     with Loop() as loop:
         talk = _Talk(agent, loop, system, raw)
-        with talk.status("loading the models"):
-            loop.run(agent.load())
-        code = talk.run()
+        try:
+            with talk.status("loading the models"):
+                loop.run(agent.load())
+            code = talk.run()
+        except Exception:  # an interrupt ends at once instead
+            loop.run(agent.aclose())
+            raise
         loop.run(agent.aclose())
     return code
 
@@ -68,7 +72,7 @@ class _Talk:
     system: str | None
     raw: bool
     history: tuple[Message, ...] = ()
-    last: RejectionStats | None = None
+    last: tuple[RejectionStats, Result | None] | None = None
     failed: bool = False
     interactive: bool = field(default_factory=lambda: at_terminal() and sys.stdout.isatty())
 
@@ -121,9 +125,9 @@ class _Talk:
         if self.last is None:
             print("nothing was asked yet")
         elif self.interactive:
-            print_stats(console(), self.last)
+            print_stats(console(), *self.last)
         else:
-            print(stats_line(self.last))
+            print(stats_line(*self.last))
 
     def _ask(self, text: str) -> None:
         try:
@@ -143,7 +147,7 @@ class _Talk:
             try:
                 result = self.loop.run(call.answer(question))
             except KeyboardInterrupt:
-                self.last, result = call.stats, None
+                self.last, result = (call.stats, None), None
             except A1Error as error:
                 self.failed, result = True, None
                 status.stop()
@@ -151,7 +155,7 @@ class _Talk:
         if result is None:
             return self._stopped()
         self.history = (*question.messages, Message(role="assistant", content=result.text))
-        self.last = result.stats
+        self.last = (result.stats, result)
         return self._show(result)
 
     def _question(self, text: str) -> Question:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from a1agent.cli.console import console, one_line, warn
+from a1agent.cli.console import console, one_line, print_table, warn
 from a1agent.cli.settings import config_path, read_settings
 
 __all__ = ["config"]
@@ -26,7 +26,7 @@ def config(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         return 0
     path = config_path()
     out = console()
-    out.print(f"file: {path}{'' if path.exists() else ' (not there)'}", soft_wrap=True)
+    out.print(f"file (TOML): {path}{'' if path.exists() else ' (not there)'}; A1_CONFIG names another", soft_wrap=True)
     out.print("variables: A1_ and the name in capitals, for example A1_REJECTION_RATE", soft_wrap=True)
     out.print()
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
@@ -35,7 +35,7 @@ def config(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     for name, value in settings.values.items():
         changed = "" if value.source == "default" else "bold"
         table.add_row(name, Text(_shown(value.value), changed), Text(value.source, changed))
-    out.print(table)
+    print_table(out, table)
     return 0
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from a1agent.errors import A1Error, InvalidQuestion
@@ -25,12 +26,16 @@ __all__ = [
     "narrow",
     "one_line",
     "piped",
+    "print_table",
     "printable",
     "shown",
     "silence_broken_pipe",
     "tolerate_narrow_encodings",
     "warn",
 ]
+
+_ENDLESS = 10**6
+"""Columns: more than any row takes."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -57,6 +62,15 @@ _ASCII = Glyphs("o", "X", "?", "u", ".", "#", "<=", "-", True)
 def console(*, stderr: bool = False) -> Console:
     """A console on the stream as it is now."""
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def print_table(out: Console, table: Table) -> None:
+    """A table as wide as the terminal; in a pipe each row on one line, and nothing after its last word."""
+    if out.is_terminal:
+        out.print(table)
+        return
+    for line in out.render_lines(table, out.options.update_width(_ENDLESS), pad=False):
+        out.print("".join(segment.text for segment in line).rstrip(), soft_wrap=True)
 
 
 def glyphs(encoding: str | None) -> Glyphs:

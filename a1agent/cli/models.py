@@ -36,7 +36,8 @@ def models(
 ) -> int:
     """List the models that can be loaded here.
 
-    Kinds of addresses and what they need, the embedded pair, and GGUF files found on this machine.
+    Kinds of addresses and what they need, the embedded pair, and what other programs keep here: GGUF files and
+    checkpoints in the hub's cache (HF_HUB_CACHE, HF_HOME), models of Ollama (OLLAMA_MODELS), GGUF files of LM Studio.
     """
     found = [*_embedded(), *(_weigh(model) for model in find_local_models())]
     kinds = [_kind(scheme) for scheme in SCHEMES.values()]

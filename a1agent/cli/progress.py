@@ -86,7 +86,7 @@ class Progress:
     def _finish(self, row: ChainRow, result: ChainResult) -> None:
         row.result = result
         if result.finished:
-            self.finished += 1
+            self.finished += result.end != "timeout"
             self.answers[self._spelling(result.answer)] += 1
 
     def _spelling(self, answer: str | None) -> str | None:

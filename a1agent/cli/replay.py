@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from a1agent.cli.console import console
+from a1agent.cli.console import console, print_table
 from a1agent.config import CalibratorName, Coverage, help_of
 from a1agent.errors import InvalidOption, MissingExtra
 
@@ -56,7 +56,7 @@ def replay(
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report)))
     else:
-        console().print(_table(report, rejection_rate))
+        print_table(console(), _table(report, rejection_rate))
     return 0
 
 

@@ -87,7 +87,7 @@ def _facts(stats: RejectionStats, result: Result | None) -> list[tuple[str, str]
     facts = [
         ("rejection rate", f"{_number(stats.observed_rate)}, asked {stats.asked_rate:.2f}"),
         ("verified", f"{stats.verifications} steps, {stats.rejections} taken over{_unverified(stats)}"),
-        ("chains", _chains(stats)),
+        ("chains", _chains(stats, result)),
         ("draft wrote", f"{stats.drafted_tokens} tokens, {stats.kept_tokens} kept"),
         ("target", f"wrote {stats.target_tokens} tokens, scored {stats.scored_tokens}"),
         ("time", f"{stats.wall_s:.1f} s{_speeds(stats)}"),
@@ -101,8 +101,11 @@ def _facts(stats: RejectionStats, result: Result | None) -> list[tuple[str, str]
     return [("answer", f"{answer}, {_share(result)}"), *facts]
 
 
-def _chains(stats: RejectionStats) -> str:
-    parts = [f"{stats.chains_finished} finished"]
+def _chains(stats: RejectionStats, result: Result | None) -> str:
+    """How they ended; those that the time limit cut may vote, and count as finished elsewhere."""
+    cut = sum(chain.end == "timeout" for chain in result.chains) if result else 0
+    parts = [f"{stats.chains_finished - cut} finished"]
+    parts += [f"{cut} out of time"] if cut else []
     parts += [f"{stats.chains_cancelled} cancelled"] if stats.chains_cancelled else []
     parts += [f"{stats.chains_failed} failed"] if stats.chains_failed else []
     return f"{stats.chains_started}: {', '.join(parts)}"
@@ -122,10 +125,10 @@ def _unverified(stats: RejectionStats) -> str:
     return f", {stats.unverified} accepted unscored" if stats.unverified else ""
 
 
-def stats_line(stats: RejectionStats) -> str:
-    """The statistics in one line."""
+def stats_line(stats: RejectionStats, result: Result | None = None) -> str:
+    """The statistics in one line; of `result` it takes which chains ran out of time."""
     return (
         f"rejection rate {_number(stats.observed_rate)} (asked {stats.asked_rate:.2f}) over {stats.verifications} "
-        f"steps{_unverified(stats)}; chains {_chains(stats)}; tokens: draft {stats.drafted_tokens}, "
+        f"steps{_unverified(stats)}; chains {_chains(stats, result)}; tokens: draft {stats.drafted_tokens}, "
         f"target {stats.target_tokens} written and {stats.scored_tokens} scored; {stats.wall_s:.1f} s"
     )

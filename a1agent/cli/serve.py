@@ -85,17 +85,18 @@ def _server() -> Any:
 
 
 async def _run(settings: Settings, chosen: Any, host: str, port: int) -> None:
-    from a1agent.server.run import announced, bind, serve
+    from a1agent.server.run import announced, bind, opened_here, serve
 
     with bind(host, port, chosen) as listener:
         agent = make_agent(settings)
         try:
             draft, target = agent.pair.names
             print(f"loading {draft} and {target}", file=sys.stderr, flush=True)
-            await serve(agent, chosen, listener, lambda: _announce(announced(listener)))
+            await serve(agent, chosen, listener, lambda: _announce(announced(listener), opened_here(listener)))
         finally:
             await agent.aclose()
 
 
-def _announce(address: str) -> None:
-    print(f"serving on {address} (the page), {address}/v1 (the API)", flush=True)
+def _announce(address: str, here: str) -> None:
+    everywhere = "" if address == here else f"{address}, here "
+    print(f"serving on {everywhere}{here} (the page), {here}/v1 (the API)", flush=True)

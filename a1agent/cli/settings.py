@@ -14,6 +14,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from platformdirs import user_config_path
 
+from a1agent.backends.options import kind_name
 from a1agent.config import Options
 from a1agent.errors import InvalidOption, UsageError, nearest
 
@@ -105,7 +106,17 @@ class Settings:
     def calibration(self) -> str | None:
         """Where calibration is kept, as `A1` takes it."""
         where: str = self.values["calibration"].value
-        return None if where.lower() in ("none", "off") else where
+        if where.lower() in ("none", "off"):
+            return None
+        return where if where == "default" else str(Path(where).expanduser())
+
+    @property
+    def store(self) -> Path | None:
+        """The file in which calibration is kept; None where it is not."""
+        from a1agent.conformal.store import default_store_path
+
+        where = self.calibration
+        return default_store_path() if where == "default" else Path(where) if where else None
 
     def model(self, which: Literal["draft", "target"]) -> str:
         """The address of a model."""
@@ -208,8 +219,7 @@ def _of_text(setting: Setting, text: str, source: str) -> Any:
 
 
 def _kind_name(setting: Setting) -> str:
-    names: dict[Any, str] = {int: "a whole number", float: "a number", tuple: "a text or a list of texts"}
-    return names.get(setting.base, "a text")
+    return "a text or a list of texts" if setting.base is tuple else kind_name(setting.base)
 
 
 def _check(setting: Setting, value: Value) -> None:

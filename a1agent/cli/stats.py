@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from a1agent.cli.console import console, glyphs
+from a1agent.cli.console import console, glyphs, print_table
 from a1agent.cli.settings import read_settings
 from a1agent.errors import CalibrationError, UsageError
 
@@ -37,10 +37,13 @@ def stats(
 
     Per model pair: how many scores, how new, and how their mean moves from day to day.
     """
-    where = read_settings({"calibration": calibration}).calibration
-    if where is None:
+    settings = read_settings({"calibration": calibration})
+    path = settings.store
+    if path is None:
         raise UsageError("calibration is none: there is no store", "give one with --calibration")
-    path, entries = _entries(where)
+    if not path.exists() and settings.calibration != "default":
+        raise UsageError(f"there is no file {path}", "a store is made by the first call that uses it")
+    entries = _entries(path)
     if plot:
         _plot(entries, plot)
     if as_json:
@@ -50,16 +53,11 @@ def stats(
     return 0
 
 
-def _entries(where: str) -> tuple[Path, list[StoreEntry]]:
-    from a1agent.conformal.store import default_store_path, summary_of
+def _entries(path: Path) -> list[StoreEntry]:
+    from a1agent.conformal.store import summary_of
 
-    path = default_store_path() if where == "default" else Path(where).expanduser()
-    if not path.exists():
-        if where != "default":
-            raise UsageError(f"there is no file {path}", "a store is made by the first call that uses it")
-        return path, []
     try:
-        return path, summary_of(path)
+        return summary_of(path) if path.exists() else []
     except ValueError as error:
         hint = "name the file of a store; a damaged one is moved aside by the next call that uses it"
         raise CalibrationError(str(error), hint) from None
@@ -87,7 +85,7 @@ def _print(out: Console, path: Path, entries: list[StoreEntry]) -> None:
     out.print(f"{path}: {total} scores of {len(entries)} calibrations", soft_wrap=True)
     for entry in entries:
         out.print()
-        out.print(_table(entry, unicode=not glyphs(out.encoding).ascii))
+        print_table(out, _table(entry, unicode=not glyphs(out.encoding).ascii))
 
 
 def _table(entry: StoreEntry, *, unicode: bool) -> Table:

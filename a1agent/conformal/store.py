@@ -6,13 +6,15 @@ import sqlite3
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from platformdirs import user_data_path
 
 from a1agent.conformal import store_tables
-from a1agent.conformal.store_file import CalibrationWarning, StoreFile, look_into
+from a1agent.conformal.store_file import CalibrationWarning, StoreFile, check_file, look_into
 from a1agent.conformal.store_tables import CalibrationKey, Row, StoreEntry, StorePeriod
 from a1agent.conformal.values import turn_bucket
 
@@ -22,7 +24,9 @@ __all__ = [
     "CalibrationWarning",
     "StoreEntry",
     "StorePeriod",
+    "check_file",
     "default_store_path",
+    "scores_since",
     "summary_of",
 ]
 
@@ -30,6 +34,8 @@ WINDOW = 10_000  # scores kept per key and turn bucket, the newest
 FLUSH_S = 1.0  # a score reaches the disk at most this much later,
 FLUSH_SCORES = 1000  # or as soon as this many wait
 TIMEOUT_S = 5.0  # how long another process may hold the file
+
+T = TypeVar("T")
 
 
 def default_store_path() -> Path:
@@ -42,8 +48,20 @@ def summary_of(path: Path) -> list[StoreEntry]:
 
     Raises ValueError where it is no store that can be read.
     """
+    return _read_of(path, store_tables.summary)
+
+
+def scores_since(path: Path, moment: float) -> int:
+    """How many scores the store in a file holds that came at `moment` (seconds since 1970) or later.
+
+    The file is left as it is. Raises as `summary_of`.
+    """
+    return _read_of(path, lambda connection: store_tables.count_since(connection, moment))
+
+
+def _read_of(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
     try:
-        return look_into(path, store_tables.summary)
+        return look_into(path, work)
     except sqlite3.Error as error:
         raise ValueError(f"{path} cannot be read as a calibration store: {error}") from error
 
@@ -59,7 +77,8 @@ class CalibrationStore:
     A damaged file, and one that another process keeps locked for `timeout_s` seconds, is moved aside (renamed with the
     reason and the time, beside the path) and a fresh one begun. A file that cannot be written, or that a newer version
     or another program wrote, is left alone: what it holds is used where it can be read, and the scores of this process
-    stay in memory. Either is told by one `CalibrationWarning`. `path` None is `default_store_path()`.
+    stay in memory. Either is told by one `CalibrationWarning`. `path` None is `default_store_path()`; a given one that
+    holds something else than a database is refused by a ValueError, and left as it is.
 
     In a process forked from the one that opened it a store holds and keeps nothing: the scores are the parent's.
     """
@@ -67,6 +86,8 @@ class CalibrationStore:
     def __init__(self, path: Path | None = None, *, window: int = WINDOW, timeout_s: float = TIMEOUT_S) -> None:
         if window < 1:
             raise ValueError(f"window must be at least 1, not {window}")
+        if path is not None:
+            check_file(path)
         self._writer = _Writer(StoreFile(path or default_store_path(), window, timeout_s))
         # Runs at interpreter exit too; the thread refers to the writer only, so that a store can be collected.
         self._finalizer = weakref.finalize(self, self._writer.close)

@@ -13,9 +13,11 @@ from typing import TypeVar
 from a1agent.conformal import store_tables as tables
 from a1agent.conformal.store_tables import CalibrationKey, Row, StoreEntry
 
-__all__ = ["CalibrationWarning", "StoreFile", "look_into"]
+__all__ = ["CalibrationWarning", "StoreFile", "check_file", "look_into"]
 
 RETRY_S = 0.02
+
+_MAGIC = b"SQLite format 3\0"
 
 T = TypeVar("T")
 
@@ -123,6 +125,26 @@ def look_into(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
         if _code(error) != sqlite3.SQLITE_CANTOPEN:
             raise
     return _look(f"{address}?mode=ro&immutable=1", work)  # in a folder that cannot be written a log cannot be opened
+
+
+def check_file(path: Path) -> None:
+    """Raises ValueError for a file that is neither empty nor a database: it is another one of the user's."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    try:
+        look_into(path, lambda connection: None)
+    except sqlite3.Error as error:
+        # Read only when SQLite holds no lock on it: to close a file gives up all locks of the process on it.
+        if _code(error) == sqlite3.SQLITE_NOTADB and not _begins_as_database(path):
+            raise ValueError(
+                f"{path} is no calibration store but another kind of file, and is left as it is: "
+                "name a store, or a file that is not there yet"
+            ) from None
+
+
+def _begins_as_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def _look(address: str, work: Callable[[sqlite3.Connection], T]) -> T:

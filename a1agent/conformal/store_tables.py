@@ -12,6 +12,7 @@ __all__ = [
     "StorePeriod",
     "all_rows",
     "check",
+    "count_since",
     "prepare",
     "read",
     "summary",
@@ -170,6 +171,12 @@ def all_rows(connection: sqlite3.Connection) -> list[Row]:
     return [
         Row(key=_key(values), bucket=bucket, turn=turn, score=score, at=at) for *values, bucket, turn, score, at in rows
     ]
+
+
+def count_since(connection: sqlite3.Connection, moment: float) -> int:
+    """How many scores came at `moment` or later."""
+    (count,) = connection.execute("SELECT COUNT(*) FROM scores WHERE at >= ?", (moment,)).fetchone()
+    return int(count)
 
 
 def summary(connection: sqlite3.Connection) -> list[StoreEntry]:

@@ -20,7 +20,7 @@ from a1agent.server.app import create_app
 from a1agent.server.service import Service
 from a1agent.server.settings import ServerSettings
 
-__all__ = ["OrderlyServer", "Server", "announced", "bind", "serve"]
+__all__ = ["OrderlyServer", "Server", "announced", "bind", "opened_here", "serve"]
 
 _MOST_CONNECTIONS = 1000
 _AFTER_GRACE_S = 2
@@ -128,5 +128,16 @@ def _is_loopback(host: str) -> bool:
 
 def announced(listener: socket.socket) -> str:
     """The address of a listening socket, as clients write it."""
+    return _address(*listener.getsockname()[:2])
+
+
+def opened_here(listener: socket.socket) -> str:
+    """As `announced`, for this machine: the address of a socket that listens on all is none that a client opens."""
     host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
+    return _address(host, port)
+
+
+def _address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

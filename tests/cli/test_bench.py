@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,42 @@ def test_calibration_is_kept_for_calls_to_come(a1: Any, sums: Path, tmp_path: Pa
 def test_calibrating_needs_somewhere_to_keep_it(a1: Any, sums: Path) -> None:
     done = a1("calibrate", "--data", str(sums), "--calibration", "none")
     assert done.exit_code == 2 and "--calibration" in done.stderr
+
+
+def test_what_was_measured_and_cannot_be_kept_is_an_error(
+    a1: Any, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+
+    def without_room(path: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(path, **options)
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        if pages and path != ":memory:":
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+    store = tmp_path / "store.sqlite3"
+    a1("ask", "1 + 2", "--calibration", str(store), "--seed", "0")
+    monkeypatch.setattr(sqlite3, "connect", without_room)
+    done = a1("calibrate", "--data", str(sums), "--calibration", str(store))
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "full" in done.stderr and "scores could not be kept in" in done.stderr
+
+
+def test_a_store_that_cannot_be_written_is_told_before_anything_is_measured(
+    a1: Any, sums: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = a1("calibrate", "--data", str(sums), "--calibration", str(tmp_path / "file" / "store.sqlite3"))
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "nothing can be kept in" in done.stderr and "questions: " not in done.stderr
+
+
+def test_a_calibrator_that_adds_nothing_measures_nothing(a1: Any, sums: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.sqlite3"
+    done = a1("calibrate", "--data", str(sums), "--calibration", str(store), "--calibrator", "static")
+    assert done.exit_code == 2 and "static" in done.stderr
+    assert not store.exists()
 
 
 def test_a_run_leaves_the_users_calibration_alone(a1: Any, sums: Path, tmp_path: Path, user_folders: Path) -> None:

@@ -38,6 +38,19 @@ def test_other_distributions_add_commands(a1, plugins: None) -> None:
     assert a1("greet").stdout == "hello from elsewhere\n"
 
 
+def test_an_unknown_command_names_those_of_other_distributions_too(a1, plugins: None) -> None:
+    done = a1("aks")
+    assert done.exit_code == 2
+    known = done.stderr.splitlines()[-1]
+    assert known.startswith("hint: known: ask, bench, ") and "greet" in known
+
+
+@pytest.mark.parametrize("command", [(), ("ask",), ("models",), ("greet",)])
+def test_a_short_flag_asks_every_command_for_help(a1, plugins: None, command: tuple[str, ...]) -> None:
+    assert a1(*command, "-h").stdout == a1(*command, "--help").stdout
+    assert "Usage: " in a1(*command, "-h").stdout
+
+
 def test_a_broken_plugin_is_one_line_and_breaks_nothing(plugins: None, capsys: pytest.CaptureFixture[str]) -> None:
     app_module.build()
     lines = capsys.readouterr().err.splitlines()
@@ -116,11 +129,34 @@ def test_stats_show_what_calls_have_stored(a1, tmp_path: Path) -> None:
 
 def test_a_damaged_store_is_one_warning_and_the_question_is_answered(a1, tmp_path: Path) -> None:
     store = tmp_path / "store.sqlite3"
-    store.write_bytes(b"no database " * 1000)
+    store.write_bytes(b"SQLite format 3\0" + b"no database " * 1000)
     done = a1("ask", SUM, "--quiet", "--calibration", str(store))
     assert (done.exit_code, done.stdout) == (0, "10\n")
     assert done.stderr.count("warning: ") == 1 and len(done.stderr.splitlines()) == 1
     assert len(list(tmp_path.iterdir())) > 1  # it was moved aside
+
+
+@pytest.mark.parametrize("command", [("ask", SUM), ("calibrate", "--limit", "1"), ("bench",)])
+def test_a_file_of_another_kind_is_never_taken_for_a_store(a1, tmp_path: Path, command: tuple[str, ...]) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"question": "1 + 2"}\n', encoding="utf-8")
+    done = a1(*command, "--calibration", str(data))
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ") and "another kind of file" in done.stderr
+    assert data.read_text(encoding="utf-8") == '{"question": "1 + 2"}\n'
+    assert list(tmp_path.iterdir()) == [data]
+
+
+def test_tables_in_a_pipe_are_a_line_a_row_without_blanks_at_its_end(a1, trace: Path, tmp_path: Path) -> None:
+    long = "a-name-that-fills-a-line" * 4
+    a1("ask", SUM, "--calibration", str(tmp_path / "store.sqlite3"))
+    shown = [
+        a1("config", env={"A1_DRAFT": f"scripted:{long}"}).stdout,
+        a1("replay", str(trace)).stdout,
+        a1("stats", "--calibration", str(tmp_path / "store.sqlite3")).stdout,
+    ]
+    assert all(line == line.rstrip() for text in shown for line in text.splitlines())
+    assert any(line.split() == ["draft", f"scripted:{long}", "A1_DRAFT"] for line in shown[0].splitlines())
 
 
 def test_stats_plot_the_drift(a1, tmp_path: Path) -> None:
@@ -159,6 +195,14 @@ def test_a_chat_reads_utf_8_and_nothing_else(a1) -> None:
     done = a1("chat", input=b"caf\xe9 1 + 1\n")
     assert done.exit_code == 2 and done.stderr.startswith("error: stdin is not UTF-8 text")
     assert a1("chat", input="\ufeff1 + 1\n".encode()).stdout.count("boxed{2}") == 1
+
+
+def test_a_chat_that_ends_in_an_error_frees_its_models(a1, monkeypatch: pytest.MonkeyPatch) -> None:
+    from a1agent.backends import scripted
+
+    assert a1("chat", input=b"\xff\n").exit_code == 2
+    monkeypatch.setattr(scripted, "load", lambda *_, **__: 1 / 0)
+    assert a1("ask", "1 + 2").exit_code == 1  # they are loaded anew
 
 
 def test_a_chat_names_the_nearest_of_its_commands(a1) -> None:

@@ -1,6 +1,7 @@
 """The live view, drawn without a terminal."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.cells import cell_len
@@ -9,7 +10,7 @@ from rich.console import Console
 from a1agent.cli.console import glyphs, one_line, printable
 from a1agent.cli.live import LiveView
 from a1agent.cli.progress import Progress
-from a1agent.cli.report import print_result
+from a1agent.cli.report import print_result, stats_line
 from a1agent.events import ChainFinished, ChainStarted, StepAccepted, StepDrafted, StepTakenOver, StepVerified
 from a1agent.types import ChainResult, Step, Verdict
 
@@ -112,6 +113,26 @@ def test_control_characters_are_dropped_and_lines_kept() -> None:
 def test_terminals_that_cannot_show_the_signs_get_plain_ones() -> None:
     assert glyphs("ascii").accepted == "o" and glyphs("utf-8").accepted == "●"
     assert not glyphs("cp1252").accepted.isascii() or glyphs("cp1252").ascii
+
+
+def test_chains_that_ran_out_of_time_vote_and_are_not_told_as_finished() -> None:
+    progress = Progress()
+    progress.add(ChainStarted(chain=0))
+    progress.add(ChainFinished(chain=0, result=ChainResult(index=0, text="", answer="1", turns=(), end="timeout")))
+    assert progress.finished == 0 and progress.answers == {"1": 1}
+
+
+def test_the_report_tells_the_chains_that_ran_out_of_time_from_those_that_finished() -> None:
+    from a1agent import A1
+
+    with A1("scripted:sums?accuracy=1", "scripted:sums", calibration=None, seed=1, early_stop="off") as agent:
+        result = agent.solve("Box the sum in \\boxed{}: 1 + 2 + 3")
+    cut = replace(result, chains=(*(replace(c, end="timeout") for c in result.chains[:3]), *result.chains[3:]))
+    out = console()
+    print_result(out, cut)
+    assert "8: 5 finished, 3 out of time " in out.file.getvalue()  # type: ignore[attr-defined]
+    assert "chains 8: 5 finished, 3 out of time;" in stats_line(cut.stats, cut)
+    assert "chains 8: 8 finished;" in stats_line(result.stats, result)
 
 
 def test_cancelled_chains_do_not_vote() -> None:

@@ -99,6 +99,19 @@ def test_a_variable_can_take_back_what_the_file_limits(file: Path, monkeypatch) 
     assert read_settings().options.timeout_s is None
 
 
+def test_a_store_in_the_home_folder_is_the_same_file_for_every_command(user_folders: Path, monkeypatch) -> None:
+    monkeypatch.setenv("A1_CALIBRATION", "~/store.sqlite3")
+    settings = read_settings()
+    assert settings.store == Path.home() / "store.sqlite3"
+    assert settings.calibration == str(settings.store)
+
+
+def test_config_tells_where_its_file_is_and_what_names_another(a1, file: Path) -> None:
+    file.touch()
+    first = a1("config").stdout.splitlines()[0]
+    assert first == f"file (TOML): {file}; A1_CONFIG names another"
+
+
 def test_config_prints_values_and_where_they_come_from(a1, file: Path) -> None:
     file.write_text("chains = 2", encoding="utf-8")
     done = a1("config", "--json", env={"A1_TURNS": "7"})

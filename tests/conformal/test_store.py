@@ -14,6 +14,7 @@ from a1agent.conformal.store import (
     CalibrationStore,
     CalibrationWarning,
     default_store_path,
+    scores_since,
     summary_of,
 )
 
@@ -189,8 +190,8 @@ def test_processes_that_start_at_once_share_one_store(path):
     assert others_beside(path) == []
 
 
-@pytest.mark.parametrize("junk", [b"this is not a database" * 100, b"SQLite format 3\0" + b"\1" * 4000])
-def test_a_damaged_store_is_moved_aside_with_one_warning_and_nothing_lost(path, junk):
+def test_a_damaged_store_is_moved_aside_with_one_warning_and_nothing_lost(path):
+    junk = b"SQLite format 3\0" + b"\1" * 4000
     path.parent.mkdir()
     path.write_bytes(junk)
     with pytest.warns(CalibrationWarning, match="damaged") as warned:
@@ -204,6 +205,44 @@ def test_a_damaged_store_is_moved_aside_with_one_warning_and_nothing_lost(path, 
     assert (path.parent / aside).read_bytes() == junk
     with CalibrationStore(path) as store:
         assert store.load(KEY) == [(0, 1.0)]
+
+
+@pytest.mark.parametrize("junk", [b"{}", b'{"question": "1 + 2"}\n' * 1000, b"SQLite format 4\0" + b"\1" * 4000])
+def test_a_file_of_another_kind_is_refused_and_left_alone(path, junk):
+    path.parent.mkdir()
+    path.write_bytes(junk)
+    with pytest.raises(ValueError, match="another kind of file"):
+        CalibrationStore(path)
+    assert path.read_bytes() == junk
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_an_empty_file_becomes_a_store(path):
+    path.parent.mkdir()
+    path.touch()
+    fill(path, 3)
+    assert summary_of(path)[0].scores == 3
+
+
+@pytest.mark.parametrize("junk", [b"overwritten" * 1000, b"\0" * 4096])
+def test_the_users_own_store_is_moved_aside_whatever_has_become_of_it(user_folders, junk):
+    path = default_store_path()
+    path.parent.mkdir(parents=True)
+    path.write_bytes(junk)
+    with pytest.warns(CalibrationWarning, match="damaged") as warned, CalibrationStore() as store:
+        store.append(KEY, 0, 1.0)
+    assert len(warned) == 1 and summary_of(path)[0].scores == 1
+    assert [(path.parent / name).read_bytes() for name in others_beside(path)] == [junk]
+
+
+def test_scores_that_came_since_a_moment_are_counted(path):
+    fill(path, 3)
+    (entry,) = summary_of(path)
+    newest = entry.newest.timestamp()
+    assert scores_since(path, 0) == 3
+    assert scores_since(path, newest + 1) == 0
+    with pytest.raises(ValueError, match="cannot be read"):
+        scores_since(path.parent / "nowhere", 0)
 
 
 def test_damage_found_later_is_survived_too(path):

@@ -10,7 +10,7 @@ import pytest
 
 from a1agent import A1, InvalidOption, UsageError
 from a1agent.server import Keys, ServerSettings, read_keys
-from a1agent.server.run import bind
+from a1agent.server.run import announced, bind, opened_here
 from tests.doubles import sums_pair
 from tests.server.serving import KEY, SUM, in_process, posted, serving
 
@@ -218,12 +218,15 @@ def test_an_address_that_others_reach_needs_a_key(host: str) -> None:
 def test_with_a_key_others_may_reach_it(host: str) -> None:
     with bind(host, 0, ServerSettings(keys=Keys({"ann": KEY}))) as listener:
         assert listener.getsockname()[0] == host
+        port = listener.getsockname()[1]
+        assert opened_here(listener) == f"http://{'127.0.0.1' if host == '0.0.0.0' else '[::1]'}:{port}"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_this_machine_needs_no_key(host: str) -> None:
     with bind(host, 0, ServerSettings()) as listener:
         assert listener.getsockname()[0] in ("127.0.0.1", "::1")
+        assert opened_here(listener) == announced(listener)
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -175,9 +175,18 @@ def _answer(result: Result) -> CallToolResult:
     )
     shown = result.text if result.answer is None else f"{result.text}\n\nAnswer: {result.answer}"
     return CallToolResult(
-        content=[TextContent(type="text", text="\n\n".join((shown, *result.notices)))],
+        content=[TextContent(type="text", text="\n\n".join((shown, _sureness(result), *result.notices)))],
         structured_content=reasoned.model_dump(mode="json"),
     )
+
+
+def _sureness(result: Result) -> str:
+    """What the instructions tell a model to act on, for those that see the text only."""
+    stats = result.stats
+    confidence = f"Confidence: {result.confidence:.2f} (the share of {stats.chains_started} chains that agree)"
+    if stats.observed_rate is None:
+        return confidence
+    return f"{confidence}. Rate: {stats.observed_rate:.2f} of the verified steps (asked for {stats.asked_rate:.2f})"
 
 
 async def _know_tenant(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:

@@ -74,6 +74,18 @@ async def test_a_question_is_answered_as_text_and_as_structured_content() -> Non
     assert stats.chains_started == 8
     (text,) = answer.content
     assert isinstance(text, TextContent) and "Answer: 6" in text.text
+    assert f"Confidence: {answer.structured_content['confidence']:.2f} (the share of 8 chains that agree)" in text.text
+    assert f"Rate: {stats.observed_rate:.2f} of the verified steps (asked for 0.30)" in text.text
+
+
+async def test_a_client_that_sees_text_only_reads_how_sure_a_call_is_that_verified_nothing() -> None:
+    async with (
+        A1(*pair(), calibration=None, min_step_tokens=0, verify_rate=0.0) as a1,
+        Client(create_server(a1)) as client,
+    ):
+        answer = await client.call_tool("reason", {**ASKED, "effort": "low"})
+    (text,) = answer.content
+    assert isinstance(text, TextContent) and text.text.endswith(" (the share of 4 chains that agree)")
 
 
 async def test_each_turn_is_told_while_the_chains_think() -> None:
