@@ -70,7 +70,8 @@ class Calibrations:
     def calibrator(self, key: CalibrationKey, options: Options) -> Calibrator:
         """The calibrator of a key, made on first use from what is stored. Reads the disk: call it in a thread.
 
-        Raises `CalibrationError` when a static calibration is asked of a given file that holds none of this pair.
+        Raises `CalibrationError` when the file that was given is no store, and when a static calibration is asked of one
+        that holds none of this pair.
         """
         identity = (key, options.calibrator, options.coverage)
         with self._lock:
@@ -104,7 +105,10 @@ class Calibrations:
         if self.where is None:
             return None
         if self._store is None:
-            self._store = CalibrationStore(None if self.where == "default" else Path(self.where))
+            try:
+                self._store = CalibrationStore(None if self.where == "default" else Path(self.where).expanduser())
+            except ValueError as error:
+                raise CalibrationError(str(error)) from None
         return self._store
 
     def _check_static(self, store: CalibrationStore) -> None:

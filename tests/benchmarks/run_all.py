@@ -72,6 +72,7 @@ SECTIONS = {
     "coverage": Section("Marginal and conditional coverage", "tests/benchmarks/bench_coverage.py"),
     "early-stop": Section("Votes that stop early", "tests/benchmarks/bench_early_stop.py"),
     "server": Section("The server", "tests/benchmarks/bench_server.py"),
+    "wire": Section("Tokens on the wire", "tests/benchmarks/bench_wire.py"),
     "langchain": Section("Batches in LangChain", "integrations/langchain/tests/benchmarks/bench_batch.py"),
     "conformal": Section("Decisions", "tests/benchmarks/bench_conformal.py"),
     "llama-cpp": Section("The llama.cpp backend against llama.cpp", "tests/benchmarks/bench_llama_cpp.py"),
