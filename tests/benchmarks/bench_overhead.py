@@ -4,7 +4,8 @@
 
 Both models stand on simulated servers: each call takes the time of its tokens on a clock that jumps, and costs next to
 no CPU. The same calls are made once by A1 (engine, calibrator, statistics, events, vote) and once by bare coroutines;
-the difference in CPU seconds of this process, over the verified steps, is the overhead. Memory is what Python
+the difference in CPU seconds of this process, over the verified steps, is the overhead. Looking ahead makes more calls,
+of steps that are then dropped: they count as overhead. Memory is what Python
 allocates at its highest during a call, less the chains' texts, over the chains.
 """
 
