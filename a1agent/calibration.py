@@ -70,8 +70,8 @@ class Calibrations:
     def calibrator(self, key: CalibrationKey, options: Options) -> Calibrator:
         """The calibrator of a key, made on first use from what is stored. Reads the disk: call it in a thread.
 
-        Raises `CalibrationError` when the file that was given is no store, and when a static calibration is asked of one
-        that holds none of this pair.
+        Raises `CalibrationError` when the file that was given is no store, and when a static calibration is asked of a
+        given file that holds none of this pair.
         """
         identity = (key, options.calibrator, options.coverage)
         with self._lock:
