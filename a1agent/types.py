@@ -198,7 +198,8 @@ class Verdict:
 class Turn:
     """One round of a chain: the draft's step, the verdict on it, and the target's step when it took over.
 
-    `verdict` is None for a step that was accepted without being scored.
+    `verdict` is None for a step that was accepted without being scored. Whether a drafted step that was rejected stands
+    before the target's is told by `StepTakenOver.takeover`: a statement is rewritten also where others are continued.
     """
 
     index: int

@@ -70,6 +70,11 @@ class Call:
             return Stop(strings=(*self.options.stop, self.statement.closing))
         return _stop(self.options.min_step_tokens or 0, self.options.stop)
 
+    @property
+    def can_rewind(self) -> bool:
+        """Whether what is written can be taken back."""
+        return self.draft.can_rewind and self.target.can_rewind
+
     def for_statement(self) -> Call:
         """The call as the step sees it in which a chain states its answer."""
         return replace(self, stating=True)

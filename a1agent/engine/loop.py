@@ -174,15 +174,7 @@ async def grow(call: Call, chain: Chain) -> None:
     await chain.open_thought()
     for turn in range(call.options.turns):
         room = chain.room(call)
-        if room < 1:
-            end = "tokens"
-            break
-        marks = chain.mark()
-        try:
-            await take_turn(call, chain, turn, room, marks)
-        except ContextOverflow:  # it was cut finer than all before it
-            await drop_ahead(call, chain)
-            chain.rewind(marks)
+        if room < 1 or not await _fits(call, chain, turn, room):
             end = "tokens"
             break
         if chain.ended and chain.thinking:
@@ -199,6 +191,20 @@ async def grow(call: Call, chain: Chain) -> None:
             if not chain.turns:  # there was no room for anything
                 raise
     chain.close(call, end)
+
+
+async def _fits(call: Call, chain: Chain, turn: int, room: int) -> bool:
+    """Takes a turn; False where its step, cut finer than all before it, overran a context: the chain is as before."""
+    marks = chain.mark()
+    try:
+        await take_turn(call, chain, turn, room, marks)
+    except ContextOverflow:
+        if not call.can_rewind:
+            raise
+        await drop_ahead(call, chain)
+        chain.rewind(marks)
+        return False
+    return True
 
 
 async def take_turn(call: Call, chain: Chain, turn: int, room: int, marks: Marks) -> None:

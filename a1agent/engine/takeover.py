@@ -15,17 +15,19 @@ __all__ = ["take_over"]
 async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, marks: Marks, room: int) -> Step:
     """The target's step of at most `room` tokens, appended to the chain and to the draft's sequence.
 
-    A statement is rewritten in any case, as it is one step, and so is a step that leaves no room after it. The target
-    does not wait for the draft to drop what it wrote ahead. Raises what the backend raises.
+    A statement is rewritten in any case, as it is one step, and so is a step that leaves no room after it; not so where
+    a model cannot take back what it holds. The target does not wait for the draft to drop what it wrote ahead. Raises
+    what the backend raises.
     """
     if chain.ahead is not None:
         chain.ahead.stop()
     left = chain.room(call, rejected.drafted)
-    continues = call.options.takeover == "continue" and left >= 1 and not call.stating
+    needs_rewriting = call.can_rewind and (call.stating or left < 1)
+    continues = call.options.takeover == "continue" and not needs_rewriting
     if not continues:
         chain.target.rewind(marks.target)
     generated = await chain.target.generate(
-        min(_most(call), left if continues else room), call.sampling(chain.index, turn, "target"), call.stop()
+        max(1, min(_most(call), left if continues else room)), call.sampling(chain.index, turn, "target"), call.stop()
     )
     if not chain.own_target:
         await _follow(call, chain, generated, None if continues else marks)

@@ -156,6 +156,13 @@ def test_a_statement_that_is_rejected_is_rewritten(takeover: str) -> None:
     assert result.answer == "7"
 
 
+def test_where_nothing_can_be_taken_back_a_rejected_statement_is_continued_too() -> None:
+    pair = (ScriptedBackend(Rambling(), name=name, can_rewind=False) for name in ("draft", "target"))
+    result = solve(*pair, takeover="continue", rejection_rate=1.0, turns=2)
+    assert not result.stats.chains_failed
+    assert all("\\boxed{7}." in chain.text for chain in result.chains)
+
+
 @pytest.mark.parametrize("takeover", ["rewrite", "continue", "resample"])
 def test_a_stop_string_at_the_start_of_a_step_is_no_reason_to_take_over(takeover: str) -> None:
     pair = (ScriptedBackend(Fixed("One and one.\n\n### and more"), name=name) for name in ("draft", "target"))
