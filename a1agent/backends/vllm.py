@@ -284,8 +284,10 @@ async def _has_step_scoring(http: Http, wire: VllmWire, ids: list[int]) -> bool:
         return False
 
 
-async def _oldest(http: Http) -> tuple[int, int] | None:
-    """The lowest version among the replicas; None where one does not say. They complain of fields they do not know."""
+async def _versions(http: Http) -> list[tuple[int, int] | None]:
+    """Of the replicas, None of one that does not say; none at all where they are not told. They complain of fields that
+    they do not know.
+    """
 
     async def version(line: Line) -> _Version:
         return parsed(_Version, await line.get("/version"), line)
@@ -293,9 +295,8 @@ async def _oldest(http: Http) -> tuple[int, int] | None:
     try:
         numbers = [_NUMBERS.match(told.version) for told in await http.each(version)]
     except A1Error:
-        return None
-    versions = [(int(found[1]), int(found[2])) for found in numbers if found]
-    return min(versions) if versions and len(versions) == len(numbers) else None
+        return []
+    return [(int(found[1]), int(found[2])) if found else None for found in numbers]
 
 
 async def _served(http: Http, model: str) -> Served:
@@ -320,9 +321,9 @@ async def _served_tokenizer(http: Http, wire: VllmWire) -> ServerTokenizer:
 async def _start(http: Http, model: str) -> RemoteBackend:
     served = await _served(http, model)
     wire = VllmWire(served.name)
-    version = await _oldest(http)
-    wire.guides_by_name = version is not None and version < _NAMELESS
-    wire.sends_by_interval = version is not None and version >= _BY_INTERVAL
+    versions = await _versions(http)
+    wire.guides_by_name = any(version < _NAMELESS for version in versions if version)
+    wire.sends_by_interval = bool(versions) and all(version and version >= _BY_INTERVAL for version in versions)
     tokenizer: ChatTokenizer = await given_tokenizer(http, wire.ids_as_read) or await _served_tokenizer(http, wire)
     probe = await tokenizer.learn(PROBE)
     reason = await why_it_cannot_score(http, wire, probe)

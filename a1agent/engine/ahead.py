@@ -14,7 +14,7 @@ __all__ = ["Ahead"]
 class Ahead:
     """The step of a turn under way in a sequence that stood at `mark` before it; at most `limit` tokens."""
 
-    __slots__ = ("_sequence", "_stopped", "_task", "limit", "mark", "turn")
+    __slots__ = ("_sequence", "_task", "limit", "mark", "turn")
 
     def __init__(self, turn: int, limit: int, sequence: Sequence, writing: Coroutine[Any, Any, Generated]) -> None:
         self.turn = turn
@@ -22,7 +22,6 @@ class Ahead:
         self.mark: Mark = sequence.mark()
         self._sequence = sequence
         self._task = asyncio.create_task(writing)
-        self._stopped = False
 
     async def step(self) -> Generated:
         """The step, once it is written. Raises what the backend raises."""
@@ -30,8 +29,7 @@ class Ahead:
 
     def stop(self) -> None:
         """Tells the draft to write no further, once: a second word would cut short how it winds up."""
-        if not self._stopped:
-            self._stopped = True
+        if not self._task.cancelling():
             self._task.cancel()
 
     async def drop(self) -> Generated | None:

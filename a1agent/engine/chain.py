@@ -117,6 +117,10 @@ class Chain:
         return self.target is self.draft
 
     @property
+    def _sequences(self) -> tuple[Sequence, ...]:
+        return (self.draft,) if self.own_target else (self.draft, self.target)
+
+    @property
     def thinking(self) -> bool:
         """Whether its text ends inside a thought."""
         return is_thinking(self.text)
@@ -133,7 +137,7 @@ class Chain:
 
     async def append(self, step: StepText) -> None:
         """Adds a text that neither model wrote here; it rides with their next calls."""
-        for sequence in {id(s): s for s in (self.draft, self.target)}.values():
+        for sequence in self._sequences:
             await sequence.append(step)
 
     async def say(self, text: str) -> None:
@@ -147,18 +151,17 @@ class Chain:
 
         From then on both continue one text, and what it says before `</think>` is read as what it is.
         """
-        sequences = {id(s): s for s in (self.draft, self.target)}.values()
-        if not any(sequence.thinking for sequence in sequences):
+        if not any(sequence.thinking for sequence in self._sequences):
             return
-        for sequence in sequences:
+        for sequence in self._sequences:
             if not sequence.thinking:
                 await sequence.append(StepText(text=THOUGHT_OPENING))
         self.text = self.lead = THOUGHT_OPENING
 
-    def room(self, call: Call, drafted: Generated | None = None, unread: int = 0) -> int:
+    def room(self, call: Call, drafted: int = 0, unread: int = 0) -> int:
         """Tokens left in both contexts and under `max_tokens`, less what stating the answer takes.
 
-        With a step that was `drafted`: what will be left if it stays; `unread` of its tokens are still to be scored.
+        With a step of so many tokens `drafted`: what will be left if it stays; `unread` of them are still to be scored.
         """
         drafts = self.draft.length if self.ahead is None else self.ahead.mark.length
         targets = self.target.length + unread
@@ -167,7 +170,7 @@ class Chain:
             left = int(left / self._finer(drafts, targets))
         left -= call.statement.tokens
         if call.options.max_tokens is not None:
-            left = min(left, call.options.max_tokens - self.tokens - (len(drafted.logprobs) if drafted else 0))
+            left = min(left, call.options.max_tokens - self.tokens - drafted)
         return left
 
     def _finer(self, drafts: int, targets: int) -> float:

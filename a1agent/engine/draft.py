@@ -45,7 +45,8 @@ def look_ahead(call: Call, chain: Chain, turn: int, drafted: Generated) -> None:
     """
     if not call.looks_ahead or call.stating or chain.own_target or turn + 1 >= call.options.turns:
         return
-    limit = min(call.options.step_tokens, chain.room(call, drafted, unread=len(drafted.logprobs)))
+    tokens = len(drafted.logprobs)
+    limit = min(call.options.step_tokens, chain.room(call, drafted=tokens, unread=tokens))
     if limit >= 1 and not chain.would_end(call, drafted):
         chain.ahead = Ahead(turn + 1, limit, chain.draft, _write(call, chain, turn + 1, 0, limit))
 

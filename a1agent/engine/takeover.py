@@ -21,7 +21,7 @@ async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, mark
     """
     if chain.ahead is not None:
         chain.ahead.stop()
-    left = chain.room(call, rejected.drafted)
+    left = chain.room(call, drafted=rejected.step.tokens)
     needs_rewriting = call.can_rewind and (call.stating or left < 1)
     continues = call.options.takeover == "continue" and not needs_rewriting
     if not continues:

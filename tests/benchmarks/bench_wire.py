@@ -122,7 +122,14 @@ class Server:
         raise NotImplementedError
 
     def reply(self, path: str, body: dict[str, Any]) -> Any:
-        raise NotImplementedError
+        """What a path answers without a stream."""
+        match path:
+            case "/v1/models":
+                return {"data": [{"id": "m", "max_model_len": 4096}]}
+            case "/tokenize":
+                return {"tokens": self.tokenize(body["prompt"]), "max_model_len": 4096}
+            case _:
+                raise NotImplementedError(path)
 
     def event(self, stream: Stream, event: dict[str, Any]) -> None:
         data = f"data: {json.dumps(event)}\n\n".encode()
@@ -140,21 +147,19 @@ class Vllm(Server):
 
     def reply(self, path: str, body: dict[str, Any]) -> Any:
         match path:
-            case "/v1/models":
-                return {"data": [{"id": "m", "max_model_len": 4096}]}
             case "/version":
                 return {"version": "0.32.0"}
-            case "/tokenize":
-                return {"tokens": self.tokenize(body["prompt"]), "max_model_len": 4096}
             case "/inference/v1/generate":
                 start = body["sampling_params"]["prompt_logprob_start"] + 1
                 file = io.BytesIO()
                 np.save(file, np.array([[logprob(i)] for i in range(start, len(body["token_ids"]))], np.float32))
                 return {"choices": [{}], "prompt_token_id_logprobs": base64.b64encode(file.getvalue()).decode()}
-            case _:
+            case "/v1/completions":
                 ids = body["prompt"]
                 told = [None, *({str(token): {"logprob": logprob(i)}} for i, token in enumerate(ids) if i)]
                 return {"choices": [{"text": "", "prompt_logprobs": told if "prompt_logprobs" in body else None}]}
+            case _:
+                return super().reply(path, body)
 
     def send(self, stream: Stream) -> None:
         ids, stream.unsent = stream.unsent, []
@@ -175,20 +180,18 @@ class Sglang(Server):
 
     def reply(self, path: str, body: dict[str, Any]) -> Any:
         match path:
-            case "/v1/models":
-                return {"data": [{"id": "m", "max_model_len": 4096}]}
             case "/model_info":
                 return {"tokenizer_path": ""}
             case "/server_info":
                 return {"context_length": 4096}
-            case "/tokenize":
-                return {"tokens": self.tokenize(body["prompt"]), "max_model_len": 4096}
-            case _:
+            case "/generate":
                 ids = body["input_ids"] if "input_ids" in body else self.tokenize(body["text"])
                 start = body.get("logprob_start_len", 0)
                 told = [(logprob(i) if i else None, ids[i], None) for i in range(start, len(ids))]
                 meta = {"prompt_tokens": len(ids), "completion_tokens": 0, "cached_tokens": len(ids) - 1}
                 return {"text": "", "meta_info": {**meta, "input_token_logprobs": told}}
+            case _:
+                return super().reply(path, body)
 
     def send(self, stream: Stream) -> None:
         stream.told += [(logprob(stream.place + i), token, None) for i, token in enumerate(stream.unsent)]

@@ -17,21 +17,14 @@ STATEMENT = 64 + 32
 """Tokens a statement may take, and the words that ask for it, in bytes."""
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @dataclasses.dataclass(frozen=True)
 class Paragraphs:
     """Steps of words without end, until it is asked for the answer."""
 
-    word: str = "word"
-
     def write(self, prompt: str, text: str, rng: random.Random) -> str:
         if text.endswith("\\boxed{"):
             return "7}."
-        return "".join(f"{self.word}{rng.randint(0, 9)} " * rng.randint(8, 60) + "\n\n" for _ in range(30))
+        return "".join(f"word{rng.randint(0, 9)} " * rng.randint(8, 60) + "\n\n" for _ in range(30))
 
     def nll(self, prompt: str, text: str, step: str) -> float:
         return 1.0
@@ -120,7 +113,7 @@ class Numbers(Paragraphs):
     def write(self, prompt: str, text: str, rng: random.Random) -> str:
         if text.endswith("\\boxed{"):
             return "7}."
-        return "".join((f"{'word ' * 30}" if n + text.count("\n\n") < 4 else "1234 " * 60) + "\n\n" for n in range(30))
+        return "".join(("word " * 30 if n + text.count("\n\n") < 4 else "1234 " * 60) + "\n\n" for n in range(30))
 
 
 @pytest.mark.parametrize("lookahead", ["on", "off"])
