@@ -56,8 +56,8 @@ class A1:
     One instance answers many questions at once, from any thread or event loop. Close it, or use it as a context
     manager, to free the models.
 
-    Raises `InvalidOption` for unknown or impossible options, `CannotScore` for a target that cannot score,
-    `ModelNotFound` for models that are not there.
+    Raises `InvalidOption` for unknown or impossible options; with the first call `CalibrationError` for a calibration
+    file of another kind, `CannotScore` for a target that cannot score, `ModelNotFound` for models that are not there.
     """
 
     def __init__(
@@ -113,12 +113,19 @@ class A1:
         return facade.run(self.pair.load()).target.tokenize(text)
 
     async def load(self) -> None:
-        """Loads both models now instead of with the first question. Raises `ModelError`, `MissingExtra`."""
-        await self.pair.load()
+        """Loads both models now instead of with the first question.
+
+        Raises `CalibrationError`, `ModelError`, `MissingExtra`.
+        """
+        await self._load()
+
+    async def _load(self) -> Loaded:
+        await asyncio.to_thread(self._calibrations.open)  # what is wrong with it is told before models are loaded
+        return await self.pair.load()
 
     async def _answer(self, question: Question, options: Options, emit: Emit, tenant: str = "") -> Result:
         asked = await asyncio.to_thread(prepare, question, options)  # before any model is loaded
-        loaded = await self.pair.load()
+        loaded = await self._load()
         options = loaded.settle(options)
         started = time.perf_counter()
         fold = StatsFold(options.rejection_rate, options.calibrator, options.coverage)

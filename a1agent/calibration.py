@@ -15,12 +15,12 @@ from typing import Literal
 from a1agent.backends.base import ModelInfo
 from a1agent.config import Options
 from a1agent.conformal.calibrators import Calibrator, make_calibrator
-from a1agent.conformal.store import CalibrationKey, CalibrationStore
+from a1agent.conformal.store import CalibrationKey, CalibrationStore, check_file
 from a1agent.embedded import shipped
 from a1agent.errors import CalibrationError
 from a1agent.types import Question
 
-__all__ = ["Calibrations", "key_of"]
+__all__ = ["Calibrations", "key_of", "store_path"]
 
 _MOST_CALIBRATORS = 64
 """Calibrators kept in memory for each tenant; its least recently used goes first, whose scores are in the store."""
@@ -58,6 +58,21 @@ def _name_of_score(options: Options, screen: bool) -> str:
     return name if options.verify_rate == 1 else f"{name} of {options.verify_rate:g}"
 
 
+def store_path(where: Path | str | None) -> Path | None:
+    """The file that `where` names; None for none and for `"default"`.
+
+    Raises `CalibrationError` for a file of another kind.
+    """
+    if where is None or where == "default":
+        return None
+    path = Path(where).expanduser()
+    try:
+        check_file(path)
+    except ValueError as error:
+        raise CalibrationError(str(error)) from None
+    return path
+
+
 class Calibrations:
     """The calibrators of an agent. `where`: `"default"` (the user's data folder), a path, or None (memory only)."""
 
@@ -70,8 +85,7 @@ class Calibrations:
     def calibrator(self, key: CalibrationKey, options: Options) -> Calibrator:
         """The calibrator of a key, made on first use from what is stored. Reads the disk: call it in a thread.
 
-        Raises `CalibrationError` when the file that was given is no store, and when a static calibration is asked of a
-        given file that holds none of this pair.
+        Raises `CalibrationError` when a static calibration is asked of a given file that holds none of this pair.
         """
         identity = (key, options.calibrator, options.coverage)
         with self._lock:
@@ -86,8 +100,14 @@ class Calibrations:
                 own.popitem(last=False)
             return made
 
+    def open(self) -> CalibrationStore | None:
+        """The store, if there is one. Reads the disk. Raises `CalibrationError` where the file is of another kind."""
+        if self._store is None and self.where is not None:
+            self._store = CalibrationStore(store_path(self.where))
+        return self._store
+
     def _make(self, key: CalibrationKey, options: Options) -> Calibrator:
-        store = self._open()
+        store = self.open()
         everybodys = dataclasses.replace(key, tenant="")
         stored = [pair for each in dict.fromkeys((everybodys, key)) for pair in store.load(each)] if store else []
         initial = shipped.calibration(key)
@@ -100,16 +120,6 @@ class Calibrations:
             initial=[*initial, *stored],
             on_score=None if store is None else lambda turn, score: store.append(key, turn, score),
         )
-
-    def _open(self) -> CalibrationStore | None:
-        if self.where is None:
-            return None
-        if self._store is None:
-            try:
-                self._store = CalibrationStore(None if self.where == "default" else Path(self.where).expanduser())
-            except ValueError as error:
-                raise CalibrationError(str(error)) from None
-        return self._store
 
     def _check_static(self, store: CalibrationStore) -> None:
         if self.where != "default" and store.summary():

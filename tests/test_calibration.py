@@ -32,7 +32,8 @@ def test_calibration_is_on_by_default_and_can_be_turned_off(user_folders: Path) 
 def test_a_file_of_another_kind_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "problems.jsonl"
     path.write_text('{"question": "1 + 1?", "answer": "2"}\n')
-    with A1(*sums_pair(), calibration=path, min_step_tokens=0) as a1, pytest.raises(CalibrationError, match="problems"):
+    # The model is not there either: the file is looked at before any model is loaded.
+    with A1("llama-cpp:nowhere.gguf", calibration=path) as a1, pytest.raises(CalibrationError, match="problems"):
         a1.solve(SUM)
     assert [file.name for file in tmp_path.iterdir()] == ["problems.jsonl"]
     assert path.read_text().startswith('{"question"')

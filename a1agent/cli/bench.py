@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from a1agent.calibration import store_path
 from a1agent.cli.calls import Loop
 from a1agent.cli.console import console, fail, one_line, warn
 from a1agent.cli.flags import Command, with_settings
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from a1agent.bench.run import Plan
     from a1agent.bench.ways import Way
 
-__all__ = ["command", "data_of", "own_calibration", "progress", "study_options"]
+__all__ = ["command", "data_of", "progress", "study_options"]
 
 _MODES = "draft,target,a1,a1-random,a1-sync"
 _RATES = "0.05,0.1,0.2,0.3,0.5,0.8"
@@ -72,7 +73,7 @@ def bench(
         options=options,
         data=data_of(data, dataset, limit=limit, skip_bad=skip_bad, seed=options.seed or 0),
         ways=ways,
-        calibration=own_calibration(settings),
+        calibration=store_path(settings.calibration),  # the user's own is neither read nor changed
     )
     ledger = Ledger(out or Path(f"bench-{datetime.now():%Y%m%d-%H%M%S}"), plan.identity, resume=resume)
     try:
@@ -115,12 +116,6 @@ def study_options(settings: Settings) -> Options:
     if settings.values["early_stop"].source == "default":
         options = options.replace(early_stop="off")
     return options if options.seed is not None else options.replace(seed=0)
-
-
-def own_calibration(settings: Settings) -> Path | None:
-    """The store that was named; None for the user's own, which a study neither reads nor changes."""
-    named = settings.calibration
-    return None if named in (None, "default") else Path(named)
 
 
 def data_of(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from a1agent.agent import A1
+from a1agent.calibration import store_path
 from a1agent.cli.bench import data_of, progress, study_options
 from a1agent.cli.calls import Loop, make_agent
 from a1agent.cli.console import one_line, warn
@@ -65,8 +66,8 @@ def calibrate(
 
 
 def _check_room(settings: Settings) -> None:
-    """Raises `CalibrationError` before anything is measured where the store cannot be written at all."""
-    with CalibrationStore(None if settings.calibration == "default" else settings.store) as store:
+    """Raises `CalibrationError` before anything is measured where the store cannot be written at all, or is none."""
+    with CalibrationStore(store_path(settings.calibration)) as store:
         if store.path is None:
             raise CalibrationError(f"nothing can be kept in {settings.store}", "name another file with --calibration")
 

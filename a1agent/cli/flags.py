@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from a1agent.cli.console import warn
 from a1agent.cli.settings import SETTINGS, Setting, Settings, read_settings
-from a1agent.conformal.store import check_file
-from a1agent.errors import CalibrationError
 
 __all__ = ["Command", "with_settings"]
 
@@ -31,8 +28,6 @@ def with_settings(command: Command) -> Command:
         settings: Settings = read_settings(flags)
         for remark in settings.remarks:
             warn(remark)
-        if settings.calibration != "default":  # what stands in for the user's own store is moved aside instead
-            _check_store(settings.store)
         return command(settings=settings, **given)
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *made)]
@@ -41,15 +36,6 @@ def with_settings(command: Command) -> Command:
     run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]  typer reads it
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
-
-
-def _check_store(path: Path | None) -> None:
-    """Raises `CalibrationError` before anything is loaded where the file that was named is of another kind."""
-    try:
-        if path is not None:
-            check_file(path)
-    except ValueError as error:
-        raise CalibrationError(str(error)) from None
 
 
 def _parameter(setting: Setting) -> inspect.Parameter:
