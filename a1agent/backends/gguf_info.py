@@ -20,6 +20,7 @@ __all__ = ["GGUFInfo", "Tensor", "read_gguf", "sample"]
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+_PLAIN = (0, 1, *range(24, 29), 30)  # types of tensors: f32, f16, integers and f64, bf16
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
 _UNUSED = 5  # the token type of ids that only pad the vocabulary to a round number
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
@@ -29,10 +30,11 @@ _TOKENIZER_KEYS = ("model", "pre", "scores", "merges", "add_space_prefix", "remo
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Name and shape (fastest dimension first) of a tensor."""
+    """Name, shape (fastest dimension first) and type (GGML's number of it) of a tensor."""
 
     name: str
     shape: tuple[int, ...]
+    kind: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,11 @@ class GGUFInfo:
     def parameters(self) -> int:
         """Weights of this file."""
         return sum(_product(tensor.shape) for tensor in self.tensors)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any tensor has fewer bits than floats do."""
+        return any(tensor.kind not in _PLAIN for tensor in self.tensors)
 
     def fingerprint(self) -> str:
         """Digest of the header, and of sizes and samples of the files: fast at any size."""
@@ -148,8 +155,9 @@ class _Reader:
     def _tensor(self) -> Tensor:
         name = self._string().decode(errors="replace")
         shape = tuple(self._scalar("<Q") for _ in range(self._scalar("<I")))
-        self._at += 12  # type and offset
-        return Tensor(name, shape)
+        kind = self._scalar("<I")
+        self._at += 8  # offset
+        return Tensor(name, shape, kind)
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:

@@ -9,12 +9,15 @@ with `kv=apart` each has a copy, and reads through no cells but its own.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from a1agent.backends import llama_amx
 from a1agent.backends._llama_api import first_error, forget_errors, llama_api
 from a1agent.backends.base import ModelInfo
 from a1agent.backends.batching.worker import Engine
@@ -36,6 +39,7 @@ from a1agent.errors import ModelLoadError
 
 __all__ = ["OPTIONS", "LlamaCppBackend", "estimate_memory", "load"]
 
+_log = logging.getLogger(__name__)
 _TINY = 8 * 2**20
 """Bytes. Smaller models are done before a second thread has woken up, and wait for it on a busy machine."""
 
@@ -75,6 +79,7 @@ def _has_gpu_memory() -> bool:
 def _load_model(api: Any, header: GGUFInfo, options: LlamaOptions) -> Any:
     params = api.llama_model_default_params()
     params.n_gpu_layers = options.n_gpu_layers
+    params.use_extra_bufts &= not header.quantized or _may_repack(api)
     forget_errors()
     model = api.llama_model_load_from_file(os.fsencode(header.path), params)
     if not model:
@@ -87,6 +92,19 @@ def _load_model(api: Any, header: GGUFInfo, options: LlamaOptions) -> Any:
         api.llama_model_free(model)
         raise ModelLoadError(f"{header.path.name} is not a decoder-only model", "choose a model that generates text")
     return model
+
+
+@cache
+def _may_repack(api: Any) -> bool:
+    """Whether llama.cpp may lay quantized weights out anew for what the processor can; tells once why not."""
+    sound = llama_amx.works(api)
+    if not sound:
+        _log.warning(
+            "llama.cpp was built by a compiler that gets AMX wrong: quantized models would crash, so they go without, "
+            "more slowly. Built by clang or GCC 14 it may use it: CC=clang CXX=clang++ pip install --force-reinstall "
+            "--no-cache-dir --no-deps --no-binary llama-cpp-python llama-cpp-python"
+        )
+    return sound
 
 
 def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> LlamaCppBackend:

@@ -70,6 +70,16 @@ class TestSentencePieceVocabulary(Contract):
         return factory(models / "spm.gguf", n_batch=16, **EXACT)
 
 
+class TestQuantized(Contract):
+    """Eight bits a weight, as downloaded models have; two threads, which find other things on their stacks."""
+
+    capabilities = Capabilities(control="<|im_end|>", constrain=True)
+
+    @pytest.fixture
+    def backend_factory(self, models: Path) -> BackendFactory:
+        return factory(models / "quantized.gguf", **EXACT | {"n_threads": 2})
+
+
 class TestFewCells(Contract):
     """A cache that cannot hold what the suite asks for: sequences wait, lose their cells, and decode them again."""
 

@@ -86,8 +86,13 @@ def spm_words(template: str | None = LLAMA) -> Words:
     return Words("llama", tokens, types, 1, 2, template, True, (), tuple(scores))
 
 
-def write_random(path: Path, words: Words, *, seed: int = 0, context: int = 1024, window: int = 0) -> Path:
-    """A two-layer model with random weights. `window`: sliding-window attention in every other layer (gemma2)."""
+def write_random(
+    path: Path, words: Words, *, seed: int = 0, context: int = 1024, window: int = 0, quantized: bool = False
+) -> Path:
+    """A two-layer model with random weights. `window`: sliding-window attention in every other layer (gemma2).
+
+    `quantized`: in 8 bits a weight (Q8_0).
+    """
     rng = np.random.default_rng(seed)
     width, inner, layers, heads = 64, 128, 2, 4
     arch = "gemma2" if window else "llama"
@@ -99,7 +104,12 @@ def write_random(path: Path, words: Words, *, seed: int = 0, context: int = 1024
     vocabulary = len(words.tokens)
 
     def add(name: str, *shape: int, scale: float) -> None:
-        writer.add_tensor(f"{name}.weight", (rng.standard_normal(shape) * scale).astype(np.float32))
+        weights = (rng.standard_normal(shape) * scale).astype(np.float32)
+        if quantized:
+            eight_bits = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(f"{name}.weight", gguf.quantize(weights, eight_bits), raw_dtype=eight_bits)
+        else:
+            writer.add_tensor(f"{name}.weight", weights)
 
     add("token_embd", vocabulary, width, scale=0.15 if window else 1.0)
     for i in range(layers):
