@@ -48,8 +48,12 @@ class Loaded:
     def settle(self, options: Options) -> Options:
         """The options with what depends on the models filled in.
 
-        Raises `CannotRewind` when steps are to be taken back and a model cannot do that.
+        Raises `CannotRewind` when steps are to be taken back and a model cannot do that, `InvalidOption` when one that
+        judges itself is to look ahead: it never waits for scores.
         """
+        if self.judges_itself and options.lookahead == "on":
+            what = "lookahead is 'on' and the target the draft itself"
+            raise InvalidOption(what, "it knows the scores of its steps when it has written them: leave lookahead out")
         takes_back = [self.draft, self.target] if options.takeover != "continue" else []
         if options.lookahead == "on":
             takes_back.append(self.draft)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from a1agent import A1, Question
+from a1agent import A1, InvalidOption, Question
 from a1agent.backends.scripted import ScriptedBackend
 from a1agent.events import ChainFinished, Event, StepDrafted, StepVerified, VoteClosed
 from a1agent.prompts import ask_for_box
@@ -96,3 +96,9 @@ async def test_the_rate_is_kept_over_all_attempts() -> None:
         counts = [(await own.asolve(ask_for_box(Question.of(question)))).stats for question in asked]
     rejected, verified = sum(s.rejections for s in counts), sum(s.verifications for s in counts)
     assert abs(rejected / verified - 0.3) < 0.05
+
+
+async def test_a_model_that_judges_itself_cannot_look_ahead() -> None:
+    async with A1("embedded:draft", "same", **COMMON, lookahead="on") as own:
+        with pytest.raises(InvalidOption, match="lookahead"):
+            await own.asolve(QUESTION)

@@ -80,7 +80,8 @@ def agent_of(way: Way, draft: str, target: str, options: Options, calibration: P
     names |= {"chains": way.chains, "rejection_rate": way.rate, "baseline": RATED.get(way.mode, "none")}
     if way.mode in RATED:
         return A1(draft, target, calibration=calibration, **names | {"verify_rate": way.verify})
-    return A1(draft if way.mode == "draft" else target, "same", calibration=None, **names | {"verify_rate": 0.0})
+    alone = draft if way.mode == "draft" else target
+    return A1(alone, "same", calibration=None, **names | {"verify_rate": 0.0, "lookahead": "auto"})
 
 
 def modes_of(text: str) -> list[Mode]:

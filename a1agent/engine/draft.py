@@ -43,7 +43,7 @@ def look_ahead(call: Call, chain: Chain, turn: int, drafted: Generated) -> None:
 
     It is the very step that would be drafted later: neither its seed nor its limit depends on when that is.
     """
-    if not call.looks_ahead or call.stating or chain.own_target or turn + 1 >= call.options.turns:
+    if not call.looks_ahead or call.stating or turn + 1 >= call.options.turns:
         return
     tokens = len(drafted.logprobs)
     limit = min(call.options.step_tokens, chain.room(call, drafted=tokens, unread=tokens))

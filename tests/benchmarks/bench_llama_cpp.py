@@ -11,7 +11,8 @@
     memory         resident MiB by number of chains and turns
 
 Each contender runs in a process of its own; one works at a time. The model is written on first use: random weights,
-Q8_0, about 100 million parameters, 32,000 tokens.
+Q8_0, about 100 million parameters, 32,000 tokens. Where the build gets AMX wrong (`a1agent/backends/llama_amx.py`), all
+but the server go without.
 Quote ratios of one run on a quiet machine; anything that runs beside it changes them.
 """
 
@@ -35,7 +36,7 @@ from typing import Any
 
 from random_gguf import VOCABULARY, Shape, random_model
 
-from a1agent.backends import llama_cpp
+from a1agent.backends import llama_amx, llama_cpp
 from a1agent.backends.base import Sampling, StepText, Stop
 from a1agent.backends.llama_cpp import LlamaCppBackend
 from a1agent.backends.llama_options import physical_cores
@@ -62,7 +63,9 @@ class Bare:
         self.api = api
         self.chains = chains
         self.clock = clock
-        self.model = api.llama_model_load_from_file(str(path).encode(), api.llama_model_default_params())
+        model = api.llama_model_default_params()
+        model.use_extra_bufts = llama_amx.works(api)
+        self.model = api.llama_model_load_from_file(str(path).encode(), model)
         params = api.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = CELLS, 512, 512, chains
         params.n_threads = params.n_threads_batch = threads
@@ -131,8 +134,13 @@ class HighLevel:
     """`llama_cpp.Llama`, one chain after the other."""
 
     def __init__(self, path: Path, threads: int) -> None:
+        import llama_cpp.llama_cpp as api
         from llama_cpp import Llama
 
+        if not llama_amx.works(api):
+            defaults = api.llama_model_default_params()
+            defaults.use_extra_bufts = False  # which it has no option for
+            api.llama_model_default_params = lambda: defaults
         self.llama = Llama(
             str(path), n_ctx=1024, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False
         )
