@@ -100,7 +100,9 @@ def tool_calls_of(result: Result, question: Question) -> list[tuple[str, str, st
     strict = {tool["function"]["name"]: _parameters(tool) for tool in question.tools if _strict(tool)}
     for call in result.tool_calls:
         schema = strict.get(call.name)
-        if schema is not None and not structured.check_schema(schema, call.name).is_valid(dict(call.arguments)):
+        if schema is None:
+            continue
+        if structured.mismatch(structured.check_schema(schema, call.name), dict(call.arguments)) is not None:
             raise ApiError(500, f"no chain called {call.name!r} with arguments its schema takes", code="invalid_answer")
     return [(tools.call_id(), call.name, json.dumps(dict(call.arguments))) for call in result.tool_calls]
 
