@@ -12,15 +12,17 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import uvicorn
+from fastapi import FastAPI
 
 from a1agent.agent import A1
 from a1agent.errors import UsageError
 from a1agent.server import logs
 from a1agent.server.app import create_app
+from a1agent.server.connection import connections
 from a1agent.server.service import Service
 from a1agent.server.settings import ServerSettings
 
-__all__ = ["OrderlyServer", "Server", "announced", "bind", "opened_here", "serve"]
+__all__ = ["OrderlyServer", "Server", "announced", "bind", "opened_here", "serve", "server_of"]
 
 _MOST_CONNECTIONS = 1000
 _AFTER_GRACE_S = 2
@@ -63,17 +65,7 @@ async def serve(
     While the models load, `/healthz` answers and requests wait. Raises what loading the models raises.
     """
     logs.configure()
-    app = create_app(agent, settings)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=_MOST_CONNECTIONS,
-        timeout_graceful_shutdown=int(settings.grace_s) + _AFTER_GRACE_S,
-        ws="none",
-    )
-    server = Server(config, app.state.service)
+    server = server_of(create_app(agent, settings), settings)
     serving, loading = asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(agent.load())
     try:
         await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
@@ -85,6 +77,21 @@ async def serve(
         loading.cancel()
         server.should_exit = True
         await serving
+
+
+def server_of(app: FastAPI, settings: ServerSettings) -> Server:
+    """What serves an application of `create_app`."""
+    config = uvicorn.Config(
+        app,
+        http=connections(settings.body_timeout_s),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_graceful_shutdown=int(settings.grace_s) + _AFTER_GRACE_S,
+        ws="none",
+    )
+    return Server(config, app.state.service)
 
 
 class OrderlyServer(uvicorn.Server):
