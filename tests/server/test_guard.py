@@ -177,6 +177,15 @@ async def test_only_health_and_the_page_are_open_without_a_key() -> None:
     assert answers == {"/healthz": 200, "/metrics": 401, "/v1/models": 401, "/nope": 401}
 
 
+@pytest.mark.parametrize(("keys", "told"), [(Keys(), "scripted:sums"), (Keys({"ann": KEY}), None)])
+async def test_addresses_of_models_are_told_to_nobody_without_a_key_where_keys_are_needed(
+    keys: Keys, told: str | None
+) -> None:
+    async with A1("scripted:sums", "scripted:sums", calibration=None) as agent, in_process(agent, keys=keys) as client:
+        config = (await client.get("/page/config")).json()
+    assert config["needs_key"] is bool(keys) and config["draft"] == config["target"] == told
+
+
 async def test_what_is_not_there_is_told_in_openais_shape() -> None:
     async with A1(*sums_pair(), calibration=None) as agent, in_process(agent) as client:
         missing, wrong = await client.get("/v1/nope"), await client.get(CHAT)
@@ -192,6 +201,14 @@ def test_keys_are_read_from_a_file_and_the_environment(tmp_path: Path, monkeypat
     keys = read_keys(file)
     assert len(keys) == 3
     assert keys.name_of(f"Bearer {KEY}") == "ann" and keys.name_of(f"bearer {'c' * 20}") == "carol"
+
+
+def test_a_number_sign_inside_a_key_belongs_to_it(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"ann={KEY}#and-more # she asked\n#bob={KEY}\n", encoding="utf-8")
+    keys = read_keys(file)
+    assert len(keys) == 1
+    assert keys.name_of(f"Bearer {KEY}#and-more") == "ann" and keys.name_of(f"Bearer {KEY}") is None
 
 
 @pytest.mark.parametrize("line", ["justakeyofsomelength", "ann=short", "a b=" + KEY, f"ann={KEY}\nann={KEY}"])
