@@ -154,6 +154,17 @@ async def test_numbers_json_does_not_have_are_refused(name: str) -> None:
     assert (await ask(content=body)).status_code == 400
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_numbers_that_no_answer_could_repeat_are_refused(number: str, stream: str) -> None:
+    form = f'{{"type": "json_schema", "name": "x", "schema": {{"maximum": {number}}}}}'
+    body = f'{{"model": "a1", "input": "x", "stream": {stream}, "text": {{"format": {form}}}}}'
+    async with A1(*sums_pair(), calibration=None) as agent, in_process(agent) as client:
+        answer = await client.post("/v1/responses", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
+    assert "not finite" in answer.json()["error"]["message"]
+
+
 async def test_a_body_beyond_the_limit_is_refused_before_it_is_read() -> None:
     answer = await ask(content=b"x" * 2000, max_body_bytes=1000)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")

@@ -155,6 +155,7 @@ async def test_an_error_in_the_middle_of_a_stream_is_told_in_it() -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id", "unsupported_parameter"),
         ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
         ({"tools": [{"type": "web_search", "name": "w"}]}, "tools[0].type", "invalid_value"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_value"),
         ({"include": ["reasoning.encrypted_content"]}, "include", "unsupported_parameter"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format", "invalid_value"),
         ({"text": {"format": format_of({"type": "nothing"})}}, "text.format", "invalid_value"),
