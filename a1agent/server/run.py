@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -112,11 +113,29 @@ class OrderlyServer(uvicorn.Server):
 
 
 class Server(OrderlyServer):
-    """Tells the service when the end begins, so that who waits is sent away at once."""
+    """Tells the service when the end begins, so that who waits is sent away at once.
+
+    A second signal ends the grace period, still in order; after a further Ctrl-C nothing is waited for.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._hurries = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to serve."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Takes a signal."""
+        if self.should_exit and not self._hurries and self._loop is not None:
+            self._hurries = True
+            self._loop.call_soon_threadsafe(self._service.hurry)
+        else:
+            super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops listening, lets requests finish within the grace period, cancels the rest."""

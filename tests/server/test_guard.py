@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,15 @@ def test_a_port_in_use_is_named() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"running": 0}, {"max_seconds": 0}, {"waiting": -1}, {"name": "a b"}, {"allowed_origins": ("*",)}],
+    [
+        {"running": 0},
+        {"max_seconds": 0},
+        {"max_seconds": math.nan},
+        {"grace_s": math.inf},
+        {"waiting": -1},
+        {"name": "a b"},
+        {"allowed_origins": ("*",)},
+    ],
     ids=str,
 )
 def test_impossible_settings_are_refused(values: Any) -> None:
