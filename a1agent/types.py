@@ -108,8 +108,8 @@ class Question:
 
     `tools`: function tools in OpenAI's shape. `tool_choice`: `"auto"`, `"none"`, `"required"`, or the name of the tool
     that must be called. `response_format`: `{"type": "json_schema", "json_schema": {"schema": ...}}`, or `json_object`.
-    Without `parallel_tool_calls` a message that calls several tools is taken to call the first. With `strict_tools`
-    a call whose arguments do not match its tool's parameters is malformed.
+    Without `parallel_tool_calls` a message that calls several tools is taken to call the first. With `strict_tools`,
+    and of a tool that says `strict`, a call whose arguments do not match its tool's parameters is malformed.
     """
 
     messages: tuple[Message, ...]
