@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import reprlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, cast
 
 from a1agent.engine.extract import Answer, canonical_json, json_texts
@@ -26,6 +29,10 @@ _TYPES = ("text", "json_object", "json_schema")
 _TOKENS = 512
 """Most tokens for a JSON statement where `answer_tokens` allows fewer: an object cut short is worth nothing."""
 _MOST_TOLD = 200
+_MOST_CHECKS = 200_000
+"""Keywords that a value is held against, in less than a second; a reference counts as `_REFERENCE` of them."""
+_REFERENCE = 20
+_TOO_MUCH = "the schema takes too long to check"
 _COMPOSING = frozenset({"allOf", "if", "dependentSchemas", "patternProperties", "unevaluatedProperties"})
 _JOINED = frozenset({"$ref", "anyOf", "oneOf"})
 _VALUES = frozenset({"const", "enum", "default", "examples"})
@@ -56,8 +63,13 @@ class JsonFormat:
         """The last JSON in a message that matches, as written; equal values have equal keys."""
         for text in json_texts(message):
             key = canonical_json(text)
-            if key is not None and mismatch(self._validator, json.loads(text)) is None:
+            if key is None:
+                continue
+            wrong = mismatch(self._validator, json.loads(text))
+            if wrong is None:
                 return Answer(text, "json", key)
+            if wrong == _TOO_MUCH:  # the others would take as long
+                return None
         return None
 
     def complaint(self, message: str) -> str:
@@ -110,11 +122,11 @@ def check_schema(
 ) -> Any:
     """A validator of the schema, which is `part` of a question.
 
-    Raises `InvalidQuestion` when it is none, or refers to what it does not hold.
+    Raises `InvalidQuestion` when it is none, refers to what it does not hold, or is nested too deep to be followed.
     """
     jsonschema: Any = importlib.import_module("jsonschema")
     referencing: Any = importlib.import_module("referencing")
-    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    kind = _counting(jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator))
     registry = referencing.Registry()
     try:
         kind.check_schema(schema)
@@ -129,16 +141,56 @@ def check_schema(
     except referencing.exceptions.Unresolvable as error:
         found = f"{what} refers to {_cut(error.ref)!r}, which it does not hold"
         raise InvalidQuestion(found, "put it under $defs; nothing is fetched", part) from error
+    except RecursionError as error:
+        raise InvalidQuestion(f"{what} is nested too deep", "put its parts side by side, under $defs", part) from error
     return kind(schema, registry=registry)
 
 
 def mismatch(validator: Any, value: Any) -> str | None:
     """Where a value first differs from what a validator of `check_schema` allows; None: it matches."""
+    _work.left = _MOST_CHECKS
     try:
         error = next(iter(validator.iter_errors(value)), None)
     except RecursionError:
         return "it is nested too deep"
+    except _TooMuch:
+        return _TOO_MUCH
     return None if error is None else f"at {_cut(error.json_path)}: {_cut(error.message)}"
+
+
+class _TooMuch(Exception):
+    """A value was held against more keywords of its schema than a check may take."""
+
+
+class _Work(threading.local):
+    left: float = math.inf
+
+
+_work = _Work()
+
+
+@cache
+def _counting(kind: Any) -> Any:
+    """A kind of validator that counts the keywords it checks: references can make exponentially many out of a few."""
+
+    def counted(check: Any, cost: int) -> Any:
+        def checked(*given: Any) -> Any:
+            _work.left -= cost
+            if _work.left < 0:
+                raise _TooMuch
+            return check(*given)
+
+        return checked
+
+    def evolve(self: Any, **changes: Any) -> Any:
+        return made(**{alias: getattr(self, name) for name, alias in names} | changes)
+
+    extend: Any = importlib.import_module("jsonschema").validators.extend
+    costs = {"$ref": _REFERENCE, "$dynamicRef": _REFERENCE}
+    made = extend(kind, {name: counted(check, costs.get(name, 1)) for name, check in kind.VALIDATORS.items()})
+    names = [(field.name, field.alias) for field in importlib.import_module("attrs").fields(made) if field.init]
+    made.evolve = evolve  # the library's own stops counting where a part names its $schema
+    return made
 
 
 def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:

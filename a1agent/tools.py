@@ -107,8 +107,9 @@ def calls_in(message: str, question: Question) -> Calls:
     """The calls in a model's answer to a question that `offer` gave."""
     tools = {_name(tool): tool for tool in question.tools}
     found = parse_calls(message, tools)
-    if question.strict_tools:
-        matched = [_matched(call, _parameters(tools[call.name])) for call in found.calls]
+    strict = {name for name, tool in tools.items() if question.strict_tools or tool["function"].get("strict")}
+    if strict:
+        matched = [_matched(c, _parameters(tools[c.name])) if c.name in strict else c for c in found.calls]
         found = _collect([*matched, *found.invalid], found.content)
     return found if question.parallel_tool_calls else replace(found, calls=found.calls[:1])
 

@@ -7,7 +7,7 @@ import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from a1agent.conformal.scores import mean_score
 from a1agent.errors import InvalidQuestion, nearest
@@ -38,6 +38,7 @@ ChainEnd = Literal["answered", "ended", "turns", "tokens", "timeout", "cancelled
 
 _ROLES = ("system", "user", "assistant", "tool")
 _CHOICES = ("auto", "none", "required")
+_DEEPEST = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +84,22 @@ def _as_template_call(call: Any) -> dict[str, Any]:
         arguments = function["arguments"]
         if isinstance(arguments, str):
             arguments = json.loads(arguments or "{}")
-        if not isinstance(function["name"], str) or not isinstance(arguments, Mapping):
+            json.dumps(arguments, ensure_ascii=False).encode()
+        if not isinstance(function["name"], str) or not isinstance(arguments, Mapping) or _is_deep(arguments):
             raise TypeError
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):  # no JSON, half of a surrogate pair, or nested too deep
         shape = '{"type": "function", "function": {"name": ..., "arguments": {...}}}'
         what = f"a message holds a malformed tool call: {reprlib.repr(call)}"
         raise InvalidQuestion(what, f"its shape is {shape}") from None
     return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+
+def _is_deep(value: Any, left: int = _DEEPEST) -> bool:
+    """Whether a JSON value is nested deeper than chat templates can follow."""
+    if isinstance(value, Mapping):
+        value = list(cast("Mapping[str, Any]", value).values())
+    inner = cast("list[Any]", value) if isinstance(value, list) else []
+    return left == 0 or any(_is_deep(each, left - 1) for each in inner)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +108,8 @@ class Question:
 
     `tools`: function tools in OpenAI's shape. `tool_choice`: `"auto"`, `"none"`, `"required"`, or the name of the tool
     that must be called. `response_format`: `{"type": "json_schema", "json_schema": {"schema": ...}}`, or `json_object`.
-    Without `parallel_tool_calls` a message that calls several tools is taken to call the first. With `strict_tools`
-    a call whose arguments do not match its tool's parameters is malformed.
+    Without `parallel_tool_calls` a message that calls several tools is taken to call the first. With `strict_tools`,
+    and of a tool that says `strict`, a call whose arguments do not match its tool's parameters is malformed.
     """
 
     messages: tuple[Message, ...]

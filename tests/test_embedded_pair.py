@@ -45,6 +45,13 @@ def test_most_held_out_problems_are_solved_at_the_asked_rate(pair: A1) -> None:
     assert rejections / verifications == pytest.approx(0.3, abs=0.03)
 
 
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_the_lowest_temperatures_are_greedy(pair: A1, top_k: int) -> None:
+    question = boxed("What is 47 * 28 + 783?")
+    answers = [pair.solve(question, chains=1, temperature=t, top_k=top_k, rejection_rate=0).text for t in (0, 1e-40)]
+    assert answers[0] == answers[1] != ""
+
+
 def test_a_question_unlike_the_training_data_gets_a_notice(pair: A1) -> None:
     result = pair.solve(boxed("Qui a peint la Joconde, et dans quelle ville est-elle conservée ?"))
     assert "unlike anything the embedded models were trained on" in result.notices[0]

@@ -136,6 +136,28 @@ def test_references_within_the_schema_are_followed() -> None:
     assert not validator.is_valid({"a": "1"})
 
 
+@pytest.mark.parametrize("dialect", [{}, {"$schema": "https://json-schema.org/draft/2020-12/schema"}])
+def test_a_schema_that_takes_exponential_time_matches_nothing_and_holds_nothing_up(dialect: dict[str, str]) -> None:
+    parts: dict[str, Any] = {"a0": {"type": "integer"}}
+    for i in range(1, 60):
+        parts[f"a{i}"] = {**dialect, "anyOf": [{"$ref": f"#/$defs/a{i - 1}"}] * 2}
+    schema = {"$defs": parts, "$ref": "#/$defs/a59"}
+    asked = format_of(question({"type": "json_schema", "json_schema": {"schema": schema}}))
+    assert asked is not None
+    assert asked.read("7") is not None
+    assert asked.read('"seven"') is None
+    assert asked.complaint('"seven"') == "the schema takes too long to check"
+
+
+def test_a_long_answer_is_checked_to_its_end() -> None:
+    row = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    asked = format_of(question({"type": "json_schema", "json_schema": {"schema": {"type": "array", "items": row}}}))
+    assert asked is not None
+    rows: list[dict[str, Any]] = [{"a": 1}] * 10_000
+    assert asked.read(json.dumps(rows)) is not None
+    assert asked.read(json.dumps([*rows, {"a": "b"}])) is None
+
+
 def test_a_model_is_not_invited_to_invent_properties() -> None:
     inner = {"type": "object", "properties": {"additionalProperties": {"const": {"properties": {}}}}}
     schema = {"type": "object", "properties": {"a": inner}, "$defs": {"free": {"type": "object"}}}

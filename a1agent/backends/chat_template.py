@@ -80,7 +80,7 @@ class ChatTemplate:
                 "tools",
             )
         shield, mark = self._private_characters(question)
-        messages = [self._shielded(message.as_dict(), shield) for message in question.messages]
+        messages = [self._shielded(message.as_dict(), shield) | {"role": message.role} for message in question.messages]
         tools = [self._shielded(dict(tool), shield) for tool in question.tools] or None
         extra = {} if question.response_format is None else {"response_format": dict(question.response_format)}
         if question.messages[-1].role == "assistant":
@@ -132,7 +132,7 @@ class ChatTemplate:
             return self._broken(value, shield)
         if isinstance(value, Mapping):
             items = cast("Mapping[Any, Any]", value).items()
-            return {key: item if key == "role" else self._shielded(item, shield) for key, item in items}
+            return {self._shielded(key, shield): self._shielded(item, shield) for key, item in items}
         if isinstance(value, list | tuple):
             return [self._shielded(item, shield) for item in cast("Iterable[Any]", value)]
         return value

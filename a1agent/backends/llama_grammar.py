@@ -7,7 +7,7 @@ import importlib
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,10 @@ __all__ = ["Constrained", "grammar_of"]
 _log = logging.getLogger(__name__)
 _ANY_CHARACTER = '[^"\\\\]'
 _JSON_CHARACTER = '[^"\\\\\\x7F\\x00-\\x1F]'  # JSON strings hold no raw control characters
+_AT_LEAST, _AT_MOST = ("minItems", "minLength"), ("maxItems", "maxLength")
+_MOST_REPEATED = 1000
+"""Of one item or character. llama.cpp refuses 1,500 repetitions, and tens of thousands end the process."""
+_MOST_REPEATED_IN_ALL = 50_000
 _TOKEN = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
@@ -27,12 +31,42 @@ def grammar_of(schema: Mapping[str, Any]) -> bytes | None:
     """The schema as a grammar of llama.cpp (GBNF); None, with a line in the log, when it has no grammar."""
     try:
         converter: Any = importlib.import_module("llama_cpp.llama_grammar")
-        rules: str = converter.json_schema_to_gbnf(json.dumps(schema))
+        rules: str = converter.json_schema_to_gbnf(json.dumps(_bounded(schema)))
     except Exception as error:  # the converter asserts, and knows neither every keyword nor recursion without an end
         _log.warning("a JSON schema has no grammar, answers are only checked afterwards; the DEBUG log says why")
         _log.debug("no grammar: %r", error)
         return None
     return rules.replace(_ANY_CHARACTER, _JSON_CHARACTER).encode()
+
+
+def _bounded(schema: Mapping[str, Any]) -> Any:
+    """The schema without bounds on lengths that no grammar can count; what exceeds them is found out afterwards.
+
+    Raises ValueError where they are too many, and where a value (`const`, `enum`) only looks like such a bound.
+    """
+    repeated = 0
+
+    def bound(value: Any) -> Any:
+        nonlocal repeated
+        if isinstance(value, list):
+            return [bound(each) for each in cast("list[Any]", value)]
+        if not isinstance(value, Mapping):
+            return value
+        fields = dict(cast("Mapping[str, Any]", value))
+        for name in (*_AT_LEAST, *_AT_MOST):
+            if isinstance(count := fields.get(name), int | float):
+                repeated += int(min(count, _MOST_REPEATED))
+                if count > _MOST_REPEATED:
+                    fields |= {name: _MOST_REPEATED} if name in _AT_LEAST else {name: None}
+        kept = {name: bound(field) for name, field in fields.items() if field is not None or name not in _AT_MOST}
+        if any(kept[name] != fields[name] for name in ("const", "enum") if name in fields):
+            raise ValueError("a value that looks like a bound")
+        return kept
+
+    bounded = bound(schema)
+    if repeated > _MOST_REPEATED_IN_ALL:
+        raise ValueError(f"{repeated} repetitions")
+    return bounded
 
 
 class Constrained:

@@ -22,6 +22,8 @@ from a1agent.types import Author, ChainEnd, ChainResult, Step, Turn
 
 __all__ = ["Call", "Chain", "Marks", "seed_of", "step_of"]
 
+_COLDEST = 1e-6
+"""Sampling at a lower temperature is greedy: numbers of 32 bits overflow, and it would draw the same."""
 _SLACK_TOKENS = 32
 """Room kept in the context beside the answer, for the words that ask for it."""
 
@@ -56,7 +58,7 @@ class Call:
         seed = seed_of(self.seed, self.key, chain, turn, author, attempt)
         able = (self.draft if author == "draft" else self.target).can_constrain
         return Sampling(
-            temperature=o.temperature,
+            temperature=o.temperature if o.temperature >= _COLDEST else 0,
             top_k=o.top_k,
             top_p=o.top_p,
             min_p=o.min_p,

@@ -136,11 +136,13 @@ def _unserved(name: str, hint: str = "") -> PydanticCustomError:
 
 
 def check_whole(given: Any) -> Any:
-    """The given as it is. Raises ValueError where a text in it is no Unicode, which no model could read."""
+    """The given as it is. Raises ValueError for text that is no Unicode, which no model could read, and for 1e999."""
     try:
-        json.dumps(given, ensure_ascii=False).encode()
+        json.dumps(given, ensure_ascii=False, allow_nan=False).encode()
     except (UnicodeEncodeError, RecursionError):
         raise ValueError("a text in it is no Unicode (half of a surrogate pair), or it is nested too deeply") from None
+    except ValueError:
+        raise ValueError("a number in it is not finite") from None
     return given
 
 
@@ -151,7 +153,7 @@ def _among(value: Any, neutral: tuple[Any, ...]) -> bool:
 
 def invalid(errors: Sequence[Any]) -> ApiError:
     """The 400 that names the field at fault. `errors`: of pydantic."""
-    error = max(errors, key=lambda e: len(e["loc"]))
+    error = max(errors, key=lambda e: (len(e["loc"]), e["loc"][-1:] == ("type",)))  # of another type all else differs
     path = _path(error["loc"])
     if error["type"] in ("json_invalid", "json_type"):
         return ApiError(400, f"the body is no JSON: {error.get('ctx', {}).get('error', error['msg'])}", code="bad_json")

@@ -96,12 +96,11 @@ def check(question: Question, names: Mapping[str, str]) -> None:
 
 
 def tool_calls_of(result: Result, question: Question) -> list[tuple[str, str, str]]:
-    """(id, name, arguments as JSON text) of each call. Raises `ApiError` for one that breaks a strict tool's schema."""
-    strict = {tool["function"]["name"]: _parameters(tool) for tool in question.tools if _strict(tool)}
-    for call in result.tool_calls:
-        schema = strict.get(call.name)
-        if schema is not None and not structured.check_schema(schema, call.name).is_valid(dict(call.arguments)):
-            raise ApiError(500, f"no chain called {call.name!r} with arguments its schema takes", code="invalid_answer")
+    """(id, name, arguments as JSON text) of each call. Raises `ApiError` where none keeps to a strict tool's schema."""
+    strict = {tool["function"]["name"] for tool in question.tools if _strict(tool)}
+    broken = next((call.name for call in result.invalid_tool_calls if call.name in strict), None)
+    if broken is not None and not result.tool_calls:
+        raise ApiError(500, f"no chain called {broken!r} with arguments its schema takes", code="invalid_answer")
     return [(tools.call_id(), call.name, json.dumps(dict(call.arguments))) for call in result.tool_calls]
 
 

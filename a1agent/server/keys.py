@@ -17,6 +17,7 @@ VARIABLE = "A1_API_KEYS"
 """`name=key` pairs, separated by commas or line ends."""
 
 _LEAST = 16
+_COMMENT = re.compile(r"(?:^|\s)#")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -49,7 +50,8 @@ class Keys:
 
 
 def read_keys(path: Path | None = None) -> Keys:
-    """The keys of a file (`name=key`, one a line; `#` begins a comment) and of the environment.
+    """The keys of a file (`name=key`, one a line; `#` at the beginning of a line or after a space
+    begins a comment) and of the environment.
 
     Raises `UsageError` for a file that cannot be read, and `InvalidOption` for a line that is no key.
     """
@@ -66,7 +68,7 @@ def read_keys(path: Path | None = None) -> Keys:
 
 def _parse(lines: list[str], source: str, found: dict[str, str]) -> None:
     for number, line in enumerate(lines, 1):
-        text = line.split("#", 1)[0].strip()
+        text = _COMMENT.split(line, maxsplit=1)[0].strip()
         if not text:
             continue
         name, equals, key = (part.strip() for part in text.partition("="))

@@ -60,7 +60,8 @@ def router(service: Service) -> APIRouter:
     @routes.get("/page/config")
     async def config() -> dict[str, Any]:
         options, settings = service.agent.options, service.settings
-        draft, target = service.agent.pair.names
+        # Paths and hosts are not for everybody who finds the page.
+        draft, target = (None, None) if settings.keys else service.agent.pair.names
         return {
             "model": settings.name,
             "draft": draft,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Discriminator, Field, Tag
@@ -215,9 +216,17 @@ def _messages(request: ResponsesRequest) -> list[Message]:
         if isinstance(item, ReasoningItem):
             reasoning = item.content
             continue
-        messages.append(_message(item, reasoning))
+        message = _message(item, reasoning)
+        joins = isinstance(item, CallItem) and not reasoning and bool(messages) and messages[-1].role == "assistant"
+        messages.append(_joined(messages.pop(), message) if joins else message)
         reasoning = ""
     return messages
+
+
+def _joined(said: Message, call: Message) -> Message:
+    """What an answer said and called, or several of its calls, are one message to chat templates."""
+    calls = [*said.extra.get("tool_calls", ()), *call.extra["tool_calls"]]
+    return replace(said, extra={**said.extra, "tool_calls": calls})
 
 
 def _message(item: MessageItem | CallItem | CallOutputItem, reasoning: str) -> Message:

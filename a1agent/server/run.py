@@ -10,17 +10,20 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from a1agent.agent import A1
 from a1agent.errors import UsageError
 from a1agent.server import logs
 from a1agent.server.app import create_app
+from a1agent.server.connection import connections
 from a1agent.server.service import Service
 from a1agent.server.settings import ServerSettings
 
-__all__ = ["OrderlyServer", "Server", "announced", "bind", "opened_here", "serve"]
+__all__ = ["OrderlyServer", "Server", "announced", "bind", "opened_here", "serve", "server_of"]
 
 _MOST_CONNECTIONS = 1000
 _AFTER_GRACE_S = 2
@@ -63,17 +66,7 @@ async def serve(
     While the models load, `/healthz` answers and requests wait. Raises what loading the models raises.
     """
     logs.configure()
-    app = create_app(agent, settings)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=_MOST_CONNECTIONS,
-        timeout_graceful_shutdown=int(settings.grace_s) + _AFTER_GRACE_S,
-        ws="none",
-    )
-    server = Server(config, app.state.service)
+    server = server_of(create_app(agent, settings), settings)
     serving, loading = asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(agent.load())
     try:
         await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
@@ -85,6 +78,21 @@ async def serve(
         loading.cancel()
         server.should_exit = True
         await serving
+
+
+def server_of(app: FastAPI, settings: ServerSettings) -> Server:
+    """What serves an application of `create_app`."""
+    config = uvicorn.Config(
+        app,
+        http=connections(settings.body_timeout_s),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_graceful_shutdown=int(settings.grace_s) + _AFTER_GRACE_S,
+        ws="none",
+    )
+    return Server(config, app.state.service)
 
 
 class OrderlyServer(uvicorn.Server):
@@ -105,11 +113,29 @@ class OrderlyServer(uvicorn.Server):
 
 
 class Server(OrderlyServer):
-    """Tells the service when the end begins, so that who waits is sent away at once."""
+    """Tells the service when the end begins, so that who waits is sent away at once.
+
+    A second signal ends the grace period, still in order; after a further Ctrl-C nothing is waited for.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._hurries = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to serve."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Takes a signal."""
+        if self.should_exit and not self._hurries and self._loop is not None:
+            self._hurries = True
+            self._loop.call_soon_threadsafe(self._service.hurry)
+        else:
+            super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops listening, lets requests finish within the grace period, cancels the rest."""

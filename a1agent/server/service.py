@@ -123,10 +123,14 @@ class Service:
         logs.write(logging.INFO, "draining", running=running, grace_s=self.settings.grace_s)
         asyncio.get_running_loop().call_later(self.settings.grace_s, self._cancel_all)
 
-    async def aclose(self) -> None:
-        """Ends every job and waits until each has freed what it held."""
+    def hurry(self) -> None:
+        """Ends the grace period, whether it has begun or not."""
         self.admission.close()
         self._cancel_all()
+
+    async def aclose(self) -> None:
+        """Ends every job and waits until each has freed what it held."""
+        self.hurry()
         await asyncio.gather(*(job.ended() for job in tuple(self._jobs)))
 
     def _cancel_all(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -46,7 +47,7 @@ class ServerSettings:
             if isinstance(f.default, bool) or not isinstance(f.default, int | float):
                 continue
             least = 0 if f.name in ("waiting", "grace_s") else 1 if isinstance(f.default, int) else 0.001
-            if value < least:
+            if not least <= value < math.inf:
                 raise InvalidOption(f"{f.name} is {value}", f"use {least} or more")
         if not re.fullmatch(r"[\w./:-]{1,128}", self.name, re.ASCII):
             raise InvalidOption(f"the model name {self.name!r}", "use letters, digits and . / : _ -")

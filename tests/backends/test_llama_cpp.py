@@ -18,6 +18,7 @@ from a1agent.backends.batching import worker
 from a1agent.backends.batching.runner import Rows
 from a1agent.backends.gguf_info import read_gguf
 from a1agent.backends.llama_cpp import LlamaCppBackend
+from a1agent.backends.llama_grammar import grammar_of
 from a1agent.backends.llama_runner import LlamaRunner
 from a1agent.errors import BackendError, InvalidOption, MissingExtra, ModelLoadError, ModelNotFound, UsageError
 from a1agent.types import Message, Question
@@ -688,6 +689,37 @@ async def test_a_schema_without_a_grammar_leaves_the_model_free(
         constrained = await sequence.generate(20, Sampling(seed=3, schema=schema), FREELY)
     assert constrained.step.text == free.step.text
     assert "grammar" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("schema", "begins"),
+    [
+        ({"type": "string", "maxLength": 10**12}, '"'),
+        ({"type": "string", "minLength": 10**12}, '"'),
+        ({"type": "array", "items": {"type": "integer"}, "maxItems": 10**12}, "["),
+        ({"type": "object", "properties": {"maxItems": {"type": "string", "maxLength": 30_000}}}, "{"),
+    ],
+)
+async def test_lengths_that_no_grammar_counts_still_hold_the_model_to_the_rest(
+    models: Path, schema: dict[str, object], begins: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with loaded(factory(models / "bpe.gguf")) as backend:
+        sequence = await backend.open(QUESTION)
+        written = await sequence.generate(20, Sampling(seed=3, schema=schema), FREELY)
+        await sequence.close()
+    assert written.step.text.startswith(begins)
+    assert "grammar" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {f"p{i}": {"type": "string", "maxLength": 1000} for i in range(1000)}},
+        {"$ref": "#/const", "const": {"type": "string", "maxLength": 10**12}},
+    ],
+)
+def test_lengths_that_would_fill_the_memory_make_no_grammar(schema: dict[str, object]) -> None:
+    assert grammar_of(schema) is None
 
 
 async def test_a_text_cut_short_under_a_schema_is_the_beginning_of_one_that_matches(models: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import uvicorn
 from fastapi import FastAPI
 from openai import AsyncOpenAI
 
@@ -20,7 +19,7 @@ from a1agent import A1
 from a1agent.backends.base import Work
 from a1agent.backends.scripted import ScriptedBackend
 from a1agent.server import ServerSettings, create_app
-from a1agent.server.run import Server, bind
+from a1agent.server.run import Server, bind, server_of
 from a1agent.server.service import Service
 from tests.doubles import sums_pair
 
@@ -69,10 +68,7 @@ async def serving(
     if send_buffer is not None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     app = create_app(own, chosen)
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=int(chosen.grace_s) + 2, ws="none"
-    )
-    server = Server(config, app.state.service)
+    server = server_of(app, chosen)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await until(lambda: server.started and app.state.service.problem is None)

@@ -1,6 +1,8 @@
 """Chat completions, through the official client and a real socket."""
 
 import json
+import random
+from dataclasses import dataclass
 from typing import Any
 
 import openai
@@ -405,6 +407,41 @@ async def test_an_answer_calls_one_tool_at_most_where_the_client_wants_it_so() -
             )
             counts.append(len(answer.choices[0].message.tool_calls or []))
     assert counts == [2, 1]
+
+
+@dataclass(frozen=True)
+class Sloppy:
+    """Calls a tool with arguments that do not match more often than with some that do."""
+
+    right: int
+
+    def write(self, prompt: str, text: str, rng: random.Random) -> str:
+        arguments = rng.choice(['{"a": "one"}'] * 3 + ['{"a": 1, "b": 2}'] * self.right)
+        return "" if text else f'<tool_call>\n{{"name": "add", "arguments": {arguments}}}\n</tool_call>'
+
+    def nll(self, prompt: str, text: str, step: str) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_chains_that_break_the_schema_of_a_strict_tool_do_not_vote(stream: bool) -> None:
+    model = ScriptedBackend(Sloppy(right=1), template=load("obedient").template)
+    never = ScriptedBackend(Sloppy(right=0), template=load("obedient").template)
+    asked: Any = {"model": "a1", "messages": [{"role": "user", "content": "Add 1 and 2"}], "tools": [ADD], "seed": 1}
+    async with A1(model, model, calibration=None, chains=16) as agent, serving(agent) as running:
+        async with running.client() as client:
+            if stream:
+                async with client.chat.completions.stream(**asked) as events:
+                    answer: Any = await events.get_final_completion()
+            else:
+                answer = await client.chat.completions.create(**asked)
+        (call,) = answer.choices[0].message.tool_calls
+        assert json.loads(call.function.arguments) == {"a": 1, "b": 2}
+    async with A1(never, never, calibration=None) as agent, serving(agent) as running, running.client() as client:
+        with pytest.raises(openai.APIError) as caught:
+            async for _ in await client.chat.completions.create(**asked, stream=True):
+                pass
+    assert caught.value.code == "invalid_answer"
 
 
 async def test_a_stream_ends_with_its_tool_calls() -> None:

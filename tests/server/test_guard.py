@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,17 @@ async def test_numbers_json_does_not_have_are_refused(name: str) -> None:
     assert (await ask(content=body)).status_code == 400
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_numbers_that_no_answer_could_repeat_are_refused(number: str, stream: str) -> None:
+    form = f'{{"type": "json_schema", "name": "x", "schema": {{"maximum": {number}}}}}'
+    body = f'{{"model": "a1", "input": "x", "stream": {stream}, "text": {{"format": {form}}}}}'
+    async with A1(*sums_pair(), calibration=None) as agent, in_process(agent) as client:
+        answer = await client.post("/v1/responses", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
+    assert "not finite" in answer.json()["error"]["message"]
+
+
 async def test_a_body_beyond_the_limit_is_refused_before_it_is_read() -> None:
     answer = await ask(content=b"x" * 2000, max_body_bytes=1000)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
@@ -177,6 +189,15 @@ async def test_only_health_and_the_page_are_open_without_a_key() -> None:
     assert answers == {"/healthz": 200, "/metrics": 401, "/v1/models": 401, "/nope": 401}
 
 
+@pytest.mark.parametrize(("keys", "told"), [(Keys(), "scripted:sums"), (Keys({"ann": KEY}), None)])
+async def test_addresses_of_models_are_told_to_nobody_without_a_key_where_keys_are_needed(
+    keys: Keys, told: str | None
+) -> None:
+    async with A1("scripted:sums", "scripted:sums", calibration=None) as agent, in_process(agent, keys=keys) as client:
+        config = (await client.get("/page/config")).json()
+    assert config["needs_key"] is bool(keys) and config["draft"] == config["target"] == told
+
+
 async def test_what_is_not_there_is_told_in_openais_shape() -> None:
     async with A1(*sums_pair(), calibration=None) as agent, in_process(agent) as client:
         missing, wrong = await client.get("/v1/nope"), await client.get(CHAT)
@@ -192,6 +213,14 @@ def test_keys_are_read_from_a_file_and_the_environment(tmp_path: Path, monkeypat
     keys = read_keys(file)
     assert len(keys) == 3
     assert keys.name_of(f"Bearer {KEY}") == "ann" and keys.name_of(f"bearer {'c' * 20}") == "carol"
+
+
+def test_a_number_sign_inside_a_key_belongs_to_it(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"ann={KEY}#and-more # she asked\n#bob={KEY}\n", encoding="utf-8")
+    keys = read_keys(file)
+    assert len(keys) == 1
+    assert keys.name_of(f"Bearer {KEY}#and-more") == "ann" and keys.name_of(f"Bearer {KEY}") is None
 
 
 @pytest.mark.parametrize("line", ["justakeyofsomelength", "ann=short", "a b=" + KEY, f"ann={KEY}\nann={KEY}"])
@@ -238,7 +267,15 @@ def test_a_port_in_use_is_named() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"running": 0}, {"max_seconds": 0}, {"waiting": -1}, {"name": "a b"}, {"allowed_origins": ("*",)}],
+    [
+        {"running": 0},
+        {"max_seconds": 0},
+        {"max_seconds": math.nan},
+        {"grace_s": math.inf},
+        {"waiting": -1},
+        {"name": "a b"},
+        {"allowed_origins": ("*",)},
+    ],
     ids=str,
 )
 def test_impossible_settings_are_refused(values: Any) -> None:

@@ -113,6 +113,27 @@ async def test_a_client_that_leaves_in_the_middle_of_its_request_leaves_nothing(
             connection.close()
 
 
+@pytest.mark.parametrize("sent", [b"", b"GET /hea", posted(b"x" * 100, **{"content-length": MEGABYTES})])
+async def test_a_connection_on_which_no_request_comes_is_given_up(sent: bytes) -> None:
+    async with serving(body_timeout_s=0.2) as running:
+        reader, writer = await asyncio.open_connection(*running.address)
+        writer.write(sent)
+        async with asyncio.timeout(30):
+            await reader.read()  # to the end
+            await until(lambda: not running.server.server_state.connections)
+        writer.close()
+
+
+async def test_a_connection_is_kept_while_its_request_runs() -> None:
+    gate = Gate()
+    async with held_agent(gate, chains=1) as agent, serving(agent, body_timeout_s=0.1) as running:
+        answer = asyncio.create_task(exchange(running, body()))
+        await until(lambda: gate.waiting == 1)
+        await asyncio.sleep(0.3)
+        gate.open.set()
+        assert await answer == 200
+
+
 async def test_half_closed_sockets_leave_nothing() -> None:
     gate = Gate(free=10**6)
     async with held_agent(gate, chains=2) as agent, serving(agent) as running, leaving_nothing(running):

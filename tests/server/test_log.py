@@ -33,6 +33,10 @@ def schema(holding: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "x", "schema": holding}}
 
 
+def nested(levels: int) -> dict[str, Any]:
+    return {"items": nested(levels - 1)} if levels else {"const": MARK}
+
+
 def tool(parameters: dict[str, Any]) -> list[Any]:
     return [{"type": "function", "function": {"name": "add", "parameters": parameters}}]
 
@@ -85,6 +89,9 @@ async def test_a_refusal_is_one_line_without_what_was_asked(
     [
         ({"messages": calling("{" + MARK)}, 400, "invalid_value", "messages"),
         ({"messages": calling(json.dumps([MARK]))}, 400, "invalid_value", "messages"),
+        ({"messages": calling('{"a":' * 500 + f'"{MARK}"' + "}" * 500)}, 400, "invalid_value", "messages"),
+        ({"messages": calling('{"a":' * 20_000 + f'"{MARK}"' + "}" * 20_000)}, 400, "invalid_value", "messages"),
+        ({"messages": calling(json.dumps({MARK: "\ud800"}))}, 400, "invalid_value", "messages"),
         ({"messages": [{"role": MARK, "content": MARK}]}, 400, "invalid_value", "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": MARK}]}]}, 400, "invalid_value", "messages[0].content"),
         (
@@ -97,12 +104,17 @@ async def test_a_refusal_is_one_line_without_what_was_asked(
         ({"tools": tool({"$ref": f"#/{MARK}"})}, 400, "invalid_value", "tools"),
         ({"response_format": schema({"type": MARK})}, 400, "invalid_value", "response_format"),
         ({"response_format": schema({"$ref": f"#/{MARK}"})}, 400, "invalid_value", "response_format"),
+        ({"response_format": schema(nested(400))}, 400, "invalid_value", "response_format"),
+        ({"tools": tool(nested(400))}, 400, "invalid_value", "tools"),
         ({"stop": [MARK, ""]}, 400, "invalid_value", "stop"),
         ({"response_format": schema({"required": [MARK]})}, 500, "invalid_answer", None),
     ],
     ids=[
         "cut-arguments",
         "strange-arguments",
+        "deep-arguments",
+        "deeper-arguments",
+        "arguments-that-are-no-unicode",
         "role",
         "part",
         "too-long",
@@ -110,6 +122,8 @@ async def test_a_refusal_is_one_line_without_what_was_asked(
         "tool-reference",
         "schema",
         "reference",
+        "deep-schema",
+        "deep-tool-schema",
         "stop",
         "no-answer",
     ],

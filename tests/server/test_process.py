@@ -108,6 +108,24 @@ def test_a_stream_that_does_not_end_is_cut_at_the_limit_and_told_so() -> None:
     assert (request["status"], request["code"]) == (200, "shutting_down")
 
 
+@POSIX
+def test_a_second_signal_ends_the_grace_period_in_order() -> None:
+    with served(*slow(10**9), "--grace", "600") as (url, process):
+        with httpx2.stream("POST", f"{url}/v1/chat/completions", json=ASKED | {"stream": True}, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(line for line in lines if line.startswith("data: "))
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            next(line for line in process.stderr if '"draining"' in line)
+            process.send_signal(signal.SIGINT)
+            rest = [line for line in lines if line.startswith("data: ")]
+        assert process.wait(60) == 0
+        log = events(process)
+    assert json.loads(rest[-1][6:])["error"]["code"] == "shutting_down"
+    assert "Application shutdown complete." in [line["event"] for line in log]
+    assert not [line for line in log if line["level"] == "error"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a machine has one such address")
 def test_it_listens_to_this_machine_alone_unless_told_otherwise() -> None:
     with served("--calibration", "none") as (url, _):

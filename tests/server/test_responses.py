@@ -9,6 +9,8 @@ from openai.types.responses.response_create_params import ResponseCreateParamsBa
 
 from a1agent import A1, RejectionStats
 from a1agent.backends.scripted import ScriptedBackend
+from a1agent.config import Options
+from a1agent.server import ServerSettings
 from a1agent.server.fields import REFUSED
 from a1agent.server.responses_request import (
     CallItem,
@@ -18,6 +20,7 @@ from a1agent.server.responses_request import (
     ReasoningItem,
     ResponsesRequest,
     TextSettings,
+    asked_of,
 )
 from tests.doubles import Fixed, Rambling, sums_pair
 from tests.server.serving import SUM, Gate, held_agent, in_process, serving, until
@@ -56,6 +59,29 @@ async def test_an_answer_goes_into_the_next_question_as_it_came() -> None:
         asked += [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Sure?"}]}]
         second = await client.responses.create(model="a1", input=asked)
     assert second.output_text == "Forty-two."
+
+
+def test_what_an_answer_said_and_called_is_one_message_as_in_a_chat() -> None:
+    def call(name: str) -> Any:
+        return {"type": "function_call", "call_id": name, "name": "f", "arguments": "{}"}
+
+    def output(name: str) -> Any:
+        return {"type": "function_call_output", "call_id": name, "output": "x"}
+
+    thought = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    said = {"type": "message", "role": "assistant", "content": "Let me look."}
+    asked = {"role": "user", "content": "Look twice."}
+    items = [asked, thought, said, call("1"), call("2"), output("1"), output("2"), call("3"), thought, call("4")]
+    request = ResponsesRequest.model_validate({"model": "a1", "input": items})
+    messages = asked_of(request, Options(), ServerSettings(), "").question.messages
+    assert [message.role for message in messages] == ["user", "assistant", "tool", "tool", "assistant", "assistant"]
+    both = messages[1]
+    assert (both.content, both.extra["reasoning_content"]) == ("Let me look.", "Hm.")
+    assert [[call["id"] for call in m.extra.get("tool_calls", [])] for m in messages if m.role == "assistant"] == [
+        ["1", "2"],
+        ["3"],
+        ["4"],
+    ]
 
 
 async def test_a_stream_tells_the_whole_story_in_order() -> None:
@@ -129,6 +155,7 @@ async def test_an_error_in_the_middle_of_a_stream_is_told_in_it() -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id", "unsupported_parameter"),
         ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
         ({"tools": [{"type": "web_search", "name": "w"}]}, "tools[0].type", "invalid_value"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_value"),
         ({"include": ["reasoning.encrypted_content"]}, "include", "unsupported_parameter"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format", "invalid_value"),
         ({"text": {"format": format_of({"type": "nothing"})}}, "text.format", "invalid_value"),

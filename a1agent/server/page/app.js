@@ -23,7 +23,7 @@ async function start() {
     view.error(`The server does not answer: ${error.message}`);
     return;
   }
-  by("models").textContent = `${server.draft} and ${server.target}`;
+  if (server.draft) by("models").textContent = `${server.draft} and ${server.target}`;
   slider("chains", server.options.chains, server.caps.chains);
   slider("turns", server.options.turns, server.caps.turns);
   slider("rate", server.options.rejection_rate);
