@@ -7,7 +7,7 @@ import concurrent.futures
 import contextlib
 import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -78,8 +78,34 @@ def _background_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None or _loop.is_closed():
             _loop = asyncio.new_event_loop()
+            _loop.set_default_executor(_Threads(thread_name_prefix="a1agent"))
             threading.Thread(target=_loop.run_forever, name="a1agent", daemon=True).start()
         return _loop
+
+
+class _Threads(concurrent.futures.ThreadPoolExecutor):
+    """The threads of the background loop, for as long as anybody asks.
+
+    When the main thread has ended Python's pools take nothing more, while other threads of the program go on.
+    """
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
+        """As in the pool, or in a thread of its own."""
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            future = concurrent.futures.Future[T]()
+            work = (future, lambda: fn(*args, **kwargs))
+            threading.Thread(target=_fill, args=work, name="a1agent", daemon=True).start()
+            return future
+
+
+def _fill(future: concurrent.futures.Future[T], work: Callable[[], T]) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
 
 
 def _begin_anew() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import MutableMapping
 from weakref import WeakValueDictionary
@@ -51,3 +52,13 @@ def _key(draft: Model, target: Model, calibration: str | None) -> _Key:
     # A backend is known by itself: the agent holds it, so its id is not given to another meanwhile.
     first, second = (model if isinstance(model, str) else id(model) for model in (draft, target))
     return first, second, calibration
+
+
+def _begin_anew() -> None:
+    """In a forked process: models of addresses are loaded anew, for those that are loaded stayed in the parent."""
+    global _agents, _lock
+    _agents, _lock = {}, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

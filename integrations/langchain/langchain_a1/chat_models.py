@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, cast
 
-from a1agent import A1, A1Error, InvalidAnswer, InvalidOption, ModelError, Options, Question
+from a1agent import A1, A1Error, Event, InvalidAnswer, InvalidOption, ModelError, Options, Question
 from a1agent.backends.base import Backend
 from a1agent.config import (
     AnswerKind,
@@ -267,7 +267,7 @@ class ChatA1(ReportingChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         request, report, narrator = self._request(messages, stop, kwargs), areporter(self, run_manager), Narrator()
         try:
-            async with contextlib.aclosing(request.agent.astream(request.question, **request.options)) as events:
+            async with _Closing(request.agent.astream(request.question, **request.options)) as events:
                 async for event in events:
                     await report(event)
                     for chunk in request.chunks(event, narrator):
@@ -335,6 +335,17 @@ class ChatA1(ReportingChatModel):
             model_name=_name(target),
             keep_invalid=bool(kwargs.get(KEEP_INVALID)),
         )
+
+
+class _Closing(contextlib.aclosing[AsyncGenerator[Event, None]]):
+    """Closes events at the end of a block, but not where the generator that the block is in is closed itself.
+
+    They are let go then, and their loop closes them: one that ends closes both at once, and neither bears that twice.
+    """
+
+    async def __aexit__(self, *error: Any) -> None:
+        if error[0] is not GeneratorExit:
+            await super().__aexit__(*error)
 
 
 def _name(model: str | Backend) -> str:

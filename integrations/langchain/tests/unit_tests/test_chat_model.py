@@ -225,6 +225,40 @@ def test_fields_may_be_made_configurable_and_differ_within_a_batch(obedient: Cha
     assert bound.invoke("Hi.").response_metadata["a1"]["chains_started"] == 1
 
 
+FORKING = """
+import multiprocessing, warnings
+from langchain_a1 import ChatA1
+
+warnings.simplefilter("ignore")  # that threads stay behind is the point
+chat = ChatA1(DRAFT, TARGET, calibration=None, seed=1, chains=1)
+
+def ask(answers):
+    answers.put([repr(each.invoke("What is 47 * 28 + 783?").text) for each in (chat, chat.model_copy())])
+
+fork = multiprocessing.get_context("fork")
+answers = fork.SimpleQueue()
+ask(answers)
+process = fork.Process(target=ask, args=(answers,))
+process.start()
+process.join()
+assert process.exitcode == 0
+ask(answers)
+print(*(text for _ in range(3) for text in answers.get()), sep="\\n")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("scheme", ["scripted:sums", "embedded:"])
+def test_a_forked_process_loads_models_of_its_own(scheme: str) -> None:
+    models = [repr(scheme + role if scheme == "embedded:" else scheme) for role in ("draft", "target")]
+    code = FORKING.replace("DRAFT, TARGET", "draft={}, target={}".format(*models))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, env=environment)
+    texts = done.stdout.splitlines()
+    assert len(texts) == 6, done.stderr
+    assert len(set(texts)) == 1  # one chain and one seed give one text
+
+
 def test_calibration_may_be_a_path(tmp_path: Path) -> None:
     chat = ChatA1(draft="scripted:sums", target="scripted:sums", calibration=tmp_path / "kept.sqlite3")
     chat.invoke("1 + 1")

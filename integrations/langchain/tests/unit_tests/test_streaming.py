@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import operator
 import threading
@@ -205,6 +206,37 @@ async def test_an_async_stream_given_up_midway_frees_everything() -> None:
     assert alive(chat) > 0
     await stream.aclose()
     await until(lambda: alive(chat) == 0)  # the generators inside are closed in turns of the loop
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_a_loop_that_ends_while_a_stream_is_open_ends_without_complaint(error: type[Exception] | None) -> None:
+    chat, complaints, kept = says(STORY, jitter=3, chains=4), list[dict[str, Any]](), list[Any]()
+
+    async def begin() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        kept.append(chat.astream("Count."))
+        await anext(kept[0])
+        if error is not None:
+            raise error
+
+    with contextlib.nullcontext() if error is None else pytest.raises(error):
+        asyncio.run(begin())
+    assert complaints == []
+    assert alive(chat) == 0
+
+
+async def test_a_handler_that_fails_ends_the_chains_of_its_stream() -> None:
+    class Fails(BaseCallbackHandler):
+        raise_error = True
+
+        def on_custom_event(self, name: str, data: Any, **_: Any) -> None:
+            if isinstance(data, StepVerified):
+                raise KeyError(name)
+
+    chat = says(STORY, jitter=3, chains=4)
+    with pytest.raises(KeyError):
+        _ = [chunk async for chunk in chat.astream("Count.", {"callbacks": [Fails()]})]
+    assert alive(chat) == 0
 
 
 async def test_a_cancelled_call_frees_everything(seen: threading.Event) -> None:
