@@ -161,7 +161,10 @@ class DecodeGraphs:
 
 
 class _Graph:
-    """One captured decode step; the host fills `_input`, a row each of tokens, positions and lanes."""
+    """One captured decode step; the host fills `_input`, a row each of tokens, positions and lanes.
+
+    A graph knows addresses only: whatever it reads is held here for as long as it may run.
+    """
 
     def __init__(self, cache: SlotCache, forward: Forward, size: int, stream: torch.cuda.Stream, pool: Any) -> None:
         device = cache.keys[0].device
@@ -170,15 +173,15 @@ class _Graph:
         self._input = torch.zeros(3, size, dtype=torch.int64, device=device)
         self._fill(np.zeros((3, 0), np.int64))
         tokens, positions, lanes = self._input
-        begins = torch.arange(size + 1, dtype=torch.int32, device=device)
-        keep = torch.arange(size, device=device)
-        end = torch.full((1,), cache.lanes * cache.length, dtype=torch.int32, device=device)
+        self._begins = torch.arange(size + 1, dtype=torch.int32, device=device)
+        self._keep = torch.arange(size, device=device)
+        self._end = torch.full((1,), cache.lanes * cache.length, dtype=torch.int32, device=device)
 
         def step() -> torch.Tensor:
-            places = torch.cat([(lanes * cache.length).to(torch.int32), end])
+            places = torch.cat([(lanes * cache.length).to(torch.int32), self._end])
             lengths = (positions + 1).to(torch.int32)
-            attention = VarlenAttention(cache, lanes, positions, begins, places, lengths, (1, cache.length))
-            return forward(tokens, positions, keep, attention)
+            attention = VarlenAttention(cache, lanes, positions, self._begins, places, lengths, (1, cache.length))
+            return forward(tokens, positions, self._keep, attention)
 
         self._graph = torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream(device))

@@ -21,7 +21,7 @@ pytest.importorskip("torch.nn.attention.varlen")
 import torch
 from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from a1agent.backends import hf_model, torch_cuda, transformers
 from a1agent.backends.batching.runner import Rows
@@ -97,6 +97,20 @@ def _kernel(
     return found
 
 
+class Place:
+    """Where a tensor is: as a graph knows it, which keeps no memory that was there before it."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._memory = weakref.ref(tensor.untyped_storage())
+        self._dtype = tensor.dtype
+        self._extents = tensor.storage_offset(), tensor.shape, tensor.stride()
+
+    def tensor(self) -> torch.Tensor:
+        memory = self._memory()
+        assert memory is not None, "a graph reads memory that was given back"
+        return torch.empty(0, dtype=self._dtype).set_(memory, *self._extents)
+
+
 class Tape(TorchDispatchMode):
     """Records operations. Those that would make the host wait for the device fail, as they do in a capture."""
 
@@ -105,20 +119,29 @@ class Tape(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operations: list[tuple[Any, Any, Any, Any]] = []
+        self._pool: list[torch.UntypedStorage] = []  # made by the operations themselves
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket.__name__ in self.WAITING:
             raise RuntimeError(f"operation {func} not permitted when stream is capturing")
+        given = {each.untyped_storage().data_ptr() for each in tensors_in((args, kwargs))}
         found = func(*args, **(kwargs or {}))
-        self.operations.append((func, args, kwargs or {}, found))
+        made = [each.untyped_storage() for each in tensors_in(found)]
+        self._pool.extend(each for each in made if each.data_ptr() not in given)
+        self.operations.append((func, *tree_map_only(torch.Tensor, Place, (args, kwargs or {}, found))))
         return found
 
     def replay(self) -> None:
-        for func, args, kwargs, before in self.operations:
+        for func, *places in self.operations:
+            args, kwargs, before = tree_map_only(Place, Place.tensor, places)
             now = func(*args, **kwargs)
-            for old, new in zip(tree_leaves(before), tree_leaves(now), strict=True):
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+            for old, new in zip(tensors_in(before), tensors_in(now), strict=True):
+                if old.data_ptr() != new.data_ptr():
                     old.copy_(new)
+
+
+def tensors_in(found: Any) -> list[torch.Tensor]:
+    return [each for each in tree_leaves(found) if isinstance(each, torch.Tensor)]
 
 
 class Stream:
