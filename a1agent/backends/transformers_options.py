@@ -46,6 +46,7 @@ _LEAST_CELLS = 16384
 _LOGIT_BYTES = {"cpu": 64 << 20, "gpu": 1 << 30}
 _LIBRARY_BYTES = 400 << 20
 _GPU_FLOATS = 2 << 26  # a piece of the logits in single precision and what its logsumexp takes
+_GPU_GRAPHS = 256  # the rows of the largest decode step that is captured; its logits are there twice
 _GPU_DRAWN = 5 * 256  # the rows from which all sequences draw a token, and what that takes of each
 _LIMITS = {
     "n_ctx": (0, 2**24),
@@ -134,10 +135,12 @@ def memory_of(shape: ModelShape, options: TransformersOptions) -> int:
 def buffers_of(shape: ModelShape, batch: int, kind: str, width: int) -> int:
     """Bytes that a forward of `batch` tokens takes for a while: the rows of its layers, and its logits.
 
-    In main memory those are there twice in single precision, on a GPU as they are, but for those looked at together.
+    In main memory those are there twice in single precision, on a GPU as they are, but for those looked at together;
+    there what captured decode steps keep for themselves is included.
     """
-    rows = batch * (6 * shape.width + 3 * shape.inner) * width
-    outputs = outputs_of(shape.vocabulary, batch, kind, width) * shape.vocabulary
+    row = (6 * shape.width + 3 * shape.inner) * width
+    outputs = outputs_of(shape.vocabulary, batch, kind, width)
     if kind == "cpu":
-        return rows + 2 * outputs * 4
-    return rows + outputs * width + 4 * max(_GPU_FLOATS, _GPU_DRAWN * shape.vocabulary)
+        return batch * row + 2 * outputs * shape.vocabulary * 4
+    logits = (outputs + 2 * _GPU_GRAPHS) * shape.vocabulary * width
+    return (batch + _GPU_GRAPHS) * row + logits + 4 * max(_GPU_FLOATS, _GPU_DRAWN * shape.vocabulary)

@@ -31,7 +31,7 @@ from a1agent.backends.torch_lanes import LaneModel
 from a1agent.backends.torch_packed import PackedModel, probe, spread
 from a1agent.backends.torch_runner import TorchRunner
 from a1agent.backends.torch_slots import _Block
-from a1agent.backends.transformers_options import TransformersOptions, buffers_of
+from a1agent.backends.transformers_options import TransformersOptions, buffers_of, outputs_of
 from a1agent.errors import BackendError
 from tests.backends.test_torch_models import ARCHITECTURES, Compared, model_of
 
@@ -161,6 +161,18 @@ def capture(graph: Tape, *, pool: Any, stream: Stream, capture_error_mode: str) 
     return graph
 
 
+class Seen(TorchDispatchMode):
+    """Keeps the names of operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor that looks like a GPU to the code of one."""
@@ -229,6 +241,32 @@ def test_rows_that_fill_a_batch_up_touch_no_lane_in_use() -> None:
     for keys, was in zip(cache.keys, before, strict=True):
         changed = {(lane, at) for lane, _, at, _ in (keys != was).nonzero().tolist()}
         assert changed - {(8, 0)} == {(0, 5), (1, 5), (2, 5)}
+
+
+@pytest.mark.usefixtures("gpu")
+def test_graphs_of_all_batch_sizes_leave_their_logits_in_one_place() -> None:
+    texts = Compared(model_of("llama"), flash)
+    for lane in (0, 1, 2):
+        texts.run((lane, 0, 5, False))
+    texts.run((0, 5, 6, True))
+    texts.run((0, 6, 7, True), (1, 5, 6, True))
+    texts.run((0, 7, 8, True), (1, 6, 7, False), (2, 5, 6, True))
+    texts.run((0, 8, 9, False), (1, 7, 8, False))
+    graphs: Any = texts.cached._graphs  # type: ignore[union-attr]
+    assert sorted(graphs._graphs) == [1, 2, 4]
+    assert len({each._logits.data_ptr() for each in graphs._graphs.values()}) == 1
+
+
+@pytest.mark.usefixtures("gpu")
+def test_around_a_replay_the_device_is_asked_for_nothing_but_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = Compared(model_of("llama"), flash)
+    texts.run((1, 0, 12, False), (0, 0, 5, False))
+    texts.run((1, 12, 13, True), (0, 5, 6, True))
+    monkeypatch.setattr(Tape, "replay", lambda _: None)
+    monkeypatch.setattr(torch_cuda._Graph, "_fill", lambda *_: None)
+    with Seen() as seen, torch.inference_mode():
+        texts.cached.forward(Rows([3, 4], [13, 6], [1, 0], [1, 1]))
+    assert set(seen.operations) <= {"slice"}
 
 
 @pytest.mark.usefixtures("gpu")
@@ -382,6 +420,11 @@ def test_what_a_forward_takes_is_left_free_beside_the_cache(free: int, monkeypat
     taken = (lanes + 1) * 8192 * 65536 * 2  # and a lane for rows that fill a batch up
     assert lanes == 1 or taken + BUFFERS <= free << 30
     assert BUFFERS > 2 << 30  # more than a share of a small device
+
+
+def test_what_captured_steps_keep_for_themselves_is_left_free_too() -> None:
+    logits = outputs_of(SHAPE.vocabulary, 4096, "gpu", 2) + 2 * 256
+    assert (4096 + 256) * (6 * SHAPE.width + 3 * SHAPE.inner) * 2 + logits * SHAPE.vocabulary * 2 < BUFFERS
 
 
 def test_a_model_on_two_gpus_has_room_for_twice_as_many_and_the_fuller_one_decides(
