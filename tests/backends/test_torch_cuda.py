@@ -7,7 +7,6 @@ same memory, without running any Python again), and its devices over tensors tha
 import logging
 import math
 import weakref
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -337,22 +336,53 @@ def test_every_tensor_of_a_forward_is_where_it_belongs(kind: str, kernels: bool)
         packed.copy(1, 2, 3)
 
 
-@pytest.mark.parametrize("make", [lambda model: PackedModel(model, probe(model), 4, 16), LaneModel])
-@pytest.mark.parametrize(("devices", "where"), [((0, 1), "cpu"), ((0, 0), "meta")])
-def test_the_rows_wanted_of_a_model_on_several_devices_are_numbered_where_all_can_read(
-    make: Callable[[Any], Any], devices: tuple[int, int], where: str
+def spread_out(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A model on two devices, the first of them without values, with the hooks that accelerate puts there."""
+    hooks: Any = pytest.importorskip("accelerate.hooks")
+    operations: Any = pytest.importorskip("accelerate.utils.operations")
+    theirs = operations.send_to_device
+
+    def send(tensor: Any, device: Any, non_blocking: bool = False, skip_keys: Any = None) -> Any:
+        """What comes from a device without values is zero."""
+        if isinstance(tensor, torch.Tensor) and tensor.is_meta and str(device) == "cpu":
+            return torch.zeros_like(tensor, device=device)
+        return theirs(tensor, device, non_blocking, skip_keys)
+
+    for place in (hooks, operations):
+        monkeypatch.setattr(place, "send_to_device", send)
+    model = model_of("llama")
+    parts = {"meta": ["model.embed_tokens", "model.layers.0"], "cpu": ["model.layers.1", "model.norm", "lm_head"]}
+    where = {part: device for device, own in parts.items() for part in own}
+    hooks.attach_align_device_hook_on_blocks(
+        model,
+        execution_device={**where, "model.rotary_emb": "meta", "": "meta"},
+        offload=dict.fromkeys([*where, "model.rotary_emb"], False),
+        skip_keys=model._skip_keys_device_placement,
+    )
+    model.hf_device_map = {part: list(parts).index(device) for part, device in where.items()}
+    return model
+
+
+class Indexed(TorchDispatchMode):
+    """Refuses what a GPU refuses: numbers of rows on another GPU than the rows."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ == "index":
+            rows, numbers = args
+            assert {each.device for each in numbers if each is not None} <= {rows.device, torch.device("cpu")}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_a_model_on_two_devices_reads_the_rows_wanted_where_they_are(
+    lanes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with torch.inference_mode(), torch.device("meta"):
-        model = model_of("llama")
-        model.hf_device_map = {f"model.layers.{i}": device for i, device in enumerate(devices)}
-        found = set()
-        model.register_forward_pre_hook(
-            lambda _, __, given: found.add(given["logits_to_keep"].device.type), with_kwargs=True
-        )
     with torch.inference_mode():
-        logits = make(model).forward(Rows([1, 2, 3], [0, 1, 0], [1, 1, 0], [0, 1, 1]))
-    assert logits.shape[0] == 2
-    assert found == {where}
+        model = spread_out(monkeypatch)
+        cached = LaneModel(model) if lanes else PackedModel(model, probe(model), 4, 16)
+        with Indexed():
+            logits = cached.forward(Rows([1, 2, 3, 4], [0, 1, 0, 0], [1, 1, 0, 2], [0, 1, 1, 1]))
+    assert logits.shape == (3, 120)
 
 
 # Memory
