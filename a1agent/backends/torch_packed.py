@@ -78,7 +78,7 @@ def numbers_of(model: Any, rows: npt.NDArray[np.int64]) -> Numbers:
     """
     if len(set(_placed(model).values())) > 1:
         return rows.tolist()
-    return torch.as_tensor(rows).to(model.device)
+    return torch.as_tensor(rows).to(model.device, non_blocking=True)
 
 
 def spread(model: Any) -> dict[torch.device, float]:
@@ -140,7 +140,9 @@ class PackedModel:
         replayed = self._graphs.run(layout) if self._graphs is not None else None
         if replayed is not None:
             return replayed
-        tokens, positions = (torch.as_tensor(part).to(self._device) for part in (layout.tokens, layout.positions))
+        tokens, positions = (
+            torch.as_tensor(part).to(self._device, non_blocking=True) for part in (layout.tokens, layout.positions)
+        )
         return self._run(tokens, positions, numbers_of(self._model, layout.keep), self._attention(layout))
 
     def copy(self, source: int, target: int, length: int) -> None:

@@ -22,13 +22,15 @@ from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from a1agent.backends import hf_model, torch_cuda, transformers
-from a1agent.backends.batching.runner import Rows
+from a1agent.backends import hf_model, torch_cuda, torch_sampling, transformers
+from a1agent.backends.base import Sampling
+from a1agent.backends.batching.runner import END, Rows
 from a1agent.backends.hf_files import ModelShape
 from a1agent.backends.torch_cuda import can_use_varlen
 from a1agent.backends.torch_lanes import LaneModel
 from a1agent.backends.torch_packed import PackedModel, probe, spread
 from a1agent.backends.torch_runner import TorchRunner
+from a1agent.backends.torch_sampling import Sampler, draw, log_probabilities
 from a1agent.backends.torch_slots import _Block
 from a1agent.backends.transformers_options import TransformersOptions, buffers_of, outputs_of
 from a1agent.errors import BackendError
@@ -334,6 +336,43 @@ def test_every_tensor_of_a_forward_is_where_it_belongs(kind: str, kernels: bool)
             logits = packed.forward(rows)
             assert (logits.device.type, logits.shape[0]) == ("meta", sum(rows.wanted))
         packed.copy(1, 2, 3)
+
+
+class Sent(TorchDispatchMode):
+    """Counts what goes to a device, which the host must not wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in ("to", "_to_copy") and found.is_meta and not args[0].is_meta:
+            assert kwargs["non_blocking"]
+            self.count += 1
+        return found
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["flash", "scaled dot products"])
+def test_a_forward_sends_what_it_needs_once_and_waits_for_none_of_it(kernels: bool) -> None:
+    with torch.inference_mode(), torch.device("meta"):
+        model = model_of("llama", num_hidden_layers=4).to(torch.bfloat16)
+        packed = PackedModel(model, probe(model), 8, 64)
+        packed._flash = kernels
+    with torch.inference_mode(), Sent() as sent:
+        packed.forward(Rows([1, 2, 3, 4, 5], [4, 5, 2, 5, 6], [0, 3, 5, 6, 6], [1, 1, 1, 0, 1]))
+    assert sent.count == 8
+
+
+def test_drawing_tokens_and_reading_log_probabilities_waits_for_results_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.empty(3, 1000, device="meta")
+    monkeypatch.setattr(torch_sampling, "_listed", lambda values: values)
+    samplers = [Sampler(Sampling(seed=seed, min_p=0.1)) for seed in range(2)]
+    with Sent() as sent:
+        draw(logits, [*samplers, None])
+        draw(logits[:2], samplers)
+        log_probabilities(logits, [3, END, 5], torch.empty(1, dtype=torch.long, device="meta"))
+    assert sent.count == 4 + 3 + 2
 
 
 def spread_out(monkeypatch: pytest.MonkeyPatch) -> Any:
