@@ -4,6 +4,7 @@ Its attention over a reference of the kernel, its graphs over a recorder that re
 same memory, without running any Python again), and its devices over tensors that have a device but no values.
 """
 
+import gc
 import logging
 import math
 import weakref
@@ -299,6 +300,20 @@ def test_a_kernel_that_is_wrong_is_not_used_and_slots_still_are(
     assert ("without the flash kernel" in caplog.text) != used
 
 
+@pytest.mark.usefixtures("gpu")
+def test_what_tries_the_kernel_out_while_a_model_loads_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf_model, "can_use_varlen", lambda *_: True)
+    model = model_of("llama")
+    gc.collect()
+    gc.disable()  # on a GPU what waits for it holds memory
+    try:
+        with torch.inference_mode():
+            hf_model.batched(model, "tiny", TransformersOptions(), 4, 64)
+        assert not [each for each in gc.get_objects() if type(each) is torch_cuda._Graph]
+    finally:
+        gc.enable()
+
+
 class OneDevice(TorchDispatchMode):
     """Refuses operations on tensors of several devices, but for copies, and the numbers that ride along anywhere."""
 
@@ -457,6 +472,30 @@ def test_neither_the_last_logits_nor_an_error_keep_memory_that_the_next_forward_
     runner.forward(rows)
     assert runner.log_probabilities([2]) == [pytest.approx(-math.log(8))]
     assert caught.value.hint
+
+
+class Crowded:
+    """Logits of which no row can be copied for want of memory."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return 2
+
+    def index_select(self, *_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    __getitem__ = index_select
+
+
+def test_memory_that_runs_out_while_a_token_is_drawn_is_told_as_in_a_forward() -> None:
+    words: Any = SimpleNamespace(size=8, end_ids=frozenset({1}))
+    model: Any = Filled()
+    runner: Any = TorchRunner(model, words, torch.device("cpu"), cells=64, lanes=4, batch=8, outputs=8)
+    runner._logits = Crowded()
+    with pytest.raises(BackendError, match="out of memory"):
+        runner.sample([(1, None)])
 
 
 SHAPE = ModelShape(
