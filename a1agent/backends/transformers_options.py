@@ -18,6 +18,7 @@ __all__ = [
     "buffers_of",
     "cells_of",
     "context_of",
+    "gpu_weights_of",
     "memory_of",
     "outputs_of",
 ]
@@ -26,7 +27,10 @@ DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 OPTIONS: dict[str, tuple[type, str]] = {
     "n_ctx": (int, "most tokens of one sequence; 0: 8192 or what the model was trained with, if less"),
-    "kv_tokens": (int, "tokens of all sequences together in the KV cache; 0: four full sequences, at least 16384"),
+    "kv_tokens": (
+        int,
+        "tokens of all sequences together in the KV cache; 0: four full sequences, at least 16384, on a GPU what fits",
+    ),
     "keep_tokens": (int, "tokens of older prompts that stay cached beside the last one; 0: none at all stays"),
     "n_threads": (int, "threads; 0: one a physical core"),
     "n_batch": (int, "most tokens of one forward; 0: 512, on a GPU 4096"),
@@ -130,6 +134,15 @@ def memory_of(shape: ModelShape, options: TransformersOptions) -> int:
         weights += shape.vocabulary * shape.width * width
     cache = cells_of(shape, options, width) * shape.cell_values * width
     return _LIBRARY_BYTES + weights + cache + buffers_of(shape, batch, "cpu", width)
+
+
+def gpu_weights_of(shape: ModelShape, options: TransformersOptions) -> tuple[int, int]:
+    """Bytes of a model's weights on a GPU, and of a value there; from its files alone."""
+    if options.dtype != "auto":
+        width = DTYPES[options.dtype]
+        return (shape.stored_bytes if shape.quantized else shape.parameters * width), width
+    width = 4 if not shape.quantized and shape.stored_bytes >= 4 * shape.parameters else 2
+    return max(shape.stored_bytes, 0 if shape.quantized else shape.parameters * width), width
 
 
 def buffers_of(shape: ModelShape, batch: int, kind: str, width: int) -> int:

@@ -33,6 +33,7 @@ from a1agent.backends.torch_packed import PackedModel, probe, spread
 from a1agent.backends.torch_runner import TorchRunner
 from a1agent.backends.torch_sampling import Sampler, draw, log_probabilities
 from a1agent.backends.torch_slots import _Block
+from a1agent.backends.transformers import Companion
 from a1agent.backends.transformers_options import TransformersOptions, buffers_of, outputs_of
 from a1agent.errors import BackendError
 from tests.backends.test_torch_models import ARCHITECTURES, Compared, model_of
@@ -511,13 +512,15 @@ SHAPE = ModelShape(
 BUFFERS = buffers_of(SHAPE, 4096, "gpu", 2)
 
 
-def lanes_with(free: dict[int, int], shares: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> int:
+def lanes_with(
+    free: dict[int, int], shares: dict[int, float], monkeypatch: pytest.MonkeyPatch, *later: Companion
+) -> int:
     """How many sequences of 8192 tokens fit on GPUs with so many GiB free."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index] << 30, 80 << 30))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     files: Any = SimpleNamespace(shape=SHAPE)
     devices = {torch.device("cuda", index): share for index, share in shares.items()}
-    lanes, cells = transformers._room(files, TransformersOptions(), 8192, devices, 2, 4096)
+    lanes, cells = transformers._room(files, TransformersOptions(), 8192, devices, 2, 4096, later)
     assert cells == lanes * 8192
     return lanes
 
@@ -533,6 +536,43 @@ def test_what_a_forward_takes_is_left_free_beside_the_cache(free: int, monkeypat
 def test_what_captured_steps_keep_for_themselves_is_left_free_too() -> None:
     logits = outputs_of(SHAPE.vocabulary, 4096, "gpu", 2) + 2 * 256
     assert (4096 + 256) * (6 * SHAPE.width + 3 * SHAPE.inner) * 2 + logits * SHAPE.vocabulary * 2 < BUFFERS
+
+
+def test_a_cache_leaves_room_for_the_other_model_of_a_pair_and_as_many_of_its_lanes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, fixed, lane, here = 8192 * 65536 * 2, 30 << 30, 3 << 30, torch.device("cuda", 0)
+    lanes = lanes_with({0: 70}, {0: 1.0}, monkeypatch, Companion(fixed, lane, here))
+    assert lanes > 4
+    assert lanes * (own + lane) + fixed + BUFFERS <= 70 << 30
+    alone = lanes_with({0: 70}, {0: 1.0}, monkeypatch)
+    assert lanes_with({0: 70}, {0: 1.0}, monkeypatch, Companion(fixed, lane, torch.device("cuda", 1))) == alone
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert lanes < lanes_with({0: 70}, {0: 1.0}, monkeypatch, Companion(fixed, lane, None)) < alone
+
+
+@pytest.mark.parametrize(
+    ("options", "weights", "tokens"),
+    [
+        ({}, SHAPE.stored_bytes, 0),
+        ({"dtype": "float16"}, 2 * SHAPE.parameters, 0),
+        ({"dtype": "float32"}, 4 * SHAPE.parameters, 0),
+        ({"kv_tokens": 1000}, SHAPE.stored_bytes, 1000),
+        ({"device_map": "balanced"}, SHAPE.stored_bytes, 0),
+    ],
+)
+def test_what_a_model_will_take_of_a_gpu_is_read_from_its_files(
+    options: dict[str, Any], weights: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = torch.device("cuda")
+    monkeypatch.setattr(transformers, "locate", lambda *_: None)
+    monkeypatch.setattr(transformers, "read_files", lambda _: SimpleNamespace(shape=SHAPE))
+    monkeypatch.setattr(hf_model, "place", lambda _: place)
+    width = 4 if options.get("dtype") == "float32" else 2
+    found = transformers._companion("large", options)
+    assert found.fixed == weights + buffers_of(SHAPE, 4096, "gpu", width) + tokens * SHAPE.cell_values * width
+    assert found.lane == (0 if tokens else 8192 * SHAPE.cell_values * width)
+    assert found.device == (None if "device_map" in options else place)
 
 
 def test_a_model_on_two_gpus_has_room_for_twice_as_many_and_the_fuller_one_decides(
