@@ -153,9 +153,12 @@ class Pair:
         backends: list[Backend] = []
         try:
             for model in self._given.values():
-                backends.append(_POOL.acquire(model) if isinstance(model, Address) else model)
-                if isinstance(model, Address):
-                    self._held.append(model)
+                if not isinstance(model, Address):
+                    backends.append(model)
+                    continue
+                new.discard(model)
+                backends.append(_POOL.acquire(model, sorted(new, key=str)))
+                self._held.append(model)
             _check_target(backends[1])
         except BaseException:
             for backend in self._release():  # in a thread without a loop: one that failed leaves nothing loaded

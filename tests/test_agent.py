@@ -498,7 +498,7 @@ async def test_closing_does_not_wait_for_a_server_and_what_loads_too_late_is_fre
 ) -> None:
     begun, go, load = threading.Event(), threading.Event(), Address.load
 
-    def slow(address: Address) -> Backend:
+    def slow(address: Address, _: Any) -> Backend:
         begun.set()
         assert go.wait(30)
         return load(address)
@@ -521,3 +521,20 @@ def test_a_closed_agent_says_so() -> None:
     a1.close()
     with pytest.raises(BackendClosed):
         a1.solve(BOXED)
+
+
+@pytest.mark.anyio
+async def test_a_model_is_told_which_of_its_pair_is_loaded_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    load, told = Address.load, list[tuple[str, list[str]]]()
+
+    def noting(address: Address, later: list[Address]) -> Backend:
+        told.append((str(address), [str(each) for each in later]))
+        return load(address)
+
+    monkeypatch.setattr(Address, "load", noting)
+    draft, target = "scripted:sums?accuracy=0.35", "scripted:sums?accuracy=0.85"
+    async with A1(draft, target, calibration=None) as a1:
+        await a1.load()
+        async with A1(draft, "scripted:sums?accuracy=0.95", calibration=None) as other:
+            await other.load()
+    assert told == [(draft, [target]), (target, []), ("scripted:sums?accuracy=0.95", [])]

@@ -3,10 +3,12 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from a1agent import InvalidOption, ModelLoadError, ModelNotFound, NotEnoughMemory
+from a1agent.backends import transformers
 from a1agent.backends.base import Backend
 from a1agent.backends.registry import Address, Pool, check_memory, parse_address
 
@@ -83,7 +85,7 @@ def test_a_model_that_takes_long_to_load_keeps_nobody_from_others(monkeypatch: p
     begun, go, loads = threading.Event(), threading.Event(), list[str]()
     load = Address.load
 
-    def slow(address: Address) -> Backend:
+    def slow(address: Address, _: Any) -> Backend:
         loads.append(address.path)
         if address.options:
             begun.set()
@@ -103,7 +105,7 @@ def test_a_model_that_takes_long_to_load_keeps_nobody_from_others(monkeypatch: p
     assert loads == ["sums", "sums"]
 
 
-def refuse(address: Address) -> Backend:
+def refuse(address: Address, _: Any) -> Backend:
     raise ModelLoadError(f"{address} does not load", "it never does")
 
 
@@ -133,3 +135,11 @@ def test_models_that_are_not_there_are_all_named() -> None:
         check_memory(addresses, None)
     assert "'small.gguf'" in caught.value.what and "'large.gguf'" in caught.value.what
     assert caught.value.hint == "check the path of the model"
+
+
+def test_a_backend_that_can_leaves_room_for_models_of_its_kind_that_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(transformers, "load_before", lambda *given, **options: asked.append((*given, options)))
+    pool, first = Pool(), Address("hf", "small", (("n_ctx", 64),))
+    pool.acquire(first, [Address("hf", "large", (("dtype", "float16"),)), parse_address("scripted:sums")])
+    assert asked == [("small", [("large", {"dtype": "float16"})], {"n_ctx": 64})]

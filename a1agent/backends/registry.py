@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -106,9 +106,16 @@ class Address:
         query = "&".join(f"{key}={value}" for key, value in self.options)
         return f"{self.scheme}:{self.path}" + (f"?{query}" if query else "")
 
-    def load(self) -> Backend:
-        """The model, loaded; may take long. Raises `ModelError`, `MissingExtra`."""
-        return _module(self.scheme).load(self.file, **dict(self.options))
+    def load(self, later: Sequence[Address] = ()) -> Backend:
+        """The model, loaded; may take long. It leaves room for those that are loaded `later`, where its backend can.
+
+        Raises `ModelError`, `MissingExtra`.
+        """
+        module, options = _module(self.scheme), dict(self.options)
+        others = [(other.file, dict(other.options)) for other in later if other.scheme == self.scheme]
+        if others and hasattr(module, "load_before"):
+            return module.load_before(self.file, others, **options)
+        return module.load(self.file, **options)
 
     @property
     def file(self) -> str:
@@ -235,15 +242,18 @@ class Pool:
         self._entries: dict[Address, _Entry] = {}
         self._lock = threading.Lock()
 
-    def acquire(self, address: Address) -> Backend:
-        """The model of an address, loaded once. Raises what loading raises, and keeps nothing then."""
+    def acquire(self, address: Address, later: Sequence[Address] = ()) -> Backend:
+        """The model of an address, loaded once. Raises what loading raises, and keeps nothing then.
+
+        `later`: those that its user loads after it.
+        """
         with self._lock:
             entry = self._entries.setdefault(address, _Entry())
             entry.users += 1
         try:
             with entry.turn:
                 if entry.backend is None:
-                    entry.backend = address.load()
+                    entry.backend = address.load(later)
                 return entry.backend
         except BaseException:
             self.release(address)

@@ -140,6 +140,7 @@ class SdpaAttention:
         self._layout = layout
         self._dtype = dtype
         self._places: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._lanes: dict[tuple[int, torch.device], torch.Tensor] = {}
         self._groups = [self._group(first, last) for first, last in _runs(layout.lanes[: layout.singles])]
         self._masks: dict[tuple[object, int, torch.device], tuple[int, int, torch.Tensor | None]] = {}
 
@@ -160,8 +161,15 @@ class SdpaAttention:
         """Lane and position of each token, on the device of a layer."""
         if device not in self._places:
             lanes, positions = (torch.as_tensor(part) for part in (self._layout.lanes, self._layout.positions))
-            self._places[device] = (lanes.to(device), positions.to(device))
+            self._places[device] = (lanes.to(device, non_blocking=True), positions.to(device, non_blocking=True))
         return self._places[device]
+
+    def _lanes_on(self, group: _Group, device: torch.device) -> torch.Tensor | None:
+        """The places of a group's lanes, on the device of a layer."""
+        key = (group.first, device)
+        if group.places is not None and key not in self._lanes:
+            self._lanes[key] = group.places.to(device, non_blocking=True)
+        return self._lanes.get(key)
 
     def _attend_group(
         self, group: _Group, traits: Traits, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
@@ -169,7 +177,7 @@ class SdpaAttention:
         """Lone tokens: [rows, key heads, group, width], the heads of a group as if they were tokens."""
         start, stop, mask = self._group_mask(group, traits.window, query.device)
         asked = query[group.first : group.last]
-        places = None if group.places is None else group.places.to(query.device)
+        places = self._lanes_on(group, query.device)
         if places is not None:
             asked = query.new_zeros(group.high - group.low, *query.shape[1:]).index_copy_(0, places, asked)
         ours = (slice(group.low, group.high), slice(None), slice(start, stop))
@@ -233,7 +241,7 @@ class SdpaAttention:
     def _mask(self, seen: torch.Tensor, device: torch.device) -> torch.Tensor:
         """Zero where a token is seen, else minus infinity: converted once, not in every layer."""
         mask = torch.zeros(seen.shape, dtype=self._dtype).masked_fill_(~seen, -torch.inf)
-        return mask.to(device)
+        return mask.to(device, non_blocking=True)
 
 
 def _runs(lanes: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -131,6 +131,7 @@ class DecodeGraphs:
         self._forward = forward
         self._device = device
         self._graphs: dict[int, _Graph] = {}
+        self._logits: torch.Tensor | None = None
         with torch.cuda.device(device):  # a thread begins on the first device
             self._pool = torch.cuda.graph_pool_handle()
             self._stream = torch.cuda.Stream(device)
@@ -142,16 +143,13 @@ class DecodeGraphs:
             return None
         size = next(bucket for bucket in _BUCKETS if bucket >= layout.singles)
         graph = self._graphs.get(size) or self._capture(size)
-        if graph is None:
-            return None
-        logits = graph.replay(layout)
-        return logits.index_select(0, torch.as_tensor(layout.keep).to(self._device))
+        return None if graph is None else graph.replay(layout)
 
     def _capture(self, size: int) -> _Graph | None:
         try:
             # A capture that fails leaves its stream the present one: the outer context takes that back.
             with _capturing, torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream()):
-                graph = _Graph(self._cache, self._forward, size, self._stream, self._pool)
+                graph = _Graph(self._cache, self._forward, size, self._room, self._stream, self._pool)
         except RuntimeError as error:
             _log.warning("decode steps run without CUDA graphs, more slowly: %s", error)
             self._usable = False
@@ -159,44 +157,64 @@ class DecodeGraphs:
         self._graphs[size] = graph
         return graph
 
+    def _room(self, logits: torch.Tensor) -> torch.Tensor:
+        """Where graphs leave their logits: one place for all, since each is read before the next one runs."""
+        if self._logits is None:
+            rows = next(bucket for bucket in _BUCKETS if bucket >= min(self._cache.lanes, _BUCKETS[-1]))
+            self._logits = logits.new_empty(rows, logits.shape[1])
+        return self._logits
+
 
 class _Graph:
-    """One captured decode step; the host fills `_input`, a row each of tokens, positions and lanes."""
+    """One captured decode step; the host fills `_input`, a row each of tokens, positions, lanes and wanted rows.
 
-    def __init__(self, cache: SlotCache, forward: Forward, size: int, stream: torch.cuda.Stream, pool: Any) -> None:
+    A graph knows addresses only: whatever it reads is held here for as long as it may run.
+    """
+
+    def __init__(
+        self,
+        cache: SlotCache,
+        forward: Forward,
+        size: int,
+        room: Callable[[torch.Tensor], torch.Tensor],
+        stream: torch.cuda.Stream,
+        pool: Any,
+    ) -> None:
         device = cache.keys[0].device
         self._spare = cache.lanes - 1
-        self._host = torch.zeros(3, size, dtype=torch.int64).pin_memory()
-        self._input = torch.zeros(3, size, dtype=torch.int64, device=device)
-        self._fill(np.zeros((3, 0), np.int64))
-        tokens, positions, lanes = self._input
-        begins = torch.arange(size + 1, dtype=torch.int32, device=device)
-        keep = torch.arange(size, device=device)
-        end = torch.full((1,), cache.lanes * cache.length, dtype=torch.int32, device=device)
+        self._host = torch.zeros(4, size, dtype=torch.int64).pin_memory()
+        self._input = torch.zeros(4, size, dtype=torch.int64, device=device)
+        self._fill(np.zeros((3, 0), np.int64), np.zeros(0, np.int64))
+        tokens, positions, lanes, keep = self._input
+        self._begins = torch.arange(size + 1, dtype=torch.int32, device=device)
+        self._end = torch.full((1,), cache.lanes * cache.length, dtype=torch.int32, device=device)
 
         def step() -> torch.Tensor:
-            places = torch.cat([(lanes * cache.length).to(torch.int32), end])
+            places = torch.cat([(lanes * cache.length).to(torch.int32), self._end])
             lengths = (positions + 1).to(torch.int32)
-            attention = VarlenAttention(cache, lanes, positions, begins, places, lengths, (1, cache.length))
+            attention = VarlenAttention(cache, lanes, positions, self._begins, places, lengths, (1, cache.length))
             return forward(tokens, positions, keep, attention)
 
         self._graph = torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(2):  # libraries set themselves up, which must not be captured
-                step()
+        with torch.cuda.stream(stream):  # libraries set themselves up, which must not be captured
+            step()
+            logits = step()
         torch.cuda.current_stream(device).wait_stream(stream)
+        self._logits = room(logits)[:size]
+        del logits
         with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            self._logits = step()
+            self._logits.copy_(step())
 
     def replay(self, layout: Layout) -> torch.Tensor:
-        """Logits of all rows of the batch [size, vocabulary]."""
-        self._fill(np.stack([layout.tokens, layout.positions, layout.lanes]))
+        """Logits of the wanted rows [wanted, vocabulary]."""
+        self._fill(np.stack([layout.tokens, layout.positions, layout.lanes]), layout.keep)
         self._graph.replay()
-        return self._logits
+        return self._logits[: len(layout.keep)]
 
-    def _fill(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+    def _fill(self, rows: np.ndarray[Any, np.dtype[np.int64]], keep: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        self._host.zero_()
         self._host[2].fill_(self._spare)
-        self._host[:2].zero_()
-        self._host[:, : rows.shape[1]] = torch.as_tensor(rows)
+        self._host[:3, : rows.shape[1]] = torch.as_tensor(rows)
+        self._host[3, : len(keep)] = torch.as_tensor(keep)
         self._input.copy_(self._host, non_blocking=True)

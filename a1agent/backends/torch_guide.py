@@ -101,13 +101,13 @@ class Guided:
         self._ends = ends
         self.sampler = sampler
 
-    def forbidden(self, device: torch.device) -> torch.Tensor:
+    def forbidden(self) -> torch.Tensor:
         """Which ids may not come next [vocabulary]; where nothing may, all but those that end the turn."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little", count=self._size)
         if not allowed.any():
             allowed[self._ends] = 1
-        return torch.as_tensor(allowed == 0, device=device)
+        return torch.as_tensor(allowed == 0)
 
     def take(self, token: int) -> None:
         """Goes on behind a token that was drawn."""

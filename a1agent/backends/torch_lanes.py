@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import DynamicCache
 
 from a1agent.backends.batching.runner import Rows
 from a1agent.backends.torch_attention import Layout
-from a1agent.backends.torch_packed import device_of_rows
+from a1agent.backends.torch_packed import numbers_of
 
 __all__ = ["LaneModel"]
 
@@ -26,12 +28,12 @@ class LaneModel:
     def forward(self, rows: Rows) -> torch.Tensor:
         """Logits of the wanted rows, in their order [wanted, vocabulary]."""
         layout = Layout.of(rows)
-        wanted = torch.as_tensor(layout.keep)
-        order = wanted.argsort()
+        order = layout.keep.argsort()
+        wanted = layout.keep[order]
         runs = [(i, i + 1) for i in range(layout.singles)] + [(each.first, each.last) for each in layout.segments]
-        logits = [self._run(layout, first, last, wanted[order]) for first, last in runs]
+        logits = [self._run(layout, first, last, wanted) for first, last in runs]
         found = torch.cat(logits)
-        return found.index_select(0, order.argsort().to(found.device))
+        return found.index_select(0, torch.as_tensor(order.argsort()).to(found.device))
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Gives lane `target` the first `length` tokens of lane `source`; growing either makes tensors of its own."""
@@ -49,7 +51,7 @@ class LaneModel:
         self._caches.clear()
         self._model = None
 
-    def _run(self, layout: Layout, first: int, last: int, wanted: torch.Tensor) -> torch.Tensor:
+    def _run(self, layout: Layout, first: int, last: int, wanted: npt.NDArray[np.int64]) -> torch.Tensor:
         """Logits of the wanted rows among `first:last`, which belong to one lane."""
         cache = self._caches.setdefault(int(layout.lanes[first]), DynamicCache())
         tokens, positions = (
@@ -61,7 +63,7 @@ class LaneModel:
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=keep.to(device_of_rows(self._model)),
+            logits_to_keep=numbers_of(self._model, keep),
         )
         return found.logits[0]
 

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import AttentionInterface
 
@@ -14,7 +16,9 @@ from a1agent.backends.torch_attention import KEYWORD, NAME, Attention, Layout, S
 from a1agent.backends.torch_cuda import DecodeGraphs, VarlenAttention
 from a1agent.backends.torch_slots import LayerShape, SlotCache
 
-__all__ = ["LayerKind", "PackedModel", "Unpackable", "device_of_rows", "probe", "spread"]
+__all__ = ["LayerKind", "PackedModel", "Unpackable", "numbers_of", "probe", "spread"]
+
+Numbers = torch.Tensor | list[int]
 
 _interface: Any = AttentionInterface
 _interface.register(NAME, attend)
@@ -55,9 +59,8 @@ def probe(model: Any) -> list[LayerKind]:
     seen = _Probe()
     model.set_attn_implementation(NAME)
     tokens = torch.zeros(2, dtype=torch.long, device=model.device)
-    keep = torch.zeros(1, dtype=torch.long, device=device_of_rows(model))
     try:
-        run(model, tokens, torch.arange(2, device=model.device), keep, seen)
+        run(model, tokens, torch.arange(2, device=model.device), numbers_of(model, np.zeros(1, np.int64)), seen)
     except Exception as error:
         raise Unpackable(f"its layers do not take our attention ({error!r})") from error
     config = model.config.get_text_config()
@@ -68,9 +71,14 @@ def probe(model: Any) -> list[LayerKind]:
     return kinds
 
 
-def device_of_rows(model: Any) -> torch.device:
-    """Where the numbers of the rows belong whose logits are wanted."""
-    return torch.device("cpu") if len(set(_placed(model).values())) > 1 else torch.device(model.device)
+def numbers_of(model: Any, rows: npt.NDArray[np.int64]) -> Numbers:
+    """The rows whose logits are wanted, as a model takes them.
+
+    One that is spread over devices gets a list: a tensor would be sent to its first device, the rows are on its last.
+    """
+    if len(set(_placed(model).values())) > 1:
+        return rows.tolist()
+    return torch.as_tensor(rows).to(model.device, non_blocking=True)
 
 
 def spread(model: Any) -> dict[torch.device, float]:
@@ -100,11 +108,8 @@ def _check_windows(config: Any, kinds: list[LayerKind]) -> None:
         raise Unpackable("its layers do not tell their sliding window")
 
 
-def run(model: Any, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor, attention: Any) -> torch.Tensor:
-    """Logits of the rows `keep` of a packed forward: [tokens] -> [kept, vocabulary].
-
-    Of a model that is spread over devices, `keep` is on the processor: the last layer's device need not be the first's.
-    """
+def run(model: Any, tokens: torch.Tensor, positions: torch.Tensor, keep: Numbers, attention: Any) -> torch.Tensor:
+    """Logits of the rows `keep` of a packed forward: [tokens] -> [kept, vocabulary]."""
     found = model(
         input_ids=tokens[None],
         position_ids=positions[None],
@@ -135,9 +140,10 @@ class PackedModel:
         replayed = self._graphs.run(layout) if self._graphs is not None else None
         if replayed is not None:
             return replayed
-        tokens, positions = (torch.as_tensor(part).to(self._device) for part in (layout.tokens, layout.positions))
-        keep = torch.as_tensor(layout.keep).to(device_of_rows(self._model))
-        return self._run(tokens, positions, keep, self._attention(layout))
+        tokens, positions = (
+            torch.as_tensor(part).to(self._device, non_blocking=True) for part in (layout.tokens, layout.positions)
+        )
+        return self._run(tokens, positions, numbers_of(self._model, layout.keep), self._attention(layout))
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Gives lane `target` the first `length` tokens of lane `source`."""
@@ -159,7 +165,5 @@ class PackedModel:
             return VarlenAttention.of(self._cache, layout, self._device)
         return SdpaAttention(self._cache, layout, self._dtype)
 
-    def _run(
-        self, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor, attention: Attention
-    ) -> torch.Tensor:
+    def _run(self, tokens: torch.Tensor, positions: torch.Tensor, keep: Numbers, attention: Attention) -> torch.Tensor:
         return run(self._model, tokens, positions, keep, attention)

@@ -13,7 +13,7 @@ from a1agent.backends.base import Sampling
 from a1agent.backends.batching.runner import Rows, Vocabulary
 from a1agent.backends.torch_cuda import present
 from a1agent.backends.torch_guide import Guided, Guides
-from a1agent.backends.torch_sampling import Sampler, draw, log_probabilities
+from a1agent.backends.torch_sampling import Sampler, draw, log_probabilities, there
 from a1agent.errors import BackendError
 
 __all__ = ["CachedModel", "TorchRunner"]
@@ -120,14 +120,13 @@ class TorchRunner:
         if not picks:
             return []
         rows = [row for row, _ in picks]
-        logits = self._logits if rows == list(range(len(self._logits))) else self._logits[rows]
         guided = [(i, sampler) for i, (_, sampler) in enumerate(picks) if isinstance(sampler, Guided)]
-        if guided:
-            forbidden = torch.stack([sampler.forbidden(logits.device) for _, sampler in guided])
-            masked = [i for i, _ in guided]
-            logits = logits.clone()  # the true ones are still to be read
-            logits[masked] = logits[masked].masked_fill(forbidden, -torch.inf)
         with self._at_work():
+            logits = self._logits
+            if rows != list(range(len(logits))):
+                logits = logits.index_select(0, there(rows, torch.long, logits.device))
+            if guided:
+                logits = _without_forbidden(logits, guided)
             drawn = draw(logits, [each.sampler if isinstance(each, Guided) else each for _, each in picks])
         for i, sampler in guided:
             sampler.take(drawn[i])
@@ -145,3 +144,10 @@ class TorchRunner:
         self._model.free()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _without_forbidden(logits: torch.Tensor, guided: list[tuple[int, Guided]]) -> torch.Tensor:
+    """Logits of which some rows are held to a schema; the true ones are still to be read."""
+    forbidden = torch.stack([sampler.forbidden() for _, sampler in guided]).to(logits.device, non_blocking=True)
+    rows = there([row for row, _ in guided], torch.long, logits.device)
+    return logits.index_copy(0, rows, logits.index_select(0, rows).masked_fill(forbidden, -torch.inf))

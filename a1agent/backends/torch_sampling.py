@@ -12,7 +12,7 @@ import torch
 from a1agent.backends.base import Sampling
 from a1agent.backends.batching.runner import END
 
-__all__ = ["Sampler", "draw", "log_probabilities"]
+__all__ = ["Sampler", "draw", "log_probabilities", "there"]
 
 _BLOCK = 256
 _CANDIDATES = 512
@@ -43,20 +43,20 @@ def draw(logits: torch.Tensor, samplers: Sequence[Sampler | None]) -> list[int]:
     The truncations apply to the distribution at temperature 1, top-k before top-p, as llama.cpp does. What a row gets
     depends on its logits and its sampler only, not on the other rows. Of logits that are not finite: the first token.
     """
-    best = logits.argmax(-1)
     chances = [each for each in samplers if each is not None]
     if not chances:
-        return _listed(best)
-    rows = torch.tensor([i for i, each in enumerate(samplers) if each is not None], device=logits.device)
-    chosen = logits if len(chances) == len(samplers) else logits.index_select(0, rows)
-    picked = _draw(chosen.float(), chances)
-    return _listed(best.index_copy_(0, rows, picked))
+        return _listed(logits.argmax(-1))
+    if len(chances) == len(samplers):
+        return _listed(_draw(logits.float(), chances))
+    rows = there([i for i, each in enumerate(samplers) if each is not None], torch.long, logits.device)
+    picked = _draw(logits.index_select(0, rows).float(), chances)
+    return _listed(logits.argmax(-1).index_copy_(0, rows, picked))
 
 
 def log_probabilities(logits: torch.Tensor, targets: list[int], ends: torch.Tensor) -> list[float]:
     """Natural log-probability of one target for each row [rows, vocabulary]; `END` stands for any id of `ends`."""
-    ids = torch.tensor(targets, device=logits.device)
-    result = torch.empty(len(targets), device=logits.device)
+    ids = there(targets, torch.long, logits.device)
+    result = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
     step = max(1, _CHUNK.get(logits.device.type, 1 << 22) // logits.shape[1])
     for start in range(0, len(targets), step):
         chunk = logits[start : start + step].float()
@@ -65,8 +65,14 @@ def log_probabilities(logits: torch.Tensor, targets: list[int], ends: torch.Tens
         result[start : start + step] = chosen - chunk.logsumexp(-1)
     at_end = [row for row, target in enumerate(targets) if target == END]
     if at_end:
-        result[at_end] = _end_log_probability(logits[at_end].float(), ends)
+        rows = there(at_end, torch.long, logits.device)
+        result.index_copy_(0, rows, _end_log_probability(logits.index_select(0, rows).float(), ends))
     return _listed(result)
+
+
+def there(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Numbers on a device, without waiting for what it does now."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
 def _listed(values: torch.Tensor) -> list[Any]:
@@ -75,32 +81,33 @@ def _listed(values: torch.Tensor) -> list[Any]:
 
 def _end_log_probability(logits: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     if not len(ends):
-        return torch.full((len(logits),), -torch.inf, device=logits.device)
+        return logits.new_full((len(logits),), -torch.inf)
     return logits[:, ends.to(logits.device)].logsumexp(-1) - logits.logsumexp(-1)
 
 
 def _draw(logits: torch.Tensor, samplers: list[Sampler]) -> torch.Tensor:
     """Inverse transform sampling: [rows, vocabulary] -> [rows]."""
     device = logits.device
-    floors = torch.tensor([each.floor for each in samplers], device=device)
+    floors = there([each.floor for each in samplers], torch.float32, device)
     thresholds = logits.amax(-1) + floors
     cut = [row for row, each in enumerate(samplers) if each.cuts]
     if cut:
-        lowest = _lowest_kept(logits[cut], [samplers[row] for row in cut])
-        thresholds[cut] = torch.maximum(thresholds[cut], lowest)
+        rows = there(cut, torch.long, device)
+        lowest = _lowest_kept(logits.index_select(0, rows), [samplers[row] for row in cut])
+        thresholds.index_copy_(0, rows, torch.maximum(thresholds.index_select(0, rows), lowest))
     if cut or any(each.floor > -math.inf for each in samplers):
         logits = logits.masked_fill(logits < thresholds[:, None], -torch.inf)
-    sharpness = torch.tensor([each.sharpness for each in samplers], device=device)
+    sharpness = there([each.sharpness for each in samplers], torch.float32, device)
     weights = (logits * sharpness[:, None]).softmax(-1)
-    uniform = torch.tensor([each.uniform() for each in samplers], dtype=torch.float64, device=device)
+    uniform = there([each.uniform() for each in samplers], torch.float64, device)
     return _locate(weights, uniform)
 
 
 def _lowest_kept(logits: torch.Tensor, samplers: list[Sampler]) -> torch.Tensor:
     """The smallest logit that top-k and top-p keep in each row, from a few candidates where those suffice."""
     device, vocabulary = logits.device, logits.shape[1]
-    ranks = torch.tensor([each.top_k or vocabulary for each in samplers], device=device).clamp(max=vocabulary)
-    share = torch.tensor([each.top_p for each in samplers], device=device)
+    ranks = there([min(each.top_k or vocabulary, vocabulary) for each in samplers], torch.long, device)
+    share = there([each.top_p for each in samplers], torch.float32, device)
     width = min(vocabulary, max(_CANDIDATES, *(each.top_k for each in samplers)))
     while True:
         values = logits.topk(width, -1).values

@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import threading
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from a1agent.backends.base import ModelInfo
@@ -29,6 +30,7 @@ from a1agent.backends.transformers_options import (
     buffers_of,
     cells_of,
     context_of,
+    gpu_weights_of,
     memory_of,
     outputs_of,
 )
@@ -37,7 +39,7 @@ from a1agent.errors import MissingExtra, NotEnoughMemory
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OPTIONS", "TransformersBackend", "estimate_memory", "load"]
+__all__ = ["OPTIONS", "TransformersBackend", "estimate_memory", "load", "load_before"]
 
 _NEEDED = ("torch", "transformers", "tokenizers", "safetensors")
 _turn = threading.Lock()  # transformers sets torch's global defaults while it reads a model
@@ -53,6 +55,11 @@ def load(path: str, **options: Any) -> TransformersBackend:
 
     Raises `InvalidOption`, `MissingExtra`, `ModelNotFound`, `ModelLoadError`, `NotEnoughMemory`.
     """
+    return load_before(path, (), **options)
+
+
+def load_before(path: str, others: Sequence[tuple[str, Mapping[str, Any]]], **options: Any) -> TransformersBackend:
+    """As `load`; a cache on a GPU leaves room for the `others`, paths and options of models that are loaded next."""
     checked = TransformersOptions.of(options)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -62,7 +69,7 @@ def load(path: str, **options: Any) -> TransformersBackend:
     import torch
 
     with _turn, torch.inference_mode():
-        return _assemble(files, checked, context)
+        return _assemble(files, checked, context, others)
 
 
 def estimate_memory(path: str, **options: Any) -> int:
@@ -86,7 +93,9 @@ def _leaves_memory(options: TransformersOptions) -> bool:
     return torch.cuda.is_available()
 
 
-def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> TransformersBackend:
+def _assemble(
+    files: ModelFiles, options: TransformersOptions, context: int, others: Sequence[tuple[str, Mapping[str, Any]]]
+) -> TransformersBackend:
     from a1agent.backends.hf_model import batched, enough_memory, load_model, place
     from a1agent.backends.hf_tokenizer import read_tokenizer
     from a1agent.backends.torch_cuda import present
@@ -102,7 +111,8 @@ def _assemble(files: ModelFiles, options: TransformersOptions, context: int) -> 
     kind = "cpu" if model.device.type == "cpu" else "gpu"
     vocabulary, template = read_tokenizer(files, options, model)
     batch = options.n_batch or (512 if kind == "cpu" else 4096)
-    lanes, cells = _room(files, options, context, spread(model), width, batch)
+    later = [] if kind == "cpu" else [_companion(path, given) for path, given in others]
+    lanes, cells = _room(files, options, context, spread(model), width, batch, later)
     with enough_memory(files, options), present(model.device):
         cached = batched(model, files.name, options, lanes, context)
     runner = TorchRunner(
@@ -137,6 +147,39 @@ def _fingerprint(files: ModelFiles, options: TransformersOptions) -> str:
     return hashlib.blake2b(files.fingerprint().encode() + adapter, digest_size=16).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """What a model that is loaded next will take: `fixed` bytes, and `lane` bytes for each sequence.
+
+    `device` None: it is spread over all GPUs.
+    """
+
+    fixed: int
+    lane: int
+    device: torch.device | None
+
+    def share(self, device: torch.device) -> float:
+        """Which part of it a GPU will hold."""
+        import torch
+
+        if self.device is None:
+            return 1 / max(1, torch.cuda.device_count())
+        return float(self.device.type == device.type and (self.device.index or 0) == (device.index or 0))
+
+
+def _companion(path: str, options: Mapping[str, Any]) -> Companion:
+    """Read from the files of a model."""
+    from a1agent.backends.hf_model import place
+
+    checked = TransformersOptions.of(options)
+    shape = read_files(locate(path, checked.revision, checked.trust_remote_code)).shape
+    weights, width = gpu_weights_of(shape, checked)
+    token = max(1, shape.cell_values) * width
+    fixed = weights + buffers_of(shape, checked.n_batch or 4096, "gpu", width) + checked.kv_tokens * token
+    lane = 0 if checked.kv_tokens else context_of(shape, checked) * token
+    return Companion(fixed, lane, None if checked.device_map else place(checked))
+
+
 def _room(
     files: ModelFiles,
     options: TransformersOptions,
@@ -144,10 +187,11 @@ def _room(
     devices: dict[torch.device, float],
     width: int,
     batch: int,
+    later: Sequence[Companion] = (),
 ) -> tuple[int, int]:
     """Lanes and cells. A GPU's lanes are all there from the start, each for a full sequence; forwards need room too.
 
-    `devices`: the share of a lane that each holds.
+    `devices`: the share of a lane that each holds. Models that come `later` get as many lanes.
     """
     if any(device.type == "cpu" for device in devices):
         cells = cells_of(files.shape, options, width)
@@ -159,10 +203,13 @@ def _room(
     if not options.kv_tokens:
         torch.cuda.empty_cache()  # what loading left behind counts as taken
         buffers = buffers_of(files.shape, batch, "gpu", width)
-        free = {device: torch.cuda.mem_get_info(device)[0] for device in devices}
-        lanes = (
-            min(int(min(free[each] * _GPU_SHARE, free[each] - buffers) / (lane * devices[each])) for each in free) - 1
-        )
+
+        def fitting(device: torch.device, share: float) -> int:
+            free = torch.cuda.mem_get_info(device)[0] - sum(each.fixed * each.share(device) for each in later)
+            taken = lane * share + sum(each.lane * each.share(device) for each in later)
+            return int(min(free * _GPU_SHARE, free - buffers) / taken)
+
+        lanes = min(fitting(device, share) for device, share in devices.items()) - 1
     lanes = max(1, min(options.max_sequences, lanes))
     return lanes, lanes * context
 

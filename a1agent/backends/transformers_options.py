@@ -18,6 +18,7 @@ __all__ = [
     "buffers_of",
     "cells_of",
     "context_of",
+    "gpu_weights_of",
     "memory_of",
     "outputs_of",
 ]
@@ -26,7 +27,10 @@ DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 OPTIONS: dict[str, tuple[type, str]] = {
     "n_ctx": (int, "most tokens of one sequence; 0: 8192 or what the model was trained with, if less"),
-    "kv_tokens": (int, "tokens of all sequences together in the KV cache; 0: four full sequences, at least 16384"),
+    "kv_tokens": (
+        int,
+        "tokens of all sequences together in the KV cache; 0: four full sequences, at least 16384, on a GPU what fits",
+    ),
     "keep_tokens": (int, "tokens of older prompts that stay cached beside the last one; 0: none at all stays"),
     "n_threads": (int, "threads; 0: one a physical core"),
     "n_batch": (int, "most tokens of one forward; 0: 512, on a GPU 4096"),
@@ -46,6 +50,7 @@ _LEAST_CELLS = 16384
 _LOGIT_BYTES = {"cpu": 64 << 20, "gpu": 1 << 30}
 _LIBRARY_BYTES = 400 << 20
 _GPU_FLOATS = 2 << 26  # a piece of the logits in single precision and what its logsumexp takes
+_GPU_GRAPHS = 256  # the rows of the largest decode step that is captured; its logits are there twice
 _GPU_DRAWN = 5 * 256  # the rows from which all sequences draw a token, and what that takes of each
 _LIMITS = {
     "n_ctx": (0, 2**24),
@@ -131,13 +136,24 @@ def memory_of(shape: ModelShape, options: TransformersOptions) -> int:
     return _LIBRARY_BYTES + weights + cache + buffers_of(shape, batch, "cpu", width)
 
 
+def gpu_weights_of(shape: ModelShape, options: TransformersOptions) -> tuple[int, int]:
+    """Bytes of a model's weights on a GPU, and of a value there; from its files alone."""
+    if options.dtype != "auto":
+        width = DTYPES[options.dtype]
+        return (shape.stored_bytes if shape.quantized else shape.parameters * width), width
+    width = 4 if not shape.quantized and shape.stored_bytes >= 4 * shape.parameters else 2
+    return max(shape.stored_bytes, 0 if shape.quantized else shape.parameters * width), width
+
+
 def buffers_of(shape: ModelShape, batch: int, kind: str, width: int) -> int:
     """Bytes that a forward of `batch` tokens takes for a while: the rows of its layers, and its logits.
 
-    In main memory those are there twice in single precision, on a GPU as they are, but for those looked at together.
+    In main memory those are there twice in single precision, on a GPU as they are, but for those looked at together;
+    there what captured decode steps keep for themselves is included.
     """
-    rows = batch * (6 * shape.width + 3 * shape.inner) * width
-    outputs = outputs_of(shape.vocabulary, batch, kind, width) * shape.vocabulary
+    row = (6 * shape.width + 3 * shape.inner) * width
+    outputs = outputs_of(shape.vocabulary, batch, kind, width)
     if kind == "cpu":
-        return rows + 2 * outputs * 4
-    return rows + outputs * width + 4 * max(_GPU_FLOATS, _GPU_DRAWN * shape.vocabulary)
+        return batch * row + 2 * outputs * shape.vocabulary * 4
+    logits = (outputs + 2 * _GPU_GRAPHS) * shape.vocabulary * width
+    return (batch + _GPU_GRAPHS) * row + logits + 4 * max(_GPU_FLOATS, _GPU_DRAWN * shape.vocabulary)

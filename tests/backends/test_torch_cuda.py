@@ -4,10 +4,10 @@ Its attention over a reference of the kernel, its graphs over a recorder that re
 same memory, without running any Python again), and its devices over tensors that have a device but no values.
 """
 
+import gc
 import logging
 import math
 import weakref
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -21,17 +21,20 @@ pytest.importorskip("torch.nn.attention.varlen")
 import torch
 from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from a1agent.backends import hf_model, torch_cuda, transformers
-from a1agent.backends.batching.runner import Rows
+from a1agent.backends import hf_model, torch_cuda, torch_sampling, transformers
+from a1agent.backends.base import Sampling
+from a1agent.backends.batching.runner import END, Rows
 from a1agent.backends.hf_files import ModelShape
 from a1agent.backends.torch_cuda import can_use_varlen
 from a1agent.backends.torch_lanes import LaneModel
 from a1agent.backends.torch_packed import PackedModel, probe, spread
 from a1agent.backends.torch_runner import TorchRunner
+from a1agent.backends.torch_sampling import Sampler, draw, log_probabilities
 from a1agent.backends.torch_slots import _Block
-from a1agent.backends.transformers_options import TransformersOptions, buffers_of
+from a1agent.backends.transformers import Companion
+from a1agent.backends.transformers_options import TransformersOptions, buffers_of, outputs_of
 from a1agent.errors import BackendError
 from tests.backends.test_torch_models import ARCHITECTURES, Compared, model_of
 
@@ -97,6 +100,20 @@ def _kernel(
     return found
 
 
+class Place:
+    """Where a tensor is: as a graph knows it, which keeps no memory that was there before it."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._memory = weakref.ref(tensor.untyped_storage())
+        self._dtype = tensor.dtype
+        self._extents = tensor.storage_offset(), tensor.shape, tensor.stride()
+
+    def tensor(self) -> torch.Tensor:
+        memory = self._memory()
+        assert memory is not None, "a graph reads memory that was given back"
+        return torch.empty(0, dtype=self._dtype).set_(memory, *self._extents)
+
+
 class Tape(TorchDispatchMode):
     """Records operations. Those that would make the host wait for the device fail, as they do in a capture."""
 
@@ -105,20 +122,29 @@ class Tape(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operations: list[tuple[Any, Any, Any, Any]] = []
+        self._pool: list[torch.UntypedStorage] = []  # made by the operations themselves
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket.__name__ in self.WAITING:
             raise RuntimeError(f"operation {func} not permitted when stream is capturing")
+        given = {each.untyped_storage().data_ptr() for each in tensors_in((args, kwargs))}
         found = func(*args, **(kwargs or {}))
-        self.operations.append((func, args, kwargs or {}, found))
+        made = [each.untyped_storage() for each in tensors_in(found)]
+        self._pool.extend(each for each in made if each.data_ptr() not in given)
+        self.operations.append((func, *tree_map_only(torch.Tensor, Place, (args, kwargs or {}, found))))
         return found
 
     def replay(self) -> None:
-        for func, args, kwargs, before in self.operations:
+        for func, *places in self.operations:
+            args, kwargs, before = tree_map_only(Place, Place.tensor, places)
             now = func(*args, **kwargs)
-            for old, new in zip(tree_leaves(before), tree_leaves(now), strict=True):
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+            for old, new in zip(tensors_in(before), tensors_in(now), strict=True):
+                if old.data_ptr() != new.data_ptr():
                     old.copy_(new)
+
+
+def tensors_in(found: Any) -> list[torch.Tensor]:
+    return [each for each in tree_leaves(found) if isinstance(each, torch.Tensor)]
 
 
 class Stream:
@@ -136,6 +162,18 @@ def capture(graph: Tape, *, pool: Any, stream: Stream, capture_error_mode: str) 
     assert stream.waited  # what fills the buffers comes first
     assert capture_error_mode == "thread_local"  # models on other devices go on meanwhile
     return graph
+
+
+class Seen(TorchDispatchMode):
+    """Keeps the names of operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -209,6 +247,32 @@ def test_rows_that_fill_a_batch_up_touch_no_lane_in_use() -> None:
 
 
 @pytest.mark.usefixtures("gpu")
+def test_graphs_of_all_batch_sizes_leave_their_logits_in_one_place() -> None:
+    texts = Compared(model_of("llama"), flash)
+    for lane in (0, 1, 2):
+        texts.run((lane, 0, 5, False))
+    texts.run((0, 5, 6, True))
+    texts.run((0, 6, 7, True), (1, 5, 6, True))
+    texts.run((0, 7, 8, True), (1, 6, 7, False), (2, 5, 6, True))
+    texts.run((0, 8, 9, False), (1, 7, 8, False))
+    graphs: Any = texts.cached._graphs  # type: ignore[union-attr]
+    assert sorted(graphs._graphs) == [1, 2, 4]
+    assert len({each._logits.data_ptr() for each in graphs._graphs.values()}) == 1
+
+
+@pytest.mark.usefixtures("gpu")
+def test_around_a_replay_the_device_is_asked_for_nothing_but_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = Compared(model_of("llama"), flash)
+    texts.run((1, 0, 12, False), (0, 0, 5, False))
+    texts.run((1, 12, 13, True), (0, 5, 6, True))
+    monkeypatch.setattr(Tape, "replay", lambda _: None)
+    monkeypatch.setattr(torch_cuda._Graph, "_fill", lambda *_: None)
+    with Seen() as seen, torch.inference_mode():
+        texts.cached.forward(Rows([3, 4], [13, 6], [1, 0], [1, 1]))
+    assert set(seen.operations) <= {"slice"}
+
+
+@pytest.mark.usefixtures("gpu")
 def test_a_capture_that_fails_costs_the_graphs_and_no_result(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -235,6 +299,20 @@ def test_a_kernel_that_is_wrong_is_not_used_and_slots_still_are(
     assert isinstance(found, PackedModel)
     assert (found._graphs is not None) == used
     assert ("without the flash kernel" in caplog.text) != used
+
+
+@pytest.mark.usefixtures("gpu")
+def test_what_tries_the_kernel_out_while_a_model_loads_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf_model, "can_use_varlen", lambda *_: True)
+    model = model_of("llama")
+    gc.collect()
+    gc.disable()  # on a GPU what waits for it holds memory
+    try:
+        with torch.inference_mode():
+            hf_model.batched(model, "tiny", TransformersOptions(), 4, 64)
+        assert not [each for each in gc.get_objects() if type(each) is torch_cuda._Graph]
+    finally:
+        gc.enable()
 
 
 class OneDevice(TorchDispatchMode):
@@ -276,22 +354,90 @@ def test_every_tensor_of_a_forward_is_where_it_belongs(kind: str, kernels: bool)
         packed.copy(1, 2, 3)
 
 
-@pytest.mark.parametrize("make", [lambda model: PackedModel(model, probe(model), 4, 16), LaneModel])
-@pytest.mark.parametrize(("devices", "where"), [((0, 1), "cpu"), ((0, 0), "meta")])
-def test_the_rows_wanted_of_a_model_on_several_devices_are_numbered_where_all_can_read(
-    make: Callable[[Any], Any], devices: tuple[int, int], where: str
-) -> None:
+class Sent(TorchDispatchMode):
+    """Counts what goes to a device, which the host must not wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in ("to", "_to_copy") and found.is_meta and not args[0].is_meta:
+            assert kwargs["non_blocking"]
+            self.count += 1
+        return found
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["flash", "scaled dot products"])
+def test_a_forward_sends_what_it_needs_once_and_waits_for_none_of_it(kernels: bool) -> None:
     with torch.inference_mode(), torch.device("meta"):
-        model = model_of("llama")
-        model.hf_device_map = {f"model.layers.{i}": device for i, device in enumerate(devices)}
-        found = set()
-        model.register_forward_pre_hook(
-            lambda _, __, given: found.add(given["logits_to_keep"].device.type), with_kwargs=True
-        )
+        model = model_of("llama", num_hidden_layers=4).to(torch.bfloat16)
+        packed = PackedModel(model, probe(model), 8, 64)
+        packed._flash = kernels
+    with torch.inference_mode(), Sent() as sent:
+        packed.forward(Rows([1, 2, 3, 4, 5], [4, 5, 2, 5, 6], [0, 3, 5, 6, 6], [1, 1, 1, 0, 1]))
+    assert sent.count == 8
+
+
+def test_drawing_tokens_and_reading_log_probabilities_waits_for_results_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.empty(3, 1000, device="meta")
+    monkeypatch.setattr(torch_sampling, "_listed", lambda values: values)
+    samplers = [Sampler(Sampling(seed=seed, min_p=0.1)) for seed in range(2)]
+    with Sent() as sent:
+        draw(logits, [*samplers, None])
+        draw(logits[:2], samplers)
+        log_probabilities(logits, [3, END, 5], torch.empty(1, dtype=torch.long, device="meta"))
+    assert sent.count == 4 + 3 + 2
+
+
+def spread_out(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A model on two devices, the first of them without values, with the hooks that accelerate puts there."""
+    hooks: Any = pytest.importorskip("accelerate.hooks")
+    operations: Any = pytest.importorskip("accelerate.utils.operations")
+    theirs = operations.send_to_device
+
+    def send(tensor: Any, device: Any, non_blocking: bool = False, skip_keys: Any = None) -> Any:
+        """What comes from a device without values is zero."""
+        if isinstance(tensor, torch.Tensor) and tensor.is_meta and str(device) == "cpu":
+            return torch.zeros_like(tensor, device=device)
+        return theirs(tensor, device, non_blocking, skip_keys)
+
+    for place in (hooks, operations):
+        monkeypatch.setattr(place, "send_to_device", send)
+    model = model_of("llama")
+    parts = {"meta": ["model.embed_tokens", "model.layers.0"], "cpu": ["model.layers.1", "model.norm", "lm_head"]}
+    where = {part: device for device, own in parts.items() for part in own}
+    hooks.attach_align_device_hook_on_blocks(
+        model,
+        execution_device={**where, "model.rotary_emb": "meta", "": "meta"},
+        offload=dict.fromkeys([*where, "model.rotary_emb"], False),
+        skip_keys=model._skip_keys_device_placement,
+    )
+    model.hf_device_map = {part: list(parts).index(device) for part, device in where.items()}
+    return model
+
+
+class Indexed(TorchDispatchMode):
+    """Refuses what a GPU refuses: numbers of rows on another GPU than the rows."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ == "index":
+            rows, numbers = args
+            assert {each.device for each in numbers if each is not None} <= {rows.device, torch.device("cpu")}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_a_model_on_two_devices_reads_the_rows_wanted_where_they_are(
+    lanes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with torch.inference_mode():
-        logits = make(model).forward(Rows([1, 2, 3], [0, 1, 0], [1, 1, 0], [0, 1, 1]))
-    assert logits.shape[0] == 2
-    assert found == {where}
+        model = spread_out(monkeypatch)
+        cached = LaneModel(model) if lanes else PackedModel(model, probe(model), 4, 16)
+        with Indexed():
+            logits = cached.forward(Rows([1, 2, 3, 4], [0, 1, 0, 0], [1, 1, 0, 2], [0, 1, 1, 1]))
+    assert logits.shape == (3, 120)
 
 
 # Memory
@@ -329,6 +475,30 @@ def test_neither_the_last_logits_nor_an_error_keep_memory_that_the_next_forward_
     assert caught.value.hint
 
 
+class Crowded:
+    """Logits of which no row can be copied for want of memory."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return 2
+
+    def index_select(self, *_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    __getitem__ = index_select
+
+
+def test_memory_that_runs_out_while_a_token_is_drawn_is_told_as_in_a_forward() -> None:
+    words: Any = SimpleNamespace(size=8, end_ids=frozenset({1}))
+    model: Any = Filled()
+    runner: Any = TorchRunner(model, words, torch.device("cpu"), cells=64, lanes=4, batch=8, outputs=8)
+    runner._logits = Crowded()
+    with pytest.raises(BackendError, match="out of memory"):
+        runner.sample([(1, None)])
+
+
 SHAPE = ModelShape(
     parameters=8 << 30,
     stored_bytes=16 << 30,
@@ -342,13 +512,15 @@ SHAPE = ModelShape(
 BUFFERS = buffers_of(SHAPE, 4096, "gpu", 2)
 
 
-def lanes_with(free: dict[int, int], shares: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> int:
+def lanes_with(
+    free: dict[int, int], shares: dict[int, float], monkeypatch: pytest.MonkeyPatch, *later: Companion
+) -> int:
     """How many sequences of 8192 tokens fit on GPUs with so many GiB free."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index] << 30, 80 << 30))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     files: Any = SimpleNamespace(shape=SHAPE)
     devices = {torch.device("cuda", index): share for index, share in shares.items()}
-    lanes, cells = transformers._room(files, TransformersOptions(), 8192, devices, 2, 4096)
+    lanes, cells = transformers._room(files, TransformersOptions(), 8192, devices, 2, 4096, later)
     assert cells == lanes * 8192
     return lanes
 
@@ -359,6 +531,48 @@ def test_what_a_forward_takes_is_left_free_beside_the_cache(free: int, monkeypat
     taken = (lanes + 1) * 8192 * 65536 * 2  # and a lane for rows that fill a batch up
     assert lanes == 1 or taken + BUFFERS <= free << 30
     assert BUFFERS > 2 << 30  # more than a share of a small device
+
+
+def test_what_captured_steps_keep_for_themselves_is_left_free_too() -> None:
+    logits = outputs_of(SHAPE.vocabulary, 4096, "gpu", 2) + 2 * 256
+    assert (4096 + 256) * (6 * SHAPE.width + 3 * SHAPE.inner) * 2 + logits * SHAPE.vocabulary * 2 < BUFFERS
+
+
+def test_a_cache_leaves_room_for_the_other_model_of_a_pair_and_as_many_of_its_lanes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, fixed, lane, here = 8192 * 65536 * 2, 30 << 30, 3 << 30, torch.device("cuda", 0)
+    lanes = lanes_with({0: 70}, {0: 1.0}, monkeypatch, Companion(fixed, lane, here))
+    assert lanes > 4
+    assert lanes * (own + lane) + fixed + BUFFERS <= 70 << 30
+    alone = lanes_with({0: 70}, {0: 1.0}, monkeypatch)
+    assert lanes_with({0: 70}, {0: 1.0}, monkeypatch, Companion(fixed, lane, torch.device("cuda", 1))) == alone
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert lanes < lanes_with({0: 70}, {0: 1.0}, monkeypatch, Companion(fixed, lane, None)) < alone
+
+
+@pytest.mark.parametrize(
+    ("options", "weights", "tokens"),
+    [
+        ({}, SHAPE.stored_bytes, 0),
+        ({"dtype": "float16"}, 2 * SHAPE.parameters, 0),
+        ({"dtype": "float32"}, 4 * SHAPE.parameters, 0),
+        ({"kv_tokens": 1000}, SHAPE.stored_bytes, 1000),
+        ({"device_map": "balanced"}, SHAPE.stored_bytes, 0),
+    ],
+)
+def test_what_a_model_will_take_of_a_gpu_is_read_from_its_files(
+    options: dict[str, Any], weights: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = torch.device("cuda")
+    monkeypatch.setattr(transformers, "locate", lambda *_: None)
+    monkeypatch.setattr(transformers, "read_files", lambda _: SimpleNamespace(shape=SHAPE))
+    monkeypatch.setattr(hf_model, "place", lambda _: place)
+    width = 4 if options.get("dtype") == "float32" else 2
+    found = transformers._companion("large", options)
+    assert found.fixed == weights + buffers_of(SHAPE, 4096, "gpu", width) + tokens * SHAPE.cell_values * width
+    assert found.lane == (0 if tokens else 8192 * SHAPE.cell_values * width)
+    assert found.device == (None if "device_map" in options else place)
 
 
 def test_a_model_on_two_gpus_has_room_for_twice_as_many_and_the_fuller_one_decides(

@@ -120,3 +120,19 @@ def test_half_precision_is_summed_up_in_single_precision() -> None:
 
 def test_without_end_tokens_the_end_is_impossible() -> None:
     assert log_probabilities(logits_of(8), [END], torch.tensor([], dtype=torch.long)) == [-float("inf")]
+
+
+def test_while_another_model_is_read_nothing_is_rounded_as_that_one_is() -> None:
+    logits = logits_of(9, rows=5)
+    ends = torch.tensor([3, 70])
+
+    def results() -> tuple[list[float], list[list[int]]]:
+        samplers = [Sampler(Sampling(seed=seed, temperature=0.7, top_p=0.9, min_p=0.003)) for seed in range(5)]
+        return log_probabilities(logits, [5, END, 999, 0, 12], ends), [draw(logits, samplers) for _ in range(40)]
+
+    expected = results()
+    try:
+        torch.set_default_dtype(torch.bfloat16)  # as transformers does
+        assert results() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
