@@ -155,7 +155,8 @@ def _drop_torn_line(path: Path) -> None:
 def _read(path: Path, kind: type[T]) -> Iterator[T]:
     if not path.exists():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_bytes().split(b"\n")[:-1]  # other line ends may stand in a JSON text
+    for number, line in enumerate(lines, start=1):
         try:
             yield kind.model_validate_json(line)
         except ValidationError as error:

@@ -25,6 +25,13 @@ def test_what_was_added_is_there_when_the_run_resumes(tmp_path: Path) -> None:
     assert again.done == {(0, "a1 0.3"), (3, "a1 0.3")}
 
 
+def test_an_answer_may_hold_any_line_end(tmp_path: Path) -> None:
+    answer = "1\u2028\u2029\x85\x0b\r\n2"
+    written = record(0).model_copy(update={"answer": answer})
+    Ledger(tmp_path / "run", RUN, resume=False).add(written)
+    assert Ledger(tmp_path / "run", RUN, resume=True).records == [written]
+
+
 def test_a_line_cut_short_by_a_kill_is_dropped_and_asked_again(tmp_path: Path) -> None:
     Ledger(tmp_path / "run", RUN, resume=False).add(record(0))
     results = tmp_path / "run" / "results.jsonl"
