@@ -81,6 +81,8 @@ class StoreFile:
             raise ValueError("the calibration store is closed")
         if self._connection is None:
             if self.path is not None:
+                if self.path.parts[:1] == ("~",):
+                    raise FileNotFoundError("this user has no home folder")
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             self._identity = _identity(self.path)
             self._connection = sqlite3.connect(

@@ -424,6 +424,19 @@ def test_a_path_that_cannot_be_used_leaves_the_scores_in_memory(tmp_path):
         assert store.load(KEY) == [(0, 1.0)]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="users have a home there")
+def test_a_user_without_a_home_gets_no_folder_in_its_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.warns(CalibrationWarning, match="no home folder"):
+        store = CalibrationStore()
+    with store:
+        store.append(KEY, 0, 1.0)
+        assert store.load(KEY) == [(0, 1.0)]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_default_path_lies_in_the_users_data_folder():
     assert default_store_path().name == "calibration.sqlite3"
     assert "a1agent" in default_store_path().parts
