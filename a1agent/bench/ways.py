@@ -104,7 +104,7 @@ def shares_of(text: str, flag: str) -> list[float]:
         if not 0 <= share <= 1:
             raise InvalidOption(f"{word} in --{flag} is no rate", "a rate is a share between 0 and 1")
         shares.append(share)
-    return shares
+    return list(dict.fromkeys(shares))
 
 
 def chains_of(text: str) -> list[int]:
@@ -113,7 +113,7 @@ def chains_of(text: str) -> list[int]:
     for word in words:
         if not word.isascii() or not word.isdigit() or int(word) < 1:
             raise InvalidOption(f"{word!r} in --more-chains is no number of chains", "for example --more-chains 2,4,16")
-    return [int(word) for word in words]
+    return list(dict.fromkeys(map(int, words)))
 
 
 def _words(text: str, flag: str) -> list[str]:
