@@ -11,6 +11,7 @@ from typing import Any, Literal, cast, get_args
 from a1agent.agent import A1
 from a1agent.config import BaselineName, Options
 from a1agent.errors import InvalidOption, nearest
+from a1agent.models import SAME
 
 __all__ = ["MODES", "RATED", "Mode", "Way", "agent_of", "chains_of", "modes_of", "shares_of", "ways_of"]
 
@@ -80,8 +81,8 @@ def agent_of(way: Way, draft: str, target: str, options: Options, calibration: P
     names |= {"chains": way.chains, "rejection_rate": way.rate, "baseline": RATED.get(way.mode, "none")}
     if way.mode in RATED:
         return A1(draft, target, calibration=calibration, **names | {"verify_rate": way.verify})
-    alone = draft if way.mode == "draft" else target
-    return A1(alone, "same", calibration=None, **names | {"verify_rate": 0.0, "lookahead": "auto"})
+    alone = draft if way.mode == "draft" or target == SAME else target
+    return A1(alone, SAME, calibration=None, **names | {"verify_rate": 0.0, "lookahead": "auto"})
 
 
 def modes_of(text: str) -> list[Mode]:
