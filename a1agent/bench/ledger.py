@@ -111,11 +111,12 @@ class Ledger:
     def _claim(self, resume: bool) -> None:
         path = self.folder / MANIFEST
         if path.exists():
-            self._compare(_manifest(path), resume)
-            return
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            if _holds_lines(self.folder / RESULTS):
+                self._compare(_manifest(path), resume)
+                return
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise UsageError(f"{self.folder} holds something else", "give an empty or a new folder with --out")
-        if resume:
+        elif resume:
             raise UsageError(f"there is no run in {self.folder} to resume", "leave --resume out to begin one")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +137,11 @@ class Ledger:
                     f"{self.folder} holds another run: its {key} is {found.get(key)!r}, not {value!r}",
                     "resume with the same flags, or begin anew with another --out",
                 )
+
+
+def _holds_lines(path: Path) -> bool:
+    """A run that failed before its first answer left none: another may begin in its folder."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def _manifest(path: Path) -> dict[str, Any]:

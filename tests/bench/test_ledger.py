@@ -58,6 +58,13 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     assert Ledger(tmp_path, RUN, resume=True).records == [record(0)]
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_failed_before_its_first_answer_leaves_its_folder_to_another(tmp_path: Path, resume: bool) -> None:
+    Ledger(tmp_path, RUN | {"draft": "mistyped"}, resume=False)
+    Ledger(tmp_path, RUN, resume=resume).add(record(0))
+    assert Ledger(tmp_path, RUN, resume=True).records == [record(0)]
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UsageError, match="something else"):
