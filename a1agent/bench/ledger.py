@@ -146,8 +146,8 @@ def _holds_lines(path: Path) -> bool:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise UsageError(f"{path} is damaged: {error}", "begin anew with another --out") from None
 
 

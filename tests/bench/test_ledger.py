@@ -58,6 +58,14 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     assert Ledger(tmp_path, RUN, resume=True).records == [record(0)]
 
 
+@pytest.mark.parametrize("manifest", ["", "[1]", "{", "\xff"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, manifest: str) -> None:
+    Ledger(tmp_path, RUN, resume=False).add(record(0))
+    (tmp_path / "run.json").write_bytes(manifest.encode("latin-1"))
+    with pytest.raises(UsageError, match=r"run\.json is damaged"):
+        Ledger(tmp_path, RUN, resume=True)
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_that_failed_before_its_first_answer_leaves_its_folder_to_another(tmp_path: Path, resume: bool) -> None:
     Ledger(tmp_path, RUN | {"draft": "mistyped"}, resume=False)
