@@ -15,7 +15,7 @@ from a1agent.backends.registry import SCHEMES, Address, Pool, check_memory, pars
 from a1agent.config import Options
 from a1agent.errors import BackendClosed, CannotRewind, CannotScore, InvalidOption
 
-__all__ = ["Loaded", "Model", "Pair"]
+__all__ = ["SAME", "Loaded", "Model", "Pair"]
 
 Model = str | Backend
 

@@ -60,6 +60,11 @@ def test_signs_of_an_address_in_the_name_of_a_file_can_be_encoded(scheme: str) -
     assert dict(address.options) == ({"n_ctx": 512} if scheme == "llama-cpp" else {})
 
 
+def test_a_plus_in_an_option_is_no_blank() -> None:
+    address = parse_address("openai:http://localhost:8080?tokenizer=/opt/c++/a b%2B%20c")
+    assert dict(address.options) == {"tokenizer": "/opt/c++/a b+ c"}
+
+
 @pytest.mark.parametrize("name", ["a#b.gguf", "100%25.gguf", "100%.gguf"])
 def test_a_path_that_is_there_is_taken_as_it_stands(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()

@@ -174,7 +174,7 @@ def _split_file(rest: str) -> tuple[str, str]:
 def _options(scheme: str, query: str) -> tuple[tuple[str, Any], ...]:
     known: dict[str, tuple[type, str]] = _module(scheme).OPTIONS
     values: dict[str, Any] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
+    for key, value in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):  # a + in a path is no blank
         if key not in known:
             of_a_name = scheme in _OF_FILES and not key.isidentifier()
             hint = "write a ? in the name of a file as %3F" if of_a_name else nearest(key, known)

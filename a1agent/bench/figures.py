@@ -51,8 +51,11 @@ class Account:
 
     @property
     def rest(self) -> float:
-        """Seconds in which no model ran: the engine, tokenizing, voting, and waiting for them."""
-        return self.wall - self.prompt - self.draft - self.score - self.takeover
+        """Seconds in which no model ran: the engine, tokenizing, voting, and waiting for them.
+
+        At least so many: those in which both ran at once were taken off twice.
+        """
+        return max(0.0, self.wall - self.prompt - self.draft - self.score - self.takeover)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

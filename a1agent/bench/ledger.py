@@ -111,11 +111,12 @@ class Ledger:
     def _claim(self, resume: bool) -> None:
         path = self.folder / MANIFEST
         if path.exists():
-            self._compare(_manifest(path), resume)
-            return
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            if _holds_lines(self.folder / RESULTS):
+                self._compare(_manifest(path), resume)
+                return
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise UsageError(f"{self.folder} holds something else", "give an empty or a new folder with --out")
-        if resume:
+        elif resume:
             raise UsageError(f"there is no run in {self.folder} to resume", "leave --resume out to begin one")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -138,10 +139,15 @@ class Ledger:
                 )
 
 
+def _holds_lines(path: Path) -> bool:
+    """A run that failed before its first answer left none: another may begin in its folder."""
+    return path.exists() and path.stat().st_size > 0
+
+
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise UsageError(f"{path} is damaged: {error}", "begin anew with another --out") from None
 
 
@@ -155,7 +161,8 @@ def _drop_torn_line(path: Path) -> None:
 def _read(path: Path, kind: type[T]) -> Iterator[T]:
     if not path.exists():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_bytes().split(b"\n")[:-1]  # other line ends may stand in a JSON text
+    for number, line in enumerate(lines, start=1):
         try:
             yield kind.model_validate_json(line)
         except ValidationError as error:

@@ -54,9 +54,10 @@ def _processor() -> str:
 def _gpu() -> str:
     try:
         query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-        return "; ".join(subprocess.run(query, capture_output=True, text=True, timeout=10).stdout.splitlines())
-    except (OSError, subprocess.TimeoutExpired):
+        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):  # without a driver it says so on stdout, and fails
         return ""
+    return "; ".join(told.stdout.splitlines())
 
 
 def peak_memory() -> int | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ __all__ = ["DATASETS", "DataSet", "Problem", "from_file", "named"]
 
 EMBEDDED_COUNT = 100
 _SHOWN_LINES = 5
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Row = Mapping[str, Any]
 
@@ -157,7 +160,7 @@ def from_file(path: Path, *, limit: int | None = None, skip_bad: bool = False, a
         raise UsageError(f"{path} cannot be read: {error}", "a file of JSON lines, UTF-8") from None
     found: list[Problem] = []
     bad: dict[int, str] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # other line ends may stand in a JSON text
         if line.strip():
             problem = _parse(line, answers)
             if isinstance(problem, Problem):
@@ -175,7 +178,7 @@ def _parse(line: str, answers: bool) -> Problem | str:
     """The problem of a line, or what is wrong with it."""
     try:
         value: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "no JSON"
     if not isinstance(value, dict):
         return "no object"
@@ -185,8 +188,12 @@ def _parse(line: str, answers: bool) -> Problem | str:
         return "no question"
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         return "the answer is no text or number"
+    if isinstance(answer, float) and not math.isfinite(answer):
+        return "the answer is no number"
     if answers and not str(answer).strip():
         return "no answer"
+    if _SURROGATE.search(f"{question}{answer}"):
+        return "half a character"
     return Problem(question, _plain(answer).strip())
 
 

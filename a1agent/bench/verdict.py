@@ -54,12 +54,15 @@ def _choice(found: Figures) -> str:
 def _better(found: Figures, best: WayFigures, target: WayFigures) -> str:
     """What is said of the fastest way that is not shown to be right less often: how sure that is, too."""
     apart = compare(best, target, "vote", found.bootstrap).difference
+    # Where all questions agree the interval is a point, and yet so large a share of others may not.
+    unseen = 1 - _SURE ** (1 / found.questions)
+    low, high = min(apart.low, -unseen), max(apart.high, unseen)
     fast = f"{_speedup(best):.2f} times as fast as the target alone, and {_right(best, target)}"
-    if apart.low >= -_MARGIN:
+    if low >= -_MARGIN:
         return f"the better choice: {fast}, a difference that this run cannot tell from chance."
     return (
         f"the faster choice: {fast}; whether it is right as often takes more questions to tell (the difference lies "
-        f"between {apart.low:+.2f} and {apart.high:+.2f})."
+        f"between {low:+.2f} and {high:+.2f})."
     )
 
 
@@ -95,7 +98,7 @@ def _control(found: Figures) -> str:
         beaten.setdefault(how, []).append(f"{f.way.rate:g}")
     if not beaten:
         return (
-            f"Scoring has shown nothing on these {found.questions} questions: at no rate does A1 beat as many "
+            f"Scoring has shown nothing on {_questions(found)}: at no rate does A1 beat as many "
             "takeovers on random steps."
         )
     said = ", ".join(f"{how} at {_list(rates)}" for how, rates in beaten.items())
@@ -132,16 +135,13 @@ def _surely(findings: list[T], p_values: list[float]) -> list[T]:
 
 def _barrier(found: Figures) -> str:
     barriers = {f.way.rate: f for f in found.of("a1-sync")}
-    ratios = [
-        found.bootstrap.ratio(barriers[f.way.rate].column("wall_s"), f.column("wall_s"))
-        for f in found.of("a1")
-        if f.way.rate in barriers
-    ]
-    if not ratios:
+    pairs = [(f, barriers[f.way.rate]) for f in found.of("a1") if f.way.rate in barriers]
+    if not pairs:
         return ""
-    values = sorted(ratio.value for ratio in ratios)
+    values = sorted(barrier.column("wall_s").sum() / f.column("wall_s").sum() for f, barrier in pairs)
     between = f"{values[0]:.2f}" if len(values) == 1 else f"{values[0]:.2f} to {values[-1]:.2f}"
-    unsure = "" if any(ratio.low > 1 for ratio in ratios) else ", which this run cannot tell from 1"
+    sure = _surely(pairs, [_quicker(f, barrier) for f, barrier in pairs])
+    unsure = "" if sure else ", which this run cannot tell from 1"
     return f"With the barrier of a synchronous ranking the same rates take {between} times as long{unsure}."
 
 
@@ -149,7 +149,11 @@ def _small(found: Figures) -> str:
     if found.questions >= _MANY:
         return ""
     margin = 0.98 / math.sqrt(found.questions)  # 1.96 standard errors of a share of one half
-    return f"On {found.questions} questions a share of right answers is uncertain by up to {margin:.2f}."
+    return f"On {_questions(found)} a share of right answers is uncertain by up to {margin:.2f}."
+
+
+def _questions(found: Figures) -> str:
+    return "one question" if found.questions == 1 else f"{found.questions} questions"
 
 
 def _speedup(f: WayFigures) -> float:

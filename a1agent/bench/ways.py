@@ -11,6 +11,7 @@ from typing import Any, Literal, cast, get_args
 from a1agent.agent import A1
 from a1agent.config import BaselineName, Options
 from a1agent.errors import InvalidOption, nearest
+from a1agent.models import SAME
 
 __all__ = ["MODES", "RATED", "Mode", "Way", "agent_of", "chains_of", "modes_of", "shares_of", "ways_of"]
 
@@ -80,8 +81,8 @@ def agent_of(way: Way, draft: str, target: str, options: Options, calibration: P
     names |= {"chains": way.chains, "rejection_rate": way.rate, "baseline": RATED.get(way.mode, "none")}
     if way.mode in RATED:
         return A1(draft, target, calibration=calibration, **names | {"verify_rate": way.verify})
-    alone = draft if way.mode == "draft" else target
-    return A1(alone, "same", calibration=None, **names | {"verify_rate": 0.0, "lookahead": "auto"})
+    alone = draft if way.mode == "draft" or target == SAME else target
+    return A1(alone, SAME, calibration=None, **names | {"verify_rate": 0.0, "lookahead": "auto"})
 
 
 def modes_of(text: str) -> list[Mode]:
@@ -104,7 +105,7 @@ def shares_of(text: str, flag: str) -> list[float]:
         if not 0 <= share <= 1:
             raise InvalidOption(f"{word} in --{flag} is no rate", "a rate is a share between 0 and 1")
         shares.append(share)
-    return shares
+    return list(dict.fromkeys(shares))
 
 
 def chains_of(text: str) -> list[int]:
@@ -113,7 +114,7 @@ def chains_of(text: str) -> list[int]:
     for word in words:
         if not word.isascii() or not word.isdigit() or int(word) < 1:
             raise InvalidOption(f"{word!r} in --more-chains is no number of chains", "for example --more-chains 2,4,16")
-    return [int(word) for word in words]
+    return list(dict.fromkeys(map(int, words)))
 
 
 def _words(text: str, flag: str) -> list[str]:

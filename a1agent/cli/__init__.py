@@ -22,9 +22,9 @@ def main() -> None:
     """Runs `a1` on the process's arguments and exits."""
     with _interrupts_end_it():
         from a1agent.cli.app import build
-        from a1agent.cli.console import tolerate_narrow_encodings
+        from a1agent.cli.console import prepare_streams
 
-        tolerate_narrow_encodings()
+        prepare_streams()
         commands = build()
     try:
         commands(prog_name="a1")

@@ -26,11 +26,11 @@ __all__ = [
     "narrow",
     "one_line",
     "piped",
+    "prepare_streams",
     "print_table",
     "printable",
     "shown",
     "silence_broken_pipe",
-    "tolerate_narrow_encodings",
     "warn",
 ]
 
@@ -155,8 +155,11 @@ def narrow() -> bool:
     return glyphs(sys.stdout.encoding).ascii
 
 
-def tolerate_narrow_encodings() -> None:
-    """Characters that a stream cannot show become question marks instead of an error."""
+def prepare_streams() -> None:
+    """Characters that a stream cannot show become question marks; what goes to one that is closed goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open to the end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -97,7 +97,7 @@ class LiveView:
 
     def _votes(self, width: int) -> Text:
         text = Text("votes ", "dim")
-        answers = self.progress.answers.most_common(_MOST_VOTES)
+        answers = self.progress.answers.copy().most_common(_MOST_VOTES)  # votes come in while this is drawn
         if not answers:
             text.append("none yet", "dim")
         for place, (answer, count) in enumerate(answers):

@@ -42,6 +42,11 @@ def find_local_models() -> list[LocalModel]:
     return sorted(found, key=lambda m: (m.keeper, m.name))
 
 
+def _home() -> Path:
+    """The user's folder; where there is none, as for some users of containers, one in which nothing lies."""
+    return Path(os.path.expanduser("~"))
+
+
 def _hub_cache() -> Path:
     """The hub client's cache, by the client's own rules."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
@@ -50,21 +55,21 @@ def _hub_cache() -> Path:
     if home := os.environ.get("HF_HOME"):
         return Path(home).expanduser() / "hub"
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache).expanduser() if cache else Path.home() / ".cache") / "huggingface" / "hub"
+    return (Path(cache).expanduser() if cache else _home() / ".cache") / "huggingface" / "hub"
 
 
 def _ollama_models() -> Path:
     given = os.environ.get("OLLAMA_MODELS")
     if given:
         return Path(given).expanduser()
-    own = Path.home() / ".ollama" / "models"
+    own = _home() / ".ollama" / "models"
     service = Path("/usr/share/ollama/.ollama/models")
     return own if own.is_dir() or not _is_dir(service) else service
 
 
 def _lm_studio() -> list[Path]:
-    pointer = Path.home() / ".lmstudio-home-pointer"
-    homes = [Path.home() / ".lmstudio", Path.home() / ".cache" / "lm-studio"]
+    pointer = _home() / ".lmstudio-home-pointer"
+    homes = [_home() / ".lmstudio", _home() / ".cache" / "lm-studio"]
     with contextlib.suppress(OSError, UnicodeDecodeError):
         homes.insert(0, Path(pointer.read_text(encoding="utf-8").strip()))
     return list(dict.fromkeys(home / "models" for home in homes))

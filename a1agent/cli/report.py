@@ -17,6 +17,7 @@ __all__ = ["print_result", "print_stats", "stats_line"]
 
 _READABLE_WIDTH = 100
 _WIDE = 100
+_NARROW = 40
 
 
 def print_result(out: Console, result: Result) -> None:
@@ -66,11 +67,15 @@ def _reasoning(chain: ChainResult) -> Text:
 
 
 def print_stats(out: Console, stats: RejectionStats, result: Result | None = None) -> None:
-    """Prints the table of statistics, one column of facts on a narrow terminal, two on a wide one.
+    """Prints the table of statistics, one column of facts or, on a wide terminal, two; on a narrow one a list.
 
     The answer of `result` stands in it again: a long reasoning may have scrolled it away.
     """
     facts = _facts(stats, result)
+    if out.width < _NARROW:  # beside the names there would be no room
+        for name, value in facts:
+            out.print(Text.assemble((f"{name}: ", "dim"), value))
+        return
     columns = 2 if out.width >= _WIDE else 1
     table = Table.grid(padding=(0, 2))
     for _ in range(columns):

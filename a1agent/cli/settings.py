@@ -125,8 +125,12 @@ class Settings:
 
 def config_path() -> Path:
     """Where the configuration file is looked for; `A1_CONFIG` moves it."""
-    given = os.environ.get("A1_CONFIG")
-    return Path(given).expanduser() if given else user_config_path("a1agent", appauthor=False) / "config.toml"
+    if given := os.environ.get("A1_CONFIG"):
+        return Path(given).expanduser()
+    try:
+        return user_config_path("a1agent", appauthor=False) / "config.toml"
+    except RuntimeError:  # a user without a home
+        return Path("~", "a1agent", "config.toml")
 
 
 def read_settings(flags: Mapping[str, Any] | None = None) -> Settings:

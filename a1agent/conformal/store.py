@@ -39,8 +39,15 @@ T = TypeVar("T")
 
 
 def default_store_path() -> Path:
-    """Where calibration is kept unless told otherwise: the platform's data folder of this user."""
-    return user_data_path("a1agent", appauthor=False) / "calibration.sqlite3"
+    """Where calibration is kept unless told otherwise: the platform's data folder of this user.
+
+    Of a user without a home it begins with ~, and is no place to keep anything.
+    """
+    try:
+        folder = user_data_path("a1agent", appauthor=False)
+    except RuntimeError:
+        folder = Path("~", "a1agent")
+    return folder / "calibration.sqlite3"
 
 
 def summary_of(path: Path) -> list[StoreEntry]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from a1agent.conformal import store_tables as tables
 from a1agent.conformal.store_tables import CalibrationKey, Row, StoreEntry
 
-__all__ = ["CalibrationWarning", "StoreFile", "check_file", "look_into"]
+__all__ = ["CalibrationWarning", "StoreFile", "check_file", "look_into", "without_host"]
 
 RETRY_S = 0.02
 
@@ -81,6 +81,8 @@ class StoreFile:
             raise ValueError("the calibration store is closed")
         if self._connection is None:
             if self.path is not None:
+                if self.path.parts[:1] == ("~",):
+                    raise FileNotFoundError("this user has no home folder")
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             self._identity = _identity(self.path)
             self._connection = sqlite3.connect(
@@ -118,13 +120,18 @@ class StoreFile:
 
 def look_into(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
     """What `work` reads of a store that is left as it is. Raises sqlite3.Error, also where it is no store."""
-    address = path.absolute().as_uri()
+    address = without_host(path.absolute().as_uri())
     try:
         return _look(f"{address}?mode=rw", work)
     except sqlite3.Error as error:
         if _code(error) != sqlite3.SQLITE_CANTOPEN:
             raise
     return _look(f"{address}?mode=ro&immutable=1", work)  # in a folder that cannot be written a log cannot be opened
+
+
+def without_host(address: str) -> str:
+    """A file's address as SQLite takes it, without a host: a share of Windows is a path with two slashes."""
+    return address if address.startswith("file:///") else address.replace("//", "////", 1)
 
 
 def check_file(path: Path) -> None:

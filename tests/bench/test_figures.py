@@ -100,6 +100,11 @@ def test_the_account_adds_up_to_the_seconds() -> None:
     assert parts == pytest.approx(account.wall) and account.efficiency == pytest.approx(account.ideal / account.wall)
 
 
+def test_models_that_ran_at_once_leave_no_negative_seconds() -> None:
+    account = of((TARGET, 1.0, 1.0), (A1, 1.0, 0.1)).ways["a1 0.2"].account
+    assert account is not None and account.draft + account.score > account.wall and account.rest == 0
+
+
 def test_on_two_devices_the_ideal_is_the_busier_one() -> None:
     made = records(A1, 5, right=1.0, seconds=1.0)
     account = figures(made, [bare()], [A1], shared=False).ways["a1 0.2"].account
@@ -220,8 +225,20 @@ def test_of_findings_looked_for_together_only_the_sure_stand() -> None:
 def test_a_handful_of_questions_shows_nothing() -> None:
     few = verdicts(of((TARGET, 0.9, 1.0), (A1, 0.9, 0.4), (CONTROL, 0.1, 1.0), count=4))
     assert few[0].startswith("This run does not show A1 to be faster") or few[0].startswith("The target alone")
-    assert few[1].startswith("Scoring has shown nothing on these 4 questions")
+    assert few[1].startswith("Scoring has shown nothing on 4 questions")
 
 
 def test_a_faster_way_that_may_be_right_much_less_often_is_not_called_better() -> None:
     assert verdicts(of((TARGET, 0.9, 1.0), (A1, 0.8, 0.4), count=20))[0].startswith("A1 at a rate of 0.2 is the faster")
+
+
+@pytest.mark.parametrize(("count", "said"), [(20, "the faster choice"), (80, "the better choice")])
+def test_a_few_questions_that_all_agree_do_not_show_that_others_would(count: int, said: str) -> None:
+    first = verdicts(of((TARGET, 1.0, 1.0), (A1, 1.0, 0.4), count=count))[0]
+    assert said in first and ("between -0.14 and +0.14" in first) == (count == 20)
+
+
+def test_one_question_shows_nothing_of_a_barrier() -> None:
+    lines = verdicts(of((A1, 0.8, 1.0), (SYNC, 0.8, 1.5), count=1))
+    assert lines[0].endswith("which this run cannot tell from 1.")
+    assert lines[1].startswith("On one question a share")

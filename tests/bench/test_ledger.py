@@ -25,6 +25,13 @@ def test_what_was_added_is_there_when_the_run_resumes(tmp_path: Path) -> None:
     assert again.done == {(0, "a1 0.3"), (3, "a1 0.3")}
 
 
+def test_an_answer_may_hold_any_line_end(tmp_path: Path) -> None:
+    answer = "1\u2028\u2029\x85\x0b\r\n2"
+    written = record(0).model_copy(update={"answer": answer})
+    Ledger(tmp_path / "run", RUN, resume=False).add(written)
+    assert Ledger(tmp_path / "run", RUN, resume=True).records == [written]
+
+
 def test_a_line_cut_short_by_a_kill_is_dropped_and_asked_again(tmp_path: Path) -> None:
     Ledger(tmp_path / "run", RUN, resume=False).add(record(0))
     results = tmp_path / "run" / "results.jsonl"
@@ -48,6 +55,21 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
         Ledger(tmp_path, RUN, resume=False)
     with pytest.raises(UsageError, match="its target is 'b', not 'c'"):
         Ledger(tmp_path, RUN | {"target": "c"}, resume=True)
+    assert Ledger(tmp_path, RUN, resume=True).records == [record(0)]
+
+
+@pytest.mark.parametrize("manifest", ["", "[1]", "{", "\xff"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, manifest: str) -> None:
+    Ledger(tmp_path, RUN, resume=False).add(record(0))
+    (tmp_path / "run.json").write_bytes(manifest.encode("latin-1"))
+    with pytest.raises(UsageError, match=r"run\.json is damaged"):
+        Ledger(tmp_path, RUN, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_failed_before_its_first_answer_leaves_its_folder_to_another(tmp_path: Path, resume: bool) -> None:
+    Ledger(tmp_path, RUN | {"draft": "mistyped"}, resume=False)
+    Ledger(tmp_path, RUN, resume=resume).add(record(0))
     assert Ledger(tmp_path, RUN, resume=True).records == [record(0)]
 
 

@@ -37,6 +37,15 @@ def test_a_machine_is_described_with_the_versions_that_matter() -> None:
     assert {"processor", "gpu", "system", "python", "a1agent", "numpy"} <= set(found)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a script that can be run")
+def test_what_a_gpu_tool_says_when_it_fails_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed: no driver'\nexit 9\n", "utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert describe()["gpu"] == "none"
+
+
 def test_the_command_of_a_resumed_run_is_the_one_that_makes_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/bin/a1", "bench", "--resume", "--limit", "3", "--out", "a folder"])
     assert command_line() == "a1 bench --limit 3 --out 'a folder'"

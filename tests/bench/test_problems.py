@@ -44,6 +44,31 @@ def test_broken_lines_are_left_out_on_request(file: Path) -> None:
     assert found.skipped == (3, 4, 6, 7, 8)
 
 
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (r'{"question": "1 + 1 \ud83d?", "answer": "2"}', "half a character"),
+        (r'{"question": "1 + 1?", "answer": "2\udc00"}', "half a character"),
+        ('{"question": "1 + 1?", "answer": NaN}', "no number"),
+        ('{"question": "1 + 1?", "answer": 1e999}', "no number"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_what_cannot_be_asked_or_judged_is_a_broken_line(tmp_path: Path, line: str, what: str) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(f'{line}\n{{"question": "1 + 1 \\ud83d\\ude00?", "answer": "2"}}\n', encoding="utf-8")
+    with pytest.raises(UsageError, match=rf"1 broken lines: line 1 \(.*{what}"):
+        from_file(path)
+    assert from_file(path, skip_bad=True).problems == (Problem("1 + 1 \U0001f600?", "2"),)
+
+
+def test_a_question_may_hold_any_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    rows = [{"question": f"1 +{end}1?", "answer": "2"} for end in ("\u2028", "\u2029", "\x85", "\n")]
+    path.write_bytes("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode())
+    assert [p.question for p in from_file(path).problems] == [row["question"] for row in rows]
+
+
 def test_answers_are_not_needed_to_calibrate(file: Path) -> None:
     found = from_file(file, skip_bad=True, answers=False)
     assert [p.question for p in found.problems] == ["2 + 2?", "no answer", "half of one?"]

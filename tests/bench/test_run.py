@@ -107,6 +107,13 @@ async def test_a_model_alone_reads_nothing_that_it_wrote(address: str) -> None:
     assert result.stats.drafted_tokens > 0
 
 
+def test_a_model_that_is_its_own_target_is_measured_too(tmp_path: Path) -> None:
+    options = OPTIONS.replace(takeover="resample")
+    ways = ways_of(["draft", "target", "a1", "a1-random"], [0.3], options)
+    ledger, _ = go(plan(SUMS[:2], target="same", options=options, ways=ways), tmp_path / "run")
+    assert [record.error for record in ledger.records] == [None] * 2 * len(ways)
+
+
 def test_the_embedded_pair_gives_all_figures_and_plots(tmp_path: Path) -> None:
     chosen = plan(
         draft="embedded:draft",
@@ -119,7 +126,7 @@ def test_the_embedded_pair_gives_all_figures_and_plots(tmp_path: Path) -> None:
     found = figures(ledger.records, ledger.rates, chosen.ways, shared=True)
     a1, target = found.ways["a1 0.3"], found.ways["target"]
     assert a1.ceiling is not None and a1.ceiling > 0 and a1.speedup is not None
-    assert a1.account is not None and a1.account.prompt > 0 and a1.account.rest > 0
+    assert a1.account is not None and a1.account.prompt > 0 and a1.account.rest >= 0
     assert target.tokens.scored == 0 and target.tokens.drafted == 0 and target.tokens.target > 0
     assert found.ways["a1-sync 0.3"].waiting_s > 0
     assert 0 < found.ways["a1 0.3, 0.5 scored"].tokens.scored < 0.8 * a1.tokens.scored

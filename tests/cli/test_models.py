@@ -1,6 +1,7 @@
 """`a1 models`: what is found on this machine, and nothing outside of the folders it lies in."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -31,6 +32,11 @@ def found() -> list[tuple[str, str, int]]:
 
 
 def test_nothing_is_found_where_nothing_is() -> None:
+    assert [model for model in find_local_models() if model.keeper != "Ollama"] == []
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     assert [model for model in find_local_models() if model.keeper != "Ollama"] == []
 
 

@@ -73,6 +73,17 @@ def test_a_process_without_stdin_is_one_that_is_told_nothing(command: str) -> No
     assert (done.returncode, done.stderr, done.stdout) == (*expected, "")
 
 
+@POSIX
+def test_what_goes_to_a_closed_stream_goes_nowhere_else() -> None:
+    def streams(closing: str) -> subprocess.CompletedProcess[str]:
+        words = ["sh", "-c", f'exec "$@" {closing}', "sh", *A1, "ask", "1 + 2 + 3", *FAST]
+        return subprocess.run(words, capture_output=True, text=True, timeout=60)
+
+    mute, deaf = streams(">&-"), streams("2>&-")
+    assert (mute.returncode, mute.stdout) == (0, "") and mute.stderr.count("answers 6") == 8
+    assert deaf.returncode == 0 and deaf.stdout.endswith("\n\n6\n") and "chain" not in deaf.stdout
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_without_room_for_the_answer_is_an_error() -> None:
     with open("/dev/full", "w") as full:

@@ -1,6 +1,7 @@
 """Where settings come from: flag before variable before file before default."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,18 @@ def test_the_file_of_the_user_folder_is_read(user_folders: Path, monkeypatch) ->
     path.parent.mkdir(parents=True)
     path.write_text('draft = "scripted:sums"\n', encoding="utf-8")
     assert read_settings().model("draft") == "scripted:sums"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="users have a home there")
+def test_a_user_without_a_home_has_the_defaults(a1, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    done = a1("ask", "1 + 2 + 3", env={"A1_CALIBRATION": "default"})
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "6")
+    assert done.stderr.count("no home folder") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_key_names_the_nearest_and_the_file(file: Path) -> None:

@@ -17,6 +17,7 @@ from a1agent.conformal.store import (
     scores_since,
     summary_of,
 )
+from a1agent.conformal.store_file import without_host
 
 KEY = CalibrationKey(draft="d", target="t", score="mean_nll", step_tokens=512, min_step_tokens=0, prompt="p")
 OTHER = CalibrationKey(draft="d", target="t", score="mean_nll", step_tokens=256, min_step_tokens=0, prompt="p")
@@ -422,6 +423,31 @@ def test_a_path_that_cannot_be_used_leaves_the_scores_in_memory(tmp_path):
     with store:
         store.append(KEY, 0, 1.0)
         assert store.load(KEY) == [(0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("address", "taken"),
+    [
+        ("file:///data/a%20b.sqlite3", "file:///data/a%20b.sqlite3"),
+        ("file:///C:/Users/a.sqlite3", "file:///C:/Users/a.sqlite3"),
+        ("file://server/home/a.sqlite3", "file:////server/home/a.sqlite3"),
+    ],
+)
+def test_an_address_of_a_file_names_no_host(address, taken):
+    assert without_host(address) == taken
+
+
+@pytest.mark.skipif(os.name == "nt", reason="users have a home there")
+def test_a_user_without_a_home_gets_no_folder_in_its_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.warns(CalibrationWarning, match="no home folder"):
+        store = CalibrationStore()
+    with store:
+        store.append(KEY, 0, 1.0)
+        assert store.load(KEY) == [(0, 1.0)]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_default_path_lies_in_the_users_data_folder():
