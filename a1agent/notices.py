@@ -4,7 +4,7 @@ that is faster alone."""
 from __future__ import annotations
 
 from a1agent.backends.base import ModelInfo
-from a1agent.conformal.feedback import QUESTION_MARGIN, QUESTION_STEPS
+from a1agent.conformal.feedback import RATE_MARGIN, RATE_STEPS
 from a1agent.models import Loaded
 from a1agent.stats import RejectionStats
 from a1agent.types import Question
@@ -35,16 +35,16 @@ def ceiling(stats: RejectionStats) -> float | None:
 def off_rate(stats: RejectionStats) -> list[str]:
     """A notice where conditional coverage was asked for and the rate of this call is further off than its margin."""
     rate, steps = stats.observed_rate, stats.verifications
-    if stats.coverage != "conditional" or rate is None or abs(rate - stats.asked_rate) <= QUESTION_MARGIN + _ROUNDING:
+    if stats.coverage != "conditional" or rate is None or abs(rate - stats.asked_rate) <= RATE_MARGIN + _ROUNDING:
         return []
     found = f"this question's rejection rate is {rate:.2f}, asked for {stats.asked_rate:.2f}"
-    if steps < QUESTION_STEPS:
+    if steps < RATE_STEPS:
         return [
-            f"{found}: conditional coverage keeps it within {QUESTION_MARGIN} from {QUESTION_STEPS} verified steps on, "
+            f"{found}: conditional coverage keeps it within {RATE_MARGIN} from {RATE_STEPS} verified steps on, "
             f"and there {'was' if steps == 1 else 'were'} {steps}; more chains verify more"
         ]
     return [
-        f"{found}: more than the {QUESTION_MARGIN} of conditional coverage, because the bound on the overall rate or "
+        f"{found}: more than the {RATE_MARGIN} of conditional coverage, because the bound on the overall rate or "
         "scores that are not finite went before it"
     ]
 

@@ -38,6 +38,7 @@ from a1agent import (
 from a1agent.backends.base import Backend
 from a1agent.backends.registry import Address
 from a1agent.backends.scripted import Replies, ScriptedBackend, Sums
+from a1agent.conformal.feedback import RATE_MARGIN
 from a1agent.prompts import ask_for_box
 from tests.doubles import LIMIT_S, SUM, Clock, Failing, Fixed, Rambling, sums_pair, until
 
@@ -194,10 +195,22 @@ async def test_the_rate_is_kept_from_a_cold_start(rate: float, coverage: str) ->
             verifications += stats.verifications
             rejections += stats.rejections
     assert rejections / verifications == pytest.approx(rate, abs=0.03)
-    assert gaps[0] <= 0.15
+    assert gaps[0] <= RATE_MARGIN
     # Marginal coverage lets a question that is harder than others have more.
     most = {"marginal": 2, "conditional": 0}[coverage]
-    assert sum(gap > 0.15 for gap in gaps) <= most
+    assert sum(gap > RATE_MARGIN for gap in gaps) <= most
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("coverage", ["marginal", "conditional"])
+async def test_the_very_first_call_of_a_pair_is_close_to_the_rate(coverage: str) -> None:
+    """The embedded pair, at a length of step that no calibration ships for."""
+    options: dict[str, Any] = {"rejection_rate": 0.6, "coverage": coverage, "early_stop": "off", "step_tokens": 511}
+    for n in range(6):
+        async with A1(calibration=None, seed=n, **options) as a1:
+            stats = (await a1.asolve(ask_for_box(Question.of(f"What is {23 + 9 * n} * 4{n} + 78{n}?")))).stats
+        assert stats.verifications >= 16 and stats.observed_rate is not None
+        assert abs(stats.observed_rate - 0.6) <= RATE_MARGIN + 1e-9
 
 
 def test_one_failing_chain_is_recorded_and_the_others_go_on() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from a1agent import A1
-from a1agent.conformal.feedback import QUESTION_MARGIN, QUESTION_STEPS
+from a1agent.conformal.feedback import RATE_MARGIN, RATE_STEPS
 from a1agent.notices import off_rate
 from tests.bench.made import stats
 from tests.doubles import SUM, sums_pair
@@ -15,9 +15,9 @@ def test_a_short_call_is_told_of_its_rate_where_conditional_coverage_could_not_k
     for seed in range(12):
         with A1(*sums_pair(), calibration=None, seed=seed, chains=1, coverage=coverage, min_step_tokens=0) as a1:
             result = a1.solve("1 + 2 + 3", early_stop="off")
-        assert 0 < result.stats.verifications < QUESTION_STEPS
+        assert 0 < result.stats.verifications < RATE_STEPS
         assert result.stats.observed_rate is not None
-        off = abs(result.stats.observed_rate - result.stats.asked_rate) > QUESTION_MARGIN
+        off = abs(result.stats.observed_rate - result.stats.asked_rate) > RATE_MARGIN
         said = [notice for notice in result.notices if "conditional coverage" in notice]
         assert len(said) == (off and coverage == "conditional")
         found.add(off)
@@ -28,7 +28,7 @@ def test_a_call_of_enough_steps_is_within_the_margin_and_told_nothing() -> None:
     for seed in range(6):
         with A1(*sums_pair(), calibration=None, seed=seed, coverage="conditional", min_step_tokens=0) as a1:
             result = a1.solve(SUM, early_stop="off")
-        assert result.stats.verifications >= QUESTION_STEPS
+        assert result.stats.verifications >= RATE_STEPS
         assert not any("conditional coverage" in notice for notice in result.notices)
 
 

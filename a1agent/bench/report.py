@@ -12,7 +12,7 @@ from a1agent.bench.statistics import Estimate
 from a1agent.bench.verdict import verdicts
 from a1agent.bench.ways import RATED
 from a1agent.config import Options
-from a1agent.conformal.feedback import QUESTION_MARGIN, QUESTION_STEPS
+from a1agent.conformal.feedback import RATE_MARGIN, RATE_STEPS
 
 __all__ = ["Context", "report"]
 
@@ -250,7 +250,7 @@ def _rates(found: Figures, options: Options) -> str:
     if not rows:
         return ""
     head = ["", "observed", "mean gap of turns", "mean gap of questions", "selectivity"]
-    bound = f", and by question to within {QUESTION_MARGIN} from {QUESTION_STEPS} steps on,"
+    bound = f", and by question to within {RATE_MARGIN} from {RATE_STEPS} steps on,"
     kept = bound if options.coverage == "conditional" else ","
     return (
         f"What is guaranteed is the overall rate{kept} not that answers are right; rates by turn (of at least 70 "

@@ -6,7 +6,7 @@ from functools import lru_cache
 from statistics import NormalDist
 
 from a1agent.conformal.effects import OpenQuestion, QuestionEffects, probit, probit_inverse
-from a1agent.conformal.feedback import TURN_GAIN, GlobalTerm, moved
+from a1agent.conformal.feedback import TURN_GAIN, GlobalTerm, RateBudget, moved
 from a1agent.conformal.pvalue import p_value
 from a1agent.conformal.values import Coverage, Decision, Observed, turn_bucket
 from a1agent.conformal.window import ScoreWindow, ranks_in
@@ -28,8 +28,8 @@ class AdaptiveRule:
     the level stays within [0, 1]. With nothing learned it is the rate. `effect` and `spread` come from `effects.py`.
 
     Marginal coverage takes the effect of all questions under way: one alone on the machine is kept close to the rate,
-    among many each may follow its difficulty. Conditional coverage takes that of this question, pulls the level by how
-    far its rate is off, and keeps it within a margin of the rate (`QuestionBudget`).
+    among many each may follow its difficulty. Conditional coverage takes that of this question. What has the rate to
+    keep, all steps or this question, pulls the level by how far it is off, and stays within a margin (`RateBudget`).
     """
 
     def __init__(self, coverage: Coverage, capacity: int, initial: Iterable[tuple[int, float]]) -> None:
@@ -37,6 +37,7 @@ class AdaptiveRule:
         self._capacity = capacity
         self._effects = QuestionEffects()
         self._global = GlobalTerm()
+        self._all = RateBudget()
         self._turns: dict[int, float] = {}  # a term for each bucket; there are few
         grouped: dict[int, list[float]] = {}
         for turn, score in initial:
@@ -74,9 +75,7 @@ class AdaptiveRule:
         else:  # which scores are compared with depends on counts only, so that p stays uniform
             above, equal, size = ranks_in(self._windows.values(), step.score)
         p = p_value(above, equal, size, u)
-        rejected = p <= level
-        if self._conditional:
-            rejected = question.budget.last_word(rejected, rate)
+        rejected = self._budget(question).last_word(p <= level, rate)
         rejected = self._global.last_word(rejected, rate)
         return Decision(
             p_value=p, level=level, rejected=rejected, calibration_size=size, forced=rejected != (p <= level)
@@ -89,16 +88,18 @@ class AdaptiveRule:
         terms = self._global.value + self._turns.get(bucket, 0.0)
         if self._conditional:
             effect, spread = self._effects.of_question(question)
-            effect -= question.budget.pull
         else:
             effect, spread = TRAFFIC_WEIGHT * self._effects.of_traffic(), 1.0
-        return probit_inverse(z * spread + effect + terms / density)
+        return probit_inverse(z * spread + effect + terms / density - self._budget(question).pull)
 
     def _feed_back(self, question: OpenQuestion, bucket: int, rejected: bool, rate: float) -> None:
         self._global.move(rejected, rate)
         self._turns[bucket] = moved(self._turns.get(bucket, 0.0), TURN_GAIN, rejected, rate)
-        if self._conditional:
-            question.budget.move(rejected, rate)
+        self._budget(question).move(rejected, rate)
+
+    def _budget(self, question: OpenQuestion) -> RateBudget:
+        """What the rate of this question, or of all steps, may be off by."""
+        return question.budget if self._conditional else self._all
 
     def _calibration_size(self, bucket: int) -> int:
         own = self._windows.get(bucket)

@@ -7,8 +7,8 @@
 | `adaptive` | the newest scores of the same turn bucket | predicted, and corrected by feedback |
 
 The guarantees of `adaptive` are on rates of takeover, not on answers being right: on the overall one
-(`rate_gap_bound`), and with conditional coverage on that of each question (`QuestionBudget`); rates per turn are
-empirical.
+(`rate_gap_bound`), from its first steps on, or with conditional coverage on that of each question (`RateBudget`); rates
+per turn are empirical.
 """
 
 import math

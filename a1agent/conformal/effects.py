@@ -14,7 +14,7 @@ import math
 from collections import OrderedDict
 from statistics import NormalDist
 
-from a1agent.conformal.feedback import QuestionBudget
+from a1agent.conformal.feedback import RateBudget
 
 __all__ = ["OpenQuestion", "QuestionEffects", "probit", "probit_inverse"]
 
@@ -49,7 +49,7 @@ class OpenQuestion:
     def __init__(self, now: int) -> None:
         self.count = self.total = 0.0
         self.effect = 0.0
-        self.budget = QuestionBudget()
+        self.budget = RateBudget()
         self.traffic = 0.0  # discounted number of its steps in the stream, as of `seen_at`
         self.seen_at = now
 

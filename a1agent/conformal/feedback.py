@@ -4,20 +4,20 @@ import math
 
 __all__ = [
     "GLOBAL_GAIN",
-    "QUESTION_MARGIN",
-    "QUESTION_STEPS",
+    "RATE_MARGIN",
+    "RATE_STEPS",
     "TURN_GAIN",
     "GlobalTerm",
-    "QuestionBudget",
+    "RateBudget",
     "moved",
     "rate_gap_bound",
 ]
 
 GLOBAL_GAIN = 0.025
 TURN_GAIN = 0.01
-QUESTION_MARGIN = 0.15
-QUESTION_STEPS = 16
-_QUESTION_PULL = 0.5  # on the probit scale, where a question is at the end of its margin
+RATE_MARGIN = 0.15
+RATE_STEPS = 16
+_PULL = 0.5  # on the probit scale, where a question is at the end of its margin
 
 
 class GlobalTerm:
@@ -78,15 +78,16 @@ def rate_gap_bound(steps: int, gain: float = GLOBAL_GAIN) -> float:
     return math.inf if steps < 1 else (1.0 + gain) / (gain * steps)
 
 
-class QuestionBudget:
-    """The takeovers of one question beyond those it was asked for, kept within a margin: a cap, and a floor.
+class RateBudget:
+    """The takeovers of a stream of steps beyond those asked for, kept within a margin: a cap, and a floor.
 
-    Let e be the sum of (x_t - r_t) over the n steps of the question so far, and b(n) = `QUESTION_MARGIN` *
-    max(n, `QUESTION_STEPS`). A rejection that would leave e > b(n) becomes an acceptance, an acceptance that would
-    leave e < -b(n) a rejection; before it comes to that, `pull` moves the level the more, the closer e is to b.
+    The stream is one question's with conditional coverage, and otherwise that of all steps, of whose first hundreds the
+    bound of `GlobalTerm` says little. Let e be the sum of (x_t - r_t) over its n steps so far, and b(n) = `RATE_MARGIN`
+    * max(n, `RATE_STEPS`). A rejection that would leave e > b(n) becomes an acceptance, an acceptance that would leave
+    e < -b(n) a rejection; before it comes to that, `pull` moves the level the more, the closer e is to b.
 
-    Claim. |e| <= b(n) after every step, hence |rate of the question - asked rate| <= `QUESTION_MARGIN` from its
-    `QUESTION_STEPS`-th step on, for any scores in any order.
+    Claim. |e| <= b(n) after every step, hence |rate of the stream - asked rate| <= `RATE_MARGIN` from its
+    `RATE_STEPS`-th step on, for any scores in any order.
 
     Proof. e = 0 at first, b never falls, and b >= 1. Say |e| <= b before a step and rejecting would leave
     e + 1 - r > b. The step is accepted, and e - r > b - 1 >= -b, e - r <= e <= b. The mirror image holds for
@@ -96,7 +97,8 @@ class QuestionBudget:
 
     Steps that were decided by others (the overall bound, whose word is the last; a score that is not finite) may leave
     the margin. They count up to its edge and no further, so that no question has to pay for long afterwards; by the
-    part that was not counted the question's rate can be off further.
+    part that was not counted the rate can be off further. In the stream of all steps the overall bound never does so:
+    it rejects where e is far below 0, and accepts where it is far above.
     """
 
     __slots__ = ("_excess", "_steps")
@@ -108,7 +110,7 @@ class QuestionBudget:
     @property
     def pull(self) -> float:
         """What to take from the level, on the probit scale: in proportion to how much of its margin is used up."""
-        return _QUESTION_PULL * self._excess / self._margin(self._steps)
+        return _PULL * self._excess / self._margin(self._steps)
 
     def last_word(self, rejected: bool, asked_rate: float) -> bool:
         """What becomes of a step with a finite score that the level would reject or accept."""
@@ -125,7 +127,7 @@ class QuestionBudget:
 
     @staticmethod
     def _margin(steps: int) -> float:
-        return QUESTION_MARGIN * max(steps, QUESTION_STEPS)
+        return RATE_MARGIN * max(steps, RATE_STEPS)
 
 
 def moved(term: float, gain: float, rejected: bool, asked_rate: float) -> float:

@@ -14,7 +14,7 @@ from a1agent.bench.statistics import Bootstrap, paired_p_value, sign_flip_p_valu
 from a1agent.bench.verdict import verdicts
 from a1agent.bench.ways import Way
 from a1agent.config import Coverage, Options
-from a1agent.conformal.feedback import QUESTION_MARGIN, QUESTION_STEPS
+from a1agent.conformal.feedback import RATE_MARGIN, RATE_STEPS
 from tests.bench.made import bare, records
 
 TARGET, A1, CONTROL, SYNC = (
@@ -156,10 +156,10 @@ def test_an_efficiency_that_cannot_be_is_not_passed_over() -> None:
 def test_what_is_guaranteed_is_told_of_the_coverage_asked_for() -> None:
     found = of((TARGET, 0.9, 1.0), (A1, 0.9, 1.0))
     capped = replace(CONTEXT, options=replace(CONTEXT.options, coverage="conditional"))
-    assert f"and by question to within {QUESTION_MARGIN}" in report(found, capped)
-    assert f"to within {QUESTION_MARGIN}" not in report(found, CONTEXT)
+    assert f"and by question to within {RATE_MARGIN}" in report(found, capped)
+    assert f"to within {RATE_MARGIN}" not in report(found, CONTEXT)
     assert (
-        f"to {QUESTION_MARGIN} from {QUESTION_STEPS} verified steps on"
+        f"to {RATE_MARGIN} from {RATE_STEPS} verified steps on"
         in Options.__dataclass_fields__["coverage"].metadata["help"]
     )
 

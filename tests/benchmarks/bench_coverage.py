@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script, from anyw
 
 from a1agent import A1, Result
 from a1agent.bench.statistics import paired_p_value
-from a1agent.conformal.feedback import QUESTION_MARGIN, QUESTION_STEPS
+from a1agent.conformal.feedback import RATE_MARGIN, RATE_STEPS
 from a1agent.embedded.problems import problems
 from a1agent.engine.equivalence import Equivalence
 from a1agent.prompts import ask_for_box
@@ -50,7 +50,7 @@ async def judged(result: Result, answer: str, rate: float, equivalence: Equivale
     answers = [result.answer, *(chain.answer for chain in result.chains)]
     right = [said is not None and await equivalence.same(said, answer) for said in answers]
     stats = result.stats
-    enough = stats.verifications >= QUESTION_STEPS
+    enough = stats.verifications >= RATE_STEPS
     gap = abs(stats.rejections / stats.verifications - rate) if enough else None
     return Asked(right[0], fmean(right[1:]), stats.verifications, stats.rejections, gap)
 
@@ -77,7 +77,7 @@ def tell(rate: float, found: dict[str, list[Asked]]) -> None:
     marginal = np.array([each.right for each in found["marginal"]])
     for coverage, asked in found.items():
         gaps = [each.gap for each in asked if each.gap is not None]
-        far = sum(gap > QUESTION_MARGIN + 1e-9 for gap in gaps)
+        far = sum(gap > RATE_MARGIN + 1e-9 for gap in gaps)
         right = np.array([each.right for each in asked])
         p = "" if coverage == "marginal" else f"{paired_p_value(right, marginal):.2f}"
         row(
@@ -107,7 +107,7 @@ def main() -> None:
         "coverage",
         "observed",
         "mean gap of calls",
-        f"calls off by more than {QUESTION_MARGIN}",
+        f"calls off by more than {RATE_MARGIN}",
         "at most by",
         "right",
         "p",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from a1agent.conformal.calibrators import Decision, Observed, make_calibrator, rate_gap_bound
 from a1agent.conformal.effects import MAX_OPEN, QuestionEffects
-from a1agent.conformal.feedback import GLOBAL_GAIN, QUESTION_MARGIN, QUESTION_STEPS, GlobalTerm, QuestionBudget
+from a1agent.conformal.feedback import GLOBAL_GAIN, RATE_MARGIN, RATE_STEPS, GlobalTerm, RateBudget
 from a1agent.conformal.selectivity import selectivity
 
 rates = st.floats(0, 1)
@@ -33,7 +33,9 @@ def test_the_rate_stays_within_its_bound_for_any_finite_scores(rate, coverage, s
     rejections = 0
     for number, (score, question, turn, close) in enumerate(stream * repeats, start=1):
         rejections += calibrator.decide(step(score, f"q{question}", turn=turn)).rejected
-        assert abs(rejections / number - rate) <= rate_gap_bound(number) + 1e-9
+        gap = abs(rejections / number - rate)
+        assert gap <= rate_gap_bound(number) + 1e-9
+        assert coverage == "conditional" or number < RATE_STEPS or gap <= RATE_MARGIN + 1e-9
         if close:
             calibrator.close_question(f"q{question}")
 
@@ -63,7 +65,9 @@ def test_an_adversary_who_answers_every_decision_cannot_break_the_bound(coverage
         decision = calibrator.decide(step(score, f"q{number // 50}", turn=number % 9))
         rejections += decision.rejected
         score = -float(number) if decision.rejected else float(number)
-        assert abs(rejections / number - rate) <= rate_gap_bound(number)
+        gap = abs(rejections / number - rate)
+        assert gap <= rate_gap_bound(number)
+        assert coverage == "conditional" or number < RATE_STEPS or gap <= RATE_MARGIN + 1e-9
 
 
 def test_the_bound_is_needed_and_forces_decisions_when_the_other_terms_fail():
@@ -78,14 +82,14 @@ def test_the_bound_is_needed_and_forces_decisions_when_the_other_terms_fail():
 
 @settings(max_examples=60, deadline=None)
 @given(rate=rates, wanted=st.lists(st.booleans(), min_size=1, max_size=200), repeats=st.integers(1, 4))
-def test_a_question_s_budget_keeps_its_margin_whatever_the_level_says(rate, wanted, repeats):
-    budget, gap = QuestionBudget(), 0.0
+def test_a_budget_keeps_its_margin_whatever_the_level_says(rate, wanted, repeats):
+    budget, gap = RateBudget(), 0.0
     for number, each in enumerate(wanted * repeats, start=1):
         rejected = budget.last_word(each, rate)
-        assert rejected == each or abs(gap + each - rate) > QUESTION_MARGIN * max(number, QUESTION_STEPS) - 1e-9
+        assert rejected == each or abs(gap + each - rate) > RATE_MARGIN * max(number, RATE_STEPS) - 1e-9
         budget.move(rejected, rate)
         gap += rejected - rate
-        assert abs(gap) <= QUESTION_MARGIN * max(number, QUESTION_STEPS) + 1e-9
+        assert abs(gap) <= RATE_MARGIN * max(number, RATE_STEPS) + 1e-9
 
 
 @pytest.mark.parametrize("shape", ["strange", "plain", "in turns"])
@@ -99,13 +103,13 @@ def test_under_conditional_coverage_no_question_is_further_off_than_its_margin(r
         for number in range(1, steps + 1):
             score = rng.gauss(0, 1) + (drift if question >= 20 else 0.0)
             rejections += calibrator.decide(step(score, f"q{question}", number, number % 8)).rejected
-            if number >= QUESTION_STEPS:
-                assert abs(rejections / number - rate) <= QUESTION_MARGIN + 1e-9
+            if number >= RATE_STEPS:
+                assert abs(rejections / number - rate) <= RATE_MARGIN + 1e-9
         calibrator.close_question(f"q{question}")
 
 
 def test_a_question_does_not_pay_for_long_for_what_others_decided():
-    budget = QuestionBudget()
+    budget = RateBudget()
     for _ in range(5000):
         budget.move(True, 0.4)
     for _ in range(5000):
@@ -146,7 +150,7 @@ def test_one_call_may_follow_its_difficulty_or_is_kept_by_its_margin(coverage):
         decided = [calibrator.decide(step(hard + rng.gauss(0, 1), f"q{question}", i, i % 8)) for i in range(48)]
         gaps.append(abs(sum(d.rejected for d in decided) / 48 - 0.3))
         calibrator.close_question(f"q{question}")
-    assert (max(gaps) > QUESTION_MARGIN + 1e-9) == (coverage == "marginal")
+    assert (max(gaps) > RATE_MARGIN + 1e-9) == (coverage == "marginal")
 
 
 def test_threads_that_share_a_calibrator_keep_the_bound_and_lose_no_score():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from a1agent.conformal.calibrators import rate_gap_bound
-from a1agent.conformal.feedback import QUESTION_MARGIN
+from a1agent.conformal.feedback import RATE_MARGIN
 from a1agent.conformal.replay import (
     ReplayReport,
     TraceStep,
@@ -47,7 +47,7 @@ def test_conditional_coverage_keeps_the_rate_of_each_question_on_the_recorded_tr
     assert abs(report.overall_rate - 0.4) <= 0.01
     assert report.mean_turn_deviation <= 0.025
     assert report.mean_question_deviation <= 0.05
-    assert report.max_question_deviation <= QUESTION_MARGIN + 1e-9
+    assert report.max_question_deviation <= RATE_MARGIN + 1e-9
     assert report.mean_window_deviation <= 0.015
     assert report.max_window_deviation <= 0.07
     assert report.selectivity >= 0.92
