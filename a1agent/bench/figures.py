@@ -100,12 +100,13 @@ class WayFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All ways, by name, over the same `questions`."""
+    """All ways, by name, over the same `questions`. `shared`: the models took turns on one device."""
 
     questions: int
     ways: dict[str, WayFigures]
     bootstrap: Bootstrap
     bare: BareRates | None
+    shared: bool
 
     def alone(self, way: Way) -> WayFigures | None:
         """The target alone with as many chains."""
@@ -132,7 +133,7 @@ def figures(records: Sequence[Record], rates: Sequence[BareRates], ways: Sequenc
     rows = {way.name: [found[problem, way.name] for problem in problems] for way in ways}
     alone = {way.chains: _seconds(rows[way.name]) for way in ways if way.mode == "target"}
     made = {way.name: _figures_of(way, rows[way.name], bootstrap, alone.get(way.chains), bare, shared) for way in ways}
-    return Figures(len(problems), made, bootstrap, bare)
+    return Figures(len(problems), made, bootstrap, bare, shared)
 
 
 def compare(one: WayFigures, other: WayFigures, vote: str, bootstrap: Bootstrap) -> Compared:
@@ -142,16 +143,22 @@ def compare(one: WayFigures, other: WayFigures, vote: str, bootstrap: Bootstrap)
     return Compared(difference, paired_p_value(right, against))
 
 
-def ceiling(bare: BareRates, scored: float, rejected: float) -> float | None:
+def ceiling(bare: BareRates, scored: float, rejected: float, *, shared: bool = True) -> float | None:
     """The speed-up over the target alone that the bare rates allow, at equal lengths (design: what it costs).
 
     (1/R_t) / (1/R_d + scored/S_t + rejected/R_t), where `scored` and `rejected` are shares of all steps, and the first
-    R_t is at the batch of the target alone, the second at that of takeovers. None where one of them was not measured.
+    R_t is at the batch of the target alone, the second at that of takeovers. Models that do not share a device may run
+    at once: then the larger of the draft's part and the target's counts. None where a rate was not measured.
     """
     if bare.alone is None or (rejected > 0 and bare.takeover is None):
         return None
     writing = rejected / bare.takeover if bare.takeover else 0.0
-    return (1 / bare.alone) / (1 / bare.draft + scored / bare.score + writing)
+    return (1 / bare.alone) / _together(1 / bare.draft, scored / bare.score + writing, shared)
+
+
+def _together(drafting: float, targeting: float, shared: bool) -> float:
+    """What both models' parts take at least: in turn, or at once."""
+    return drafting + targeting if shared else max(drafting, targeting)
 
 
 def _figures_of(
@@ -173,7 +180,7 @@ def _figures_of(
         chains_right=statistics.fmean(row.chains_right for row in rows),
         seconds=bootstrap.mean(seconds),
         speedup=None if alone is None else bootstrap.ratio(alone, seconds),
-        ceiling=ceiling(bare, verified / steps, rejected / steps) if fits and bare and steps else None,
+        ceiling=ceiling(bare, verified / steps, rejected / steps, shared=shared) if fits and bare and steps else None,
         tokens=_tokens(way, stats, len(rows)),
         by_turn=by_turn,
         observed_rate=observed,
@@ -190,10 +197,9 @@ def _account(rows: list[Record], stats: list[RejectionStats], bare: BareRates, s
     drafting = _total(stats, "drafted_tokens") / bare.draft
     targeting = _total(stats, "scored_tokens") / bare.score
     targeting += sum(_written_in_takeovers(one) for one in stats) / bare.takeover if bare.takeover else 0.0
-    ideal = drafting + targeting if shared else max(drafting, targeting)
     return Account(
         wall=sum(row.wall_s for row in rows) / count,
-        ideal=ideal / count,
+        ideal=_together(drafting, targeting, shared) / count,
         prompt=sum(row.prompt_s for row in rows) / count,
         draft=_total(stats, "draft_s") / count,
         score=_total(stats, "verify_s") / count,

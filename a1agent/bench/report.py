@@ -33,7 +33,6 @@ class Context:
     machine: Mapping[str, str]
     date: datetime
     peak_memory: int | None = None
-    shared: bool = True
     plots: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -159,9 +158,11 @@ def _bare(found: Figures) -> str:
         said.append(f"and writes {bare.takeover:.0f} in takeovers (batch {batch['takeover']})")
     if bare.alone is not None:
         said.append(f"and {bare.alone:.0f} alone (batch {batch['alone']})")
+    parts = "1/R_d + scored/S_t + taken over/R_t" if found.shared else "max(1/R_d, scored/S_t + taken over/R_t)"
+    at_once = "" if found.shared else ", where both run at once"
     return (
-        "The ceiling is the speed-up that the models' bare rates allow at equal lengths: "
-        "(1/R_t) / (1/R_d + scored/S_t + taken over/R_t). Bare rates (one model at work and nothing else, at the batch "
+        "The ceiling is the speed-up that the models' bare rates allow at equal lengths"
+        f"{at_once}: (1/R_t) / ({parts}). Bare rates (one model at work and nothing else, at the batch "
         f"that occurred; medians over the run): {', '.join(said)}."
     )
 
@@ -182,7 +183,7 @@ def _accounts(found: Figures) -> str:
     head = ["", "efficiency", "seconds", "ideal", "prompt", "drafting", "scoring", "takeovers", "no model at work"]
     text = (
         "Where the seconds of a question go. Ideal: what the models would take for the same tokens at their bare "
-        "rates; efficiency: ideal / real."
+        f"rates, {'in turn' if found.shared else 'the busier one, as both run at once'}; efficiency: ideal / real."
     )
     if any(f.account.efficiency > _IMPOSSIBLE for f in found.of("a1") if f.account is not None):
         text += (

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from a1agent.agent import A1
-from a1agent.backends.base import Sampling
+from a1agent.backends.base import Backend, Sampling
+from a1agent.backends.batching.sequence import BatchedBackend
+from a1agent.backends.batching.worker import Engine
 from a1agent.bench.bare import Workload, scoring_rate, writing_rate
 from a1agent.bench.ledger import BareRates, Ledger, Record
 from a1agent.bench.machine import EnergyMeter
@@ -82,15 +84,14 @@ class Run:
         return agent_of(way, plan.draft, plan.target, plan.options, where)
 
     async def load(self) -> bool:
-        """Loads the models; whether they share one processor, and so take turns."""
-        infos = [
-            backend.info
+        """Loads the models; whether they take turns on one processor."""
+        places = {
+            _place(backend)
             for agent in self.agents.values()
             for pair in [await agent.pair.load()]
             for backend in (pair.draft, pair.target)
-        ]
-        processors = {info.processor for info in infos}
-        return len(processors) == 1 and None not in processors
+        }
+        return len(places) == 1 and None not in places
 
     async def go(self) -> None:
         """Asks what has not been asked. Raises what answering raises, but for questions that no chain could answer."""
@@ -201,3 +202,9 @@ class Run:
                 for phase, span in record.spans.items():
                     spans[phase] = spans.get(phase, Span()) + span
         return {phase: max(1, round(span.batch)) for phase, span in spans.items() if span.busy_s > 0}
+
+
+def _place(backend: Backend) -> str | None:
+    """Where a model runs, alone or in turn with others: small ones may have parts of one processor to themselves."""
+    engine = backend.engine if isinstance(backend, BatchedBackend) else None
+    return engine.thread if isinstance(engine, Engine) else backend.info.processor

@@ -73,6 +73,8 @@ def test_the_ceiling_is_the_formula_of_the_design() -> None:
     # 1 ms a token alone; 0.25 to draft, 0.25 to score, and 2 in takeovers, of which there is one in five
     assert ceiling(bare(), 1.0, 0.2) == pytest.approx(1 / (0.25 + 0.25 + 0.2 * 2))
     assert ceiling(bare(), 0.5, 0.1) == pytest.approx(1 / (0.25 + 0.125 + 0.1 * 2))
+    assert ceiling(bare(), 1.0, 0.2, shared=False) == pytest.approx(1 / (0.25 + 0.2 * 2))
+    assert ceiling(bare(), 0.1, 0.0, shared=False) == pytest.approx(1 / 0.25)
     assert ceiling(bare(alone=None), 1.0, 0.2) is None
     assert ceiling(bare(takeover=None), 1.0, 0.0) == pytest.approx(2.0)
 
@@ -109,6 +111,9 @@ def test_on_two_devices_the_ideal_is_the_busier_one() -> None:
     made = records(A1, 5, right=1.0, seconds=1.0)
     account = figures(made, [bare()], [A1], shared=False).ways["a1 0.2"].account
     assert account is not None and account.ideal == pytest.approx(400 / 4000 + 80 / 500)
+    found = figures([*made, *records(TARGET, 5, right=1.0, seconds=1.0)], [bare()], [TARGET, A1], shared=False)
+    text = report(found, CONTEXT)
+    assert "max(1/R_d, scored/S_t + taken over/R_t)" in text and "as both run at once" in text
 
 
 def test_bare_rates_are_medians_over_the_run() -> None:

@@ -114,6 +114,25 @@ def test_a_model_that_is_its_own_target_is_measured_too(tmp_path: Path) -> None:
     assert [record.error for record in ledger.records] == [None] * 2 * len(ways)
 
 
+@pytest.mark.parametrize("threads", [1, 64])
+def test_models_take_turns_where_together_they_want_more_than_the_processor_has(tmp_path: Path, threads: int) -> None:
+    draft, target = (f"embedded:{name}?n_threads={threads}" for name in ("draft", "target"))
+    chosen = plan(draft=draft, target=target, ways=ways_of(["a1"], [0.3], OPTIONS))
+    run = Run(chosen, Ledger(tmp_path / "run", chosen.identity, resume=False))
+
+    async def takes_turns() -> tuple[bool, bool]:
+        try:
+            shared = await run.load()
+            pair = await run.agents["a1 0.3"].pair.load()
+            return shared, pair.draft.engine.thread == pair.target.engine.thread
+        finally:
+            await run.aclose()
+
+    shared, same = asyncio.run(takes_turns())
+    assert shared == same
+    assert shared or threads == 1
+
+
 def test_the_embedded_pair_gives_all_figures_and_plots(tmp_path: Path) -> None:
     chosen = plan(
         draft="embedded:draft",
