@@ -185,6 +185,7 @@ class A1:
                         draft_work=draft.prompt_work,
                         target_work=Work() if target is draft else target.prompt_work,
                         queued_s=ticket.queued_s,
+                        in_turn=loaded.in_turn,
                     )
                 )
                 tally = Tally(self._equivalence, histories=call.options.vote == "temporal", deadline=call.deadline)

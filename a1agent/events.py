@@ -28,13 +28,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionOpened:
-    """Both models hold the prompt. `queued_s`: seconds the question waited in line before."""
+    """Both models hold the prompt. `queued_s`: seconds the question waited in line before.
+
+    `in_turn`: the models run one at a time, on one device; otherwise they may run at once.
+    """
 
     draft_prompt_tokens: int
     target_prompt_tokens: int
     draft_work: Work
     target_work: Work
     queued_s: float = 0.0
+    in_turn: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

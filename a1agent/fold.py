@@ -55,6 +55,7 @@ class StatsFold:
     takeover_s: float = 0.0
     waiting_s: float = 0.0
     queued_s: float = 0.0
+    in_turn: bool = True
 
     def add(self, event: events.Event) -> None:
         """Takes one event in."""
@@ -85,6 +86,7 @@ class StatsFold:
         self.draft_prompt = _plus(self.draft_prompt, event.draft_prompt_tokens, event.draft_work.cached_tokens)
         self.target_prompt = _plus(self.target_prompt, event.target_prompt_tokens, event.target_work.cached_tokens)
         self.queued_s += event.queued_s
+        self.in_turn = event.in_turn
         for work in (event.draft_work, event.target_work):
             self.waiting_s += work.waiting_s
 
@@ -196,6 +198,7 @@ class StatsFold:
             takeover_s=self.takeover_s,
             waiting_s=self.waiting_s,
             queued_s=self.queued_s,
+            in_turn=self.in_turn,
             wall_s=wall_s,
             draft_tokens_per_s=_rate(self.drafted_tokens, self.draft_s),
             target_tokens_per_s=_rate(self.target_output_tokens, self.takeover_s),

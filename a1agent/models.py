@@ -38,6 +38,12 @@ class Loaded:
         """Whether one model is both, and knows the scores of its steps when it has written them."""
         return self.draft is self.target and self.draft.info.scores_as_it_writes
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether the models run one at a time. Small ones may have parts of one processor to themselves."""
+        places = _place(self.draft), _place(self.target)
+        return None not in places and places[0] == places[1]
+
     def looks_ahead(self, options: Options) -> bool:
         """Whether the draft writes on while the target reads."""
         if options.lookahead != "auto":
@@ -66,6 +72,12 @@ class Loaded:
         if options.min_step_tokens is not None:
             return options
         return options.replace(min_step_tokens=0 if self.short_steps else min(_STEP_FLOOR, options.step_tokens))
+
+
+def _place(backend: Backend) -> str | None:
+    """The thread that runs a model in this process, or the processor that one elsewhere has."""
+    thread: str | None = getattr(getattr(backend, "engine", None), "thread", None)
+    return thread or backend.info.processor
 
 
 class Pair:

@@ -21,15 +21,16 @@ def ceiling(stats: RejectionStats) -> float | None:
     """The speed-up over the target alone that the measured rates allow (1/R_t) / (1/R_d + v/S_t + rate/R_t).
 
     R_d, S_t, R_t are tokens per second of drafting, scoring and the target's writing, v and rate the shares of all
-    steps that were scored and taken over; None when one was not measured.
+    steps that were scored and taken over; None when one was not measured. Of models that may run at once the larger of
+    the draft's part and the target's counts instead of both.
     """
     if not (stats.draft_tokens_per_s and stats.target_tokens_per_s and stats.verify_s > 0 and stats.scored_tokens):
         return None
     target_alone = 1 / stats.target_tokens_per_s
     steps = stats.verifications + stats.unverified
     scoring = stats.verify_s / stats.scored_tokens * stats.verifications / steps
-    rate = stats.rejections / steps
-    return target_alone / (1 / stats.draft_tokens_per_s + scoring + rate * target_alone)
+    parts = 1 / stats.draft_tokens_per_s, scoring + stats.rejections / steps * target_alone
+    return target_alone / (sum(parts) if stats.in_turn else max(parts))
 
 
 def off_rate(stats: RejectionStats) -> list[str]:

@@ -25,7 +25,8 @@ class RejectionStats(BaseModel):
     steps were all accepted or all rejected. `unverified`: steps accepted without being scored (`verify_rate`).
     `reused_tokens`: those of chains that both models found in their caches, whenever one was to go on or to score;
     `reread_tokens`: those they had read before and read again, for want of a cache. Of servers that do not tell, both
-    are 0. `cached_tokens` is of prompts only: `prompt_tokens` that were in a cache before.
+    are 0. `cached_tokens` is of prompts only: `prompt_tokens` that were in a cache before. `in_turn`: the models ran
+    one at a time, on one device; otherwise they may have run at once.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,6 +61,7 @@ class RejectionStats(BaseModel):
     takeover_s: float
     waiting_s: float
     queued_s: float
+    in_turn: bool = True
     wall_s: float
     draft_tokens_per_s: float | None
     target_tokens_per_s: float | None

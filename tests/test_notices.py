@@ -3,8 +3,9 @@
 import pytest
 
 from a1agent import A1
+from a1agent.backends.scripted import ScriptedBackend, Sums
 from a1agent.conformal.feedback import RATE_MARGIN, RATE_STEPS
-from a1agent.notices import off_rate
+from a1agent.notices import ceiling, off_rate
 from tests.bench.made import stats
 from tests.doubles import SUM, sums_pair
 
@@ -40,3 +41,19 @@ def test_a_rate_at_the_edge_of_the_margin_is_kept_and_one_beyond_it_is_explained
     assert len(said(20, 0)) == 1 and "overall rate" in said(20, 0)[0]
     assert len(said(1, 1)) == 1 and "there was 1;" in said(1, 1)[0]
     assert len(said(4, 2)) == 1 and "is 0.50, asked for 0.20" in said(4, 2)[0] and "there were 4;" in said(4, 2)[0]
+
+
+def test_the_ceiling_of_models_that_run_at_once_is_that_of_the_busier_one() -> None:
+    # 1.25 ms to write a token of the target's, 0.5 to draft one, 0.25 to score one; a fifth of the steps is taken over
+    assert ceiling(stats()) == pytest.approx(1.25 / (0.5 + 0.25 + 0.2 * 1.25))
+    assert ceiling(stats(in_turn=False)) == pytest.approx(1.25 / 0.5)
+    assert ceiling(stats(in_turn=False, rejections=20)) == pytest.approx(1.25 / (0.25 + 1.25))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("processors", [("one", "one"), ("one", "another"), (None, None)])
+async def test_models_with_devices_of_their_own_may_run_at_once(processors: tuple[str | None, str | None]) -> None:
+    pair = [ScriptedBackend(Sums(), name=name, processor=each) for name, each in zip("ab", processors, strict=True)]
+    async with A1(*pair, calibration=None, min_step_tokens=0) as a1:
+        result = await a1.asolve("What is 4 + 5 + 12?")
+    assert result.stats.in_turn == (processors == ("one", "one"))

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from a1agent.agent import A1
-from a1agent.backends.base import Backend, Sampling
-from a1agent.backends.batching.sequence import BatchedBackend
-from a1agent.backends.batching.worker import Engine
+from a1agent.backends.base import Sampling
 from a1agent.bench.bare import Workload, scoring_rate, writing_rate
 from a1agent.bench.ledger import BareRates, Ledger, Record
 from a1agent.bench.machine import EnergyMeter
@@ -84,14 +82,8 @@ class Run:
         return agent_of(way, plan.draft, plan.target, plan.options, where)
 
     async def load(self) -> bool:
-        """Loads the models; whether they take turns on one processor."""
-        places = {
-            _place(backend)
-            for agent in self.agents.values()
-            for pair in [await agent.pair.load()]
-            for backend in (pair.draft, pair.target)
-        }
-        return len(places) == 1 and None not in places
+        """Loads the models; whether they take turns on one device."""
+        return all([(await agent.pair.load()).in_turn for agent in self.agents.values()])
 
     async def go(self) -> None:
         """Asks what has not been asked. Raises what answering raises, but for questions that no chain could answer."""
@@ -202,9 +194,3 @@ class Run:
                 for phase, span in record.spans.items():
                     spans[phase] = spans.get(phase, Span()) + span
         return {phase: max(1, round(span.batch)) for phase, span in spans.items() if span.busy_s > 0}
-
-
-def _place(backend: Backend) -> str | None:
-    """Where a model runs, alone or in turn with others: small ones may have parts of one processor to themselves."""
-    engine = backend.engine if isinstance(backend, BatchedBackend) else None
-    return engine.thread if isinstance(engine, Engine) else backend.info.processor
