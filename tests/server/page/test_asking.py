@@ -119,6 +119,7 @@ async def test_when_the_server_ends_during_a_call_the_page_says_so_and_keeps_wha
 
 async def test_a_key_is_asked_for_where_one_is_needed(browser: Browser) -> None:
     async with served(keys=Keys({"ann": KEY})) as running, page_of(running, browser) as page:
+        await expect(page.locator("#models")).not_to_contain_text("draft")  # paths and hosts are not for everybody
         await ask(page, SUM)
         await expect(page.get_by_role("alert")).to_contain_text("API key")
         await page.get_by_label("API key").fill(KEY)
@@ -128,6 +129,7 @@ async def test_a_key_is_asked_for_where_one_is_needed(browser: Browser) -> None:
 
 async def test_an_example_fills_in_the_question(browser: Browser) -> None:
     async with served() as running, page_of(running, browser) as page:
+        await expect(page.locator("#models")).to_contain_text("draft")
         await page.get_by_role("button", name="What is 47 * 28 + 783?").click()
         await expect(page.get_by_role("textbox", name="Question")).to_have_value("What is 47 * 28 + 783?")
         await expect(page.get_by_role("textbox", name="Question")).to_be_focused()

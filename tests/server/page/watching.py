@@ -51,7 +51,7 @@ async def page_of(running: Running, browser: Browser, **more: Any) -> AsyncItera
     page.on("request", lambda r: None if r.url.startswith((running.url, "blob:")) else foreign.append(r.url))
     await page.add_init_script(LISTEN)
     await page.goto(running.url)
-    await expect(page.locator("#models")).to_contain_text("draft")
+    await expect(page.get_by_role("button", name="Ask")).to_be_enabled()
     yield page
     await profile.close()
     assert (complaints, foreign) == ([], [])
