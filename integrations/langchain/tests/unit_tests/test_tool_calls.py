@@ -176,8 +176,8 @@ def joke(arguments: dict[str, Any], method: str) -> str:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_chains_that_do_not_validate_do_not_vote(method: Any) -> None:
-    texts = (joke(SAD, method), joke(SAD, method), joke(FUNNY, method))
-    chat = says(*texts, chains=16, early_stop="off")
+    texts = (*[joke(SAD, method)] * 3, joke(FUNNY, method))
+    chat = says(*texts, chains=32, early_stop="off")
     found = chat.with_structured_output(Joke, method=method, include_raw=True).invoke("Tell one.")
     assert found["parsed"] == Joke(setup="a", laughs=3)
     assert 0 < found["raw"].response_metadata["confidence"] < 0.5  # the others are the more
