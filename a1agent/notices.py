@@ -9,7 +9,7 @@ from a1agent.models import Loaded
 from a1agent.stats import RejectionStats
 from a1agent.types import Question
 
-__all__ = ["UNLIKE_LEVEL", "Once", "ceiling", "off_rate"]
+__all__ = ["UNLIKE_LEVEL", "Once", "ceiling", "off_rate", "together"]
 
 UNLIKE_LEVEL = 0.01
 """A question is called unlike the training data when fewer than this share of training prompts are as strange."""
@@ -29,8 +29,13 @@ def ceiling(stats: RejectionStats) -> float | None:
     target_alone = 1 / stats.target_tokens_per_s
     steps = stats.verifications + stats.unverified
     scoring = stats.verify_s / stats.scored_tokens * stats.verifications / steps
-    parts = 1 / stats.draft_tokens_per_s, scoring + stats.rejections / steps * target_alone
-    return target_alone / (sum(parts) if stats.in_turn else max(parts))
+    targeting = scoring + stats.rejections / steps * target_alone
+    return target_alone / together(1 / stats.draft_tokens_per_s, targeting, in_turn=stats.in_turn)
+
+
+def together(drafting: float, targeting: float, *, in_turn: bool) -> float:
+    """Seconds that both models' parts take at least: one after the other, or at once."""
+    return drafting + targeting if in_turn else max(drafting, targeting)
 
 
 def off_rate(stats: RejectionStats) -> list[str]:

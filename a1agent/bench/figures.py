@@ -11,6 +11,7 @@ import numpy as np
 from a1agent.bench.ledger import BareRates, Record
 from a1agent.bench.statistics import Bootstrap, Estimate, Values, paired_p_value
 from a1agent.bench.ways import RATED, Way
+from a1agent.notices import together
 from a1agent.stats import RejectionStats, TurnStats
 
 __all__ = ["Account", "Compared", "Figures", "WayFigures", "ceiling", "compare", "figures"]
@@ -153,12 +154,7 @@ def ceiling(bare: BareRates, scored: float, rejected: float, *, shared: bool = T
     if bare.alone is None or (rejected > 0 and bare.takeover is None):
         return None
     writing = rejected / bare.takeover if bare.takeover else 0.0
-    return (1 / bare.alone) / _together(1 / bare.draft, scored / bare.score + writing, shared)
-
-
-def _together(drafting: float, targeting: float, shared: bool) -> float:
-    """What both models' parts take at least: in turn, or at once."""
-    return drafting + targeting if shared else max(drafting, targeting)
+    return (1 / bare.alone) / together(1 / bare.draft, scored / bare.score + writing, in_turn=shared)
 
 
 def _figures_of(
@@ -199,7 +195,7 @@ def _account(rows: list[Record], stats: list[RejectionStats], bare: BareRates, s
     targeting += sum(_written_in_takeovers(one) for one in stats) / bare.takeover if bare.takeover else 0.0
     return Account(
         wall=sum(row.wall_s for row in rows) / count,
-        ideal=_together(drafting, targeting, shared) / count,
+        ideal=together(drafting, targeting, in_turn=shared) / count,
         prompt=sum(row.prompt_s for row in rows) / count,
         draft=_total(stats, "draft_s") / count,
         score=_total(stats, "verify_s") / count,
