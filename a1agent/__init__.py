@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         ModelNotFound,
         NotEnoughMemory,
         SolveError,
+        TimedOut,
         UsageError,
     )
     from a1agent.events import (
@@ -99,6 +100,7 @@ __all__ = [
     "StepDropped",
     "StepTakenOver",
     "StepVerified",
+    "TimedOut",
     "ToolCall",
     "Turn",
     "Usage",

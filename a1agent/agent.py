@@ -29,7 +29,7 @@ from a1agent.engine.finish import finish
 from a1agent.engine.loop import Outcome, reason
 from a1agent.engine.ranking import Ranking
 from a1agent.engine.vote import Tally
-from a1agent.errors import A1Error, SolveError
+from a1agent.errors import A1Error, TimedOut
 from a1agent.events import ChainFinished, Event, QuestionOpened, VoteClosed
 from a1agent.fold import StatsFold
 from a1agent.models import Loaded, Model, Pair
@@ -78,7 +78,8 @@ class A1:
     def solve(self, question: Askable, **options: Any) -> Result:
         """Answers a question; works inside a running event loop (a notebook) too.
 
-        Raises `InvalidQuestion`, `InvalidOption`, `ContextOverflow`, and `SolveError` when every chain failed.
+        Raises `InvalidQuestion`, `InvalidOption`, `ContextOverflow`, and `SolveError` when every chain failed
+        (`TimedOut` when `timeout_s` passed before one could begin).
         """
         return facade.run(self.asolve(question, **options))
 
@@ -191,7 +192,7 @@ class A1:
                 tally = Tally(self._equivalence, histories=call.options.vote == "temporal", deadline=call.deadline)
                 return await reason(replace(call, emit=_with_ticket(call.emit, ticket)), draft, target, tally)
         except TimeoutError:
-            raise SolveError(
+            raise TimedOut(
                 f"the time limit of {call.options.timeout_s} s passed before the prompt was read",
                 "raise timeout_s, or ask fewer questions at a time",
             ) from None

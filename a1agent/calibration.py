@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -61,11 +62,14 @@ def _name_of_score(options: Options, screen: bool) -> str:
 def store_path(where: Path | str | None) -> Path | None:
     """The file that `where` names; None for none and for `"default"`.
 
-    Raises `CalibrationError` for a file of another kind.
+    Raises `CalibrationError` for a file of another kind, and for the folder of a user that there is none of.
     """
     if where is None or where == "default":
         return None
-    path = Path(where).expanduser()
+    known = os.path.expanduser(where)
+    if str(known).startswith("~"):
+        raise CalibrationError(f"{str(known)!r} is in nobody's folder", "check the name, or give an absolute path")
+    path = Path(known)
     try:
         check_file(path)
     except ValueError as error:

@@ -16,7 +16,8 @@ A1Error
 │   └── BackendClosed          it was closed
 ├── CalibrationError           a calibration or its store cannot be used
 └── SolveError                 every chain failed; carries the causes and partial statistics
-    └── InvalidAnswer          no chain gave an answer in the asked format; carries the best chain's text
+    ├── InvalidAnswer          no chain gave an answer in the asked format; carries the best chain's text
+    └── TimedOut               the time limit passed before any chain could begin
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ __all__ = [
     "ModelNotFound",
     "NotEnoughMemory",
     "SolveError",
+    "TimedOut",
     "UsageError",
     "nearest",
 ]
@@ -146,7 +148,7 @@ class SolveError(A1Error):
         self.stats = stats
 
     def __reduce__(self) -> tuple[type[SolveError], tuple[Any, ...]]:
-        return SolveError, (self.what, self.hint, self.causes, self.stats)
+        return type(self), (self.what, self.hint, self.causes, self.stats)
 
 
 class InvalidAnswer(SolveError):
@@ -158,6 +160,10 @@ class InvalidAnswer(SolveError):
 
     def __reduce__(self) -> tuple[type[InvalidAnswer], tuple[Any, ...]]:
         return InvalidAnswer, (self.what, self.hint, self.text, self.stats)
+
+
+class TimedOut(SolveError):
+    """The time limit passed before any chain could begin; later ones give the best answer so far instead."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

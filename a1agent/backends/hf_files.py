@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def locate(path: str, revision: str = "", code: bool = False, *, local: bool = F
 
     Raises `ModelNotFound`, `MissingExtra`.
     """
-    found = Path(path).expanduser()
+    found = Path(os.path.expanduser(path))
     if found.exists():
         return found
     if is_gguf(path):

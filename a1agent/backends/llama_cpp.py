@@ -143,5 +143,5 @@ def _with_threads(options: LlamaOptions, header: GGUFInfo) -> LlamaOptions:
 
 def _locate(path: str) -> Path:
     """The file of a path or hub name. Raises `ModelNotFound`, `MissingExtra`."""
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     return find_gguf(path, extra="llama-cpp") if is_gguf(path) and not file.exists() else file

@@ -75,7 +75,7 @@ def load_tokenizer(path: str) -> LocalTokenizer:
 
     Raises `ModelNotFound`, `ModelLoadError`, `MissingExtra`.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.exists() and is_gguf(path):
         file = find_gguf(path)
     if file.suffix == ".gguf":

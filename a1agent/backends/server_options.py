@@ -72,7 +72,7 @@ class ServerOptions:
         if checked.stream_interval > 1 and not checked.tokenizer:
             what = f"stream_interval={checked.stream_interval} needs the model's tokenizer, to tell tokens apart"
             raise InvalidOption(what, "name it: ?tokenizer=PATH")
-        return replace(checked, verify=str(Path(checked.verify).expanduser())) if checked.verify else checked
+        return replace(checked, verify=str(Path(os.path.expanduser(checked.verify)))) if checked.verify else checked
 
     def key(self) -> str | None:
         """The server's key, from the environment. Raises `InvalidOption` when the variable is not set."""
@@ -95,7 +95,7 @@ def _check(name: str, value: Any) -> None:
         raise InvalidOption(f"{name}={value} is out of range", f"use {low} to {high}: {meaning}")
     if kind is float and not 0 < value < float("inf"):
         raise InvalidOption(f"{name}={value} is no positive number of seconds", meaning)
-    if name == "verify" and value and not Path(value).expanduser().is_file():
+    if name == "verify" and value and not Path(os.path.expanduser(value)).is_file():
         raise InvalidOption(f"there is no file {value!r} of certificates", meaning)
 
 

@@ -140,7 +140,7 @@ def figures(records: Sequence[Record], rates: Sequence[BareRates], ways: Sequenc
 def compare(one: WayFigures, other: WayFigures, vote: str, bootstrap: Bootstrap) -> Compared:
     """How much more often `one` is right than `other`, by a vote."""
     right, against = one.right[vote], other.right[vote]
-    difference = bootstrap.mean(right.astype(np.float64) - against.astype(np.float64))
+    difference = bootstrap.bounded(right.astype(np.float64) - against.astype(np.float64), -1, 1)
     return Compared(difference, paired_p_value(right, against))
 
 
@@ -170,8 +170,8 @@ def _figures_of(
     return WayFigures(
         way=way,
         records=rows,
-        majority=bootstrap.mean(_column(rows, lambda row: row.majority_right)),
-        vote=bootstrap.mean(_column(rows, lambda row: row.right)),
+        majority=bootstrap.bounded(_column(rows, lambda row: row.majority_right), 0, 1),
+        vote=bootstrap.bounded(_column(rows, lambda row: row.right), 0, 1),
         any_right=statistics.fmean(row.any_right for row in rows),
         chains_right=statistics.fmean(row.chains_right for row in rows),
         seconds=bootstrap.mean(seconds),

@@ -64,7 +64,8 @@ def _setting(found: Figures, context: Context) -> str:
     lines = [
         f"{found.questions} questions{partly}, {o.chains} chains each, temperature {o.temperature:g}, seed {o.seed}. "
         "Each question was answered in all ways, one after the other, in an order that changed. Intervals are 95 % "
-        "bootstrap intervals over questions; p-values are of the exact paired (McNemar) test.",
+        "bootstrap intervals over questions, those of shares no narrower than so few questions allow where all agree; "
+        "p-values are of the exact paired (McNemar) test.",
         "",
         f"    {context.command}",
         "",

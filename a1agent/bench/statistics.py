@@ -39,6 +39,16 @@ class Bootstrap:
         """Of one value a question."""
         return self._estimate(float(values.mean()), self._weights @ values / len(values))
 
+    def bounded(self, values: Values, least: float, most: float) -> Estimate:
+        """As `mean`, of values between `least` and `most`: resamples show no spread where all questions agree.
+
+        None of n questions is of a kind that is up to 1 - 0.025**(1/n) of all there are (Clopper and Pearson 1934). The
+        interval reaches as far as so many questions at the bounds would move the mean.
+        """
+        seen, unseen = self.mean(values), 1 - ((1 - _LEVEL) / 2) ** (1 / len(values))
+        low, high = seen.value - unseen * (seen.value - least), seen.value + unseen * (most - seen.value)
+        return Estimate(seen.value, min(seen.low, low), max(seen.high, high))
+
     def ratio(self, above: Values, below: Values) -> Estimate:
         """Of sums over questions."""
         with np.errstate(divide="ignore", invalid="ignore"):

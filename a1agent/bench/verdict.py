@@ -54,15 +54,12 @@ def _choice(found: Figures) -> str:
 def _better(found: Figures, best: WayFigures, target: WayFigures) -> str:
     """What is said of the fastest way that is not shown to be right less often: how sure that is, too."""
     apart = compare(best, target, "vote", found.bootstrap).difference
-    # Where all questions agree the interval is a point, and yet so large a share of others may not.
-    unseen = 1 - _SURE ** (1 / found.questions)
-    low, high = min(apart.low, -unseen), max(apart.high, unseen)
     fast = f"{_speedup(best):.2f} times as fast as the target alone, and {_right(best, target)}"
-    if low >= -_MARGIN:
+    if apart.low >= -_MARGIN:
         return f"the better choice: {fast}, a difference that this run cannot tell from chance."
     return (
         f"the faster choice: {fast}; whether it is right as often takes more questions to tell (the difference lies "
-        f"between {low:+.2f} and {high:+.2f})."
+        f"between {apart.low:+.2f} and {apart.high:+.2f})."
     )
 
 

@@ -43,7 +43,9 @@ def bench(
     settings: Settings,
     data: Annotated[Path | None, typer.Option("--data", help="file of JSON lines with question and answer")] = None,
     dataset: Annotated[str, typer.Option("--dataset", help=f"a data set by name: {_SETS}")] = "embedded",
-    modes: Annotated[str, typer.Option("--modes", help="ways to compare, with commas")] = _MODES,
+    modes: Annotated[
+        str | None, typer.Option("--modes", help=f"ways to compare, with commas (default: {_MODES})")
+    ] = None,
     rates: Annotated[str, typer.Option("--rates", help="rejection rates of the a1 modes, with commas")] = _RATES,
     more_chains: Annotated[
         str | None, typer.Option("--more-chains", help="further numbers of chains, at --rejection-rate; with commas")
@@ -89,12 +91,15 @@ def bench(
     return 0
 
 
-def _ways(options: Options, modes: str, rates: str, more_chains: str | None, scored: str | None) -> list[Way]:
+def _ways(options: Options, modes: str | None, rates: str, more_chains: str | None, scored: str | None) -> list[Way]:
     """The ways of the flags. Raises `InvalidOption`."""
     from a1agent.bench.ways import chains_of, modes_of, shares_of, ways_of
 
+    if modes is None and options.verify_rate < 1:
+        warn("a1-sync is left out: its ranking scores every step, and --verify-rate is below 1")
+        modes = _MODES.removesuffix(",a1-sync")
     return ways_of(
-        modes_of(modes),
+        modes_of(_MODES if modes is None else modes),
         shares_of(rates, "rates"),
         options,
         more_chains=chains_of(more_chains) if more_chains else [],

@@ -51,17 +51,17 @@ def _hub_cache() -> Path:
     """The hub client's cache, by the client's own rules."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if given := os.environ.get(name):
-            return Path(given).expanduser()
+            return Path(os.path.expanduser(given))
     if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
+        return Path(os.path.expanduser(home)) / "hub"
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache).expanduser() if cache else _home() / ".cache") / "huggingface" / "hub"
+    return (Path(os.path.expanduser(cache)) if cache else _home() / ".cache") / "huggingface" / "hub"
 
 
 def _ollama_models() -> Path:
     given = os.environ.get("OLLAMA_MODELS")
     if given:
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))
     own = _home() / ".ollama" / "models"
     service = Path("/usr/share/ollama/.ollama/models")
     return own if own.is_dir() or not _is_dir(service) else service

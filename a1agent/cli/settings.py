@@ -108,7 +108,7 @@ class Settings:
         where: str = self.values["calibration"].value
         if where.lower() in ("none", "off"):
             return None
-        return where if where == "default" else str(Path(where).expanduser())
+        return where if where == "default" else str(Path(os.path.expanduser(where)))
 
     @property
     def store(self) -> Path | None:
@@ -126,7 +126,7 @@ class Settings:
 def config_path() -> Path:
     """Where the configuration file is looked for; `A1_CONFIG` moves it."""
     if given := os.environ.get("A1_CONFIG"):
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))
     try:
         return user_config_path("a1agent", appauthor=False) / "config.toml"
     except RuntimeError:  # a user without a home

@@ -15,6 +15,7 @@ from a1agent.errors import (
     MissingExtra,
     ModelError,
     SolveError,
+    TimedOut,
     UsageError,
 )
 
@@ -97,6 +98,8 @@ def api_error_of(error: BaseException, names: Mapping[str, str] = CHAT_NAMES) ->
 def _told(error: BaseException, names: Mapping[str, str]) -> ApiError:
     if isinstance(error, InvalidAnswer):
         return ApiError(500, str(error), code="invalid_answer")
+    if isinstance(error, TimedOut):  # clients would repeat it at once, with the same limit
+        return ApiError(504, str(error), code="timed_out", headers={"x-should-retry": "false"})
     if isinstance(error, ContextOverflow):
         return ApiError(400, str(error), code="context_length_exceeded", param=names["messages"])
     if isinstance(error, InvalidQuestion):

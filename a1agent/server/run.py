@@ -14,6 +14,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from a1agent.agent import A1
 from a1agent.errors import UsageError
@@ -23,7 +24,7 @@ from a1agent.server.connection import connections
 from a1agent.server.service import Service
 from a1agent.server.settings import ServerSettings
 
-__all__ = ["OrderlyServer", "Server", "announced", "bind", "opened_here", "serve", "server_of"]
+__all__ = ["OrderlyServer", "Server", "announced", "bind", "config_of", "opened_here", "serve", "server_of"]
 
 _MOST_CONNECTIONS = 1000
 _AFTER_GRACE_S = 2
@@ -82,17 +83,21 @@ async def serve(
 
 def server_of(app: FastAPI, settings: ServerSettings) -> Server:
     """What serves an application of `create_app`."""
-    config = uvicorn.Config(
+    return Server(config_of(app, settings, int(settings.grace_s) + _AFTER_GRACE_S), app.state.service)
+
+
+def config_of(app: ASGIApp, settings: ServerSettings, grace_s: int) -> uvicorn.Config:
+    """How an application behind the guard is served: limits on connections, no log but the guard's."""
+    return uvicorn.Config(
         app,
         http=connections(settings.body_timeout_s),
         log_config=None,
         access_log=False,
         server_header=False,
         limit_concurrency=_MOST_CONNECTIONS,
-        timeout_graceful_shutdown=int(settings.grace_s) + _AFTER_GRACE_S,
+        timeout_graceful_shutdown=grace_s,
         ws="none",
     )
-    return Server(config, app.state.service)
 
 
 class OrderlyServer(uvicorn.Server):

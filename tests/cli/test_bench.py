@@ -33,6 +33,16 @@ def test_a_run_writes_report_results_and_plots(a1: Any, sums: Path, tmp_path: Pa
     assert {p.suffix for p in out.glob("accuracy.*")} == {".png", ".svg"}
 
 
+def test_the_barrier_is_left_out_of_a_run_that_scores_some_steps_only(a1: Any, sums: Path, tmp_path: Path) -> None:
+    flags = ["bench", "--data", str(sums), "--limit", "2", "--chains", "2", "--rates", "0.3", "--verify-rate", "0.5"]
+    done = a1(*flags, "--out", str(tmp_path / "run"))
+    assert done.exit_code == 0 and "a1-sync is left out" in done.stderr
+    lines = (tmp_path / "run" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["way"] for line in lines} == {"draft", "target", "a1 0.3", "a1-random 0.3"}
+    asked = a1(*flags, "--modes", "a1,a1-sync", "--out", str(tmp_path / "other"))
+    assert asked.exit_code == 2 and "ranking" in asked.stderr
+
+
 def test_a_run_resumes_and_refuses_what_is_not_its_own(a1: Any, sums: Path, tmp_path: Path) -> None:
     flags = ["bench", "--data", str(sums), *SHORT, "--out", str(tmp_path / "run")]
     a1(*flags)

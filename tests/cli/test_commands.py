@@ -147,6 +147,16 @@ def test_a_file_of_another_kind_is_never_taken_for_a_store(a1, tmp_path: Path, c
     assert list(tmp_path.iterdir()) == [data]
 
 
+def test_a_folder_of_nobody_is_an_error_in_a_line(a1, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, code in (("A1_CALIBRATION", 1), ("A1_DRAFT", 1), ("A1_CONFIG", 2)):
+        file = "~nobody-here/m.gguf"
+        done = a1("ask", SUM, env={name: f"llama-cpp:{file}" if name == "A1_DRAFT" else file})
+        assert (done.exit_code, done.stdout) == (code, ""), name
+        assert file in done.stderr and len(done.stderr.splitlines()) <= 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tables_in_a_pipe_are_a_line_a_row_without_blanks_at_its_end(a1, trace: Path, tmp_path: Path) -> None:
     long = "a-name-that-fills-a-line" * 4
     a1("ask", SUM, "--calibration", str(tmp_path / "store.sqlite3"))

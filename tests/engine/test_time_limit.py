@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from a1agent import A1, Question, SolveError
+from a1agent import A1, Question, SolveError, TimedOut
 from a1agent.backends.scripted import Replies, ScriptedBackend
 from a1agent.engine.equivalence import Equivalence
 from a1agent.prompts import ask_for_box
@@ -101,4 +101,12 @@ async def test_a_chain_that_fails_as_time_runs_out_says_why(monkeypatch: pytest.
     assert [type(cause) for cause in caught.value.causes] == [OSError]
     assert caught.value.stats is not None
     assert caught.value.stats.chains_failed == 1
+    assert model.counters.sequences_alive == 0
+
+
+async def test_a_limit_that_passes_before_the_prompt_is_read_is_an_error_of_its_own() -> None:
+    model = ScriptedBackend(Late(lambda: None))
+    async with agent(model, chains=1) as a1:
+        with pytest.raises(TimedOut, match="before the prompt was read"):
+            await a1.asolve(BOXED, timeout_s=1e-9)
     assert model.counters.sequences_alive == 0

@@ -62,6 +62,14 @@ async def test_a_deadline_returns_the_best_answer_so_far() -> None:
     assert answer.choices[0].model_extra["a1"]["complete"] is False
 
 
+async def test_a_time_too_short_to_begin_in_is_told_as_such_and_not_tried_again() -> None:
+    async with serving() as running, running.client() as client:
+        with pytest.raises(openai.InternalServerError, match="raise timeout_s") as caught:
+            await client.chat.completions.create(**ASKED, extra_body={"a1": {"timeout_s": 1e-9}})
+    assert (caught.value.status_code, caught.value.code) == (504, "timed_out")
+    assert caught.value.response.headers["x-should-retry"] == "false"
+
+
 async def test_the_queue_is_served_in_order_and_gives_back_every_place() -> None:
     queue, order = Admission(2, 10), list[int]()
 

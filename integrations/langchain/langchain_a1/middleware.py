@@ -77,7 +77,7 @@ class A1Middleware(AgentMiddleware[A1State, Any, Any]):
     the agent's state under `"a1"`. Several may stand side by side, each with a `name`: the first that takes a turn has
     it.
 
-    Raises `InvalidOption` for a budget, a share or a rule that is none.
+    Raises `InvalidOption` for a chat model, a budget, a share or a rule that is none.
     """
 
     state_schema = A1State
@@ -92,10 +92,15 @@ class A1Middleware(AgentMiddleware[A1State, Any, Any]):
         name: str = "A1Middleware",
     ) -> None:
         super().__init__()
-        if budget is not None and budget < 0:
-            raise InvalidOption(f"budget is {budget}", "it is the number of turns of a run that may go to A1")
-        if escalate_below is not None and not 0 <= escalate_below <= 1:
-            raise InvalidOption(f"escalate_below is {escalate_below}", "it is a confidence between 0 and 1")
+        given: Any = chat
+        if not isinstance(given, ChatA1 | None):
+            raise InvalidOption(f"chat is {given!r}", "it is a ChatA1; the agent's own model is given to the agent")
+        if budget is not None and not (_is_whole(budget) and budget >= 0):
+            raise InvalidOption(f"budget is {budget!r}", "it is the number of turns of a run that may go to A1")
+        if escalate_below is not None and not (_is_number(escalate_below) and 0 <= escalate_below <= 1):
+            raise InvalidOption(f"escalate_below is {escalate_below!r}", "it is a confidence between 0 and 1")
+        if when is not None and not callable(when):
+            raise InvalidOption(f"when is {when!r}", "it is a function of the request that says whether A1 is asked")
         if inspect.iscoroutinefunction(when):
             raise InvalidOption("when is a coroutine function", "it must say at once: use a plain one")
         self.tools = []
@@ -188,6 +193,14 @@ class A1Middleware(AgentMiddleware[A1State, Any, Any]):
         calls = self._calls(request) + int(counts.get("calls", 0))
         update = {"a1": {**_nothing(), **counts}, "a1_calls": {self.name: calls}}
         return ExtendedModelResponse(model_response=response, command=Command(update=update))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or _is_whole(value)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvicorn
 from a1agent import A1
 from a1agent.cli.calls import make_agent
 from a1agent.cli.flags import with_settings
@@ -16,7 +15,7 @@ from a1agent.cli.settings import Settings
 from a1agent.errors import InvalidOption
 from a1agent.server import ServerSettings, logs, read_keys
 from a1agent.server.guard import Guard
-from a1agent.server.run import OrderlyServer, announced, bind
+from a1agent.server.run import OrderlyServer, bind, config_of, opened_here
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import ASGIApp
 
@@ -77,15 +76,8 @@ async def _http(agent: A1, limits: Limits, settings: ServerSettings, host: str, 
         async with agent:
             await agent.load()
             logs.configure()
-            config = uvicorn.Config(
-                http_app(agent, limits, settings),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=int(settings.grace_s),
-                ws="none",
-            )
-            print(f"serving MCP on {announced(listener)}/mcp", file=sys.stderr, flush=True)
+            config = config_of(http_app(agent, limits, settings), settings, int(settings.grace_s))
+            print(f"serving MCP on {opened_here(listener)}/mcp", file=sys.stderr, flush=True)
             await OrderlyServer(config).serve(sockets=[listener])
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from a1agent import A1, A1Error, RejectionStats, Result, __version__
 from a1agent.effort import preset
+from a1agent.errors import InvalidOption, nearest
 from a1agent.events import Event, StepAccepted, StepTakenOver, VoteClosed
 from a1agent.server.admission import Admission
 from a1agent.server.errors import ApiError
@@ -34,6 +35,8 @@ _INSTRUCTIONS = (
     "agree; "
     "ask again with a higher effort where it is low. That the answer is right is not guaranteed."
 )
+
+_ARGUMENTS = ("question", "effort", "rate")
 
 _TENANT: ContextVar[str] = ContextVar("tenant", default="")
 
@@ -89,7 +92,11 @@ def create_server(agent: A1, limits: Limits | None = None) -> MCPServer[None]:
     chosen = limits or Limits()
     calls, queue = _Calls(chosen.kept), Admission(chosen.calls, chosen.waiting, chosen.clients)
     server: MCPServer[None] = MCPServer(
-        "a1", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING", middleware=[_know_tenant]
+        "a1",
+        version=__version__,
+        instructions=_INSTRUCTIONS,
+        log_level="WARNING",
+        middleware=[_know_tenant, _know_arguments],
     )
 
     @server.tool(
@@ -192,4 +199,14 @@ def _sureness(result: Result) -> str:
 async def _know_tenant(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
     """Keeps the name of the API key that a request came with: the guard of the HTTP transport has put it there."""
     _TENANT.set(getattr(getattr(ctx.request, "state", None), "key", ""))
+    return await call_next(ctx)
+
+
+async def _know_arguments(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Refuses arguments that the tool has not, which the SDK passes over: a misspelled rate would be another one."""
+    asked = ctx.params or {} if ctx.method == "tools/call" else {}
+    for name in asked.get("arguments") or ():
+        if name not in _ARGUMENTS:
+            error = InvalidOption(f"the tool has no argument {str(name)[:100]!r}", nearest(str(name), _ARGUMENTS))
+            return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
     return await call_next(ctx)

@@ -11,11 +11,10 @@ from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 from a1agent import A1, RejectionStats
 from a1agent.backends.scripted import ScriptedBackend, Sums
 from a1agent.server import Keys, ServerSettings
-from a1agent.server.run import OrderlyServer, announced, bind
+from a1agent.server.run import OrderlyServer, announced, bind, config_of
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextContent
@@ -47,8 +46,7 @@ async def served(**settings: Any) -> AsyncIterator[str]:
     chosen = ServerSettings(**settings)
     with bind("127.0.0.1", 0, chosen) as listener:
         async with agent() as a1:
-            config = uvicorn.Config(http_app(a1, Limits(), chosen), log_config=None, access_log=False, ws="none")
-            server = OrderlyServer(config)
+            server = OrderlyServer(config_of(http_app(a1, Limits(), chosen), chosen, grace_s=1))
             task = asyncio.create_task(server.serve(sockets=[listener]))
             yield f"{announced(listener)}/mcp"
             server.should_exit = True
@@ -123,6 +121,14 @@ async def test_what_cannot_be_asked_is_an_error_of_the_tool(asked: dict[str, Any
     async with agent() as a1, Client(create_server(a1)) as client:
         answer = await client.call_tool("reason", asked)
     assert answer.is_error
+
+
+async def test_an_argument_of_another_name_is_refused_and_the_nearest_named() -> None:
+    async with agent() as a1, Client(create_server(a1)) as client:
+        answer = await client.call_tool("reason", {**ASKED, "rates": 0.1})
+    (text,) = answer.content
+    assert answer.is_error and isinstance(text, TextContent)
+    assert "no argument 'rates'" in text.text and "rate" in text.text.partition("'rates'")[2]
 
 
 async def test_past_calls_are_listed_without_their_questions_and_the_oldest_go() -> None:

@@ -307,10 +307,19 @@ async def _later(request: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize("options", [{"budget": -1}, {"escalate_below": 2}, {"when": _later}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"budget": budget} for budget in (-1, "3", 1.5, True)),
+        *({"escalate_below": share} for share in (2, "0.5", float("nan"))),
+        *({"when": rule} for rule in (_later, "hard")),
+        {"chat": "openai:gpt-5"},
+    ],
+    ids=str,
+)
 def test_impossible_settings_of_the_middleware_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption, match=next(iter(options))):
-        A1Middleware(ChatA1(), **options)
+        A1Middleware(**{"chat": ChatA1(), **options})
 
 
 def test_an_agent_leaves_no_sequence_behind() -> None:
