@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 from a1agent.backends.base import Backend
 from tests.backends.contract import BackendFactory
 from tests.servers.flavors import Flavor
-from tests.servers.llama_server import RealServer
+from tests.servers.process import RealServer
 
 FAST = {"retry_wait_s": 0.01}
 Served = TypeVar("Served", bound=Flavor)

@@ -18,7 +18,8 @@ from tests.backends.remotes import Serve, factory
 from tests.backends.test_tokenizers import byte_level
 from tests.servers.flavors import OpenAI
 from tests.servers.llama_cpp_python import llama_cpp_python_server
-from tests.servers.llama_server import RealServer, llama_server
+from tests.servers.llama_server import llama_server
+from tests.servers.process import RealServer
 from tests.servers.transformers_serve import hub_cache, transformers_serve
 
 

@@ -25,7 +25,7 @@ from tests.backends import tiny
 from tests.backends.contract import GREEDY, BackendFactory, Capabilities, Contract, loaded
 from tests.backends.remotes import factory
 from tests.servers.beside import BLOCK, sglang_serve, vllm_serve
-from tests.servers.llama_server import RealServer
+from tests.servers.process import RealServer
 
 tiny_hf = pytest.importorskip("tests.backends.tiny_hf", reason="needs torch and transformers")
 QUESTION = ask_for_box(Question.of("What is 47 * 28 + 783?"))

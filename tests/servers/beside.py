@@ -10,8 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.servers.llama_server import RealServer
-from tests.servers.process import free_port
+from tests.servers.process import RealServer, free_port
 
 __all__ = ["BLOCK", "python_of", "ready", "router", "sglang_serve", "vllm_serve"]
 

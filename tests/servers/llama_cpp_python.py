@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.llama_server import RealServer
-from tests.servers.process import running
+from tests.servers.process import RealServer, running
 
 
 @contextmanager

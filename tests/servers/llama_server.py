@@ -2,19 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-
-@dataclass
-class RealServer:
-    """Where it listens, and the name of its model."""
-
-    url: str
-    name: str
+from tests.servers.process import RealServer
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Servers of other makers, each in a process of its own."""
+"""Servers of other makers, most of them in processes of their own."""
 
 import re
 import socket
@@ -6,10 +6,19 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
 
-__all__ = ["free_port", "running"]
+__all__ = ["RealServer", "free_port", "running"]
+
+
+@dataclass(frozen=True, slots=True)
+class RealServer:
+    """Where it listens, and the name of its model."""
+
+    url: str
+    name: str
 
 
 def free_port() -> int:

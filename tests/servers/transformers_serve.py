@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.backends import tiny
-from tests.servers.llama_server import RealServer
-from tests.servers.process import running
+from tests.servers.process import RealServer, running
 
 NAME = "tiny/random"
 _COMMIT = "0" * 40
