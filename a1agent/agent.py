@@ -96,6 +96,7 @@ class A1:
         asked, chosen = Question.of(question), self.options.replace(**options)
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         task = asyncio.create_task(self._answer(asked, chosen, queue.put_nowait, tenant))
+        task.add_done_callback(_seen)
         task.add_done_callback(lambda _: queue.put_nowait(None))
         try:
             while (event := await queue.get()) is not None:
@@ -103,7 +104,8 @@ class A1:
             yield VoteClosed(result=await task)
         finally:
             task.cancel()
-            await finish(_ended(task))
+            if not task.done():  # at its end an event loop has no further turn for those that need not wait
+                await finish(asyncio.wait([task]))
 
     def stream(self, question: Askable, **options: Any) -> Generator[Event]:
         """As `astream`, without an event loop; closing it early cancels the call before it returns."""
@@ -276,10 +278,9 @@ def _ignore(event: Event) -> None:
     pass
 
 
-async def _ended(task: asyncio.Task[Result]) -> None:
-    await asyncio.wait([task])
+def _seen(task: asyncio.Task[Result]) -> None:
     if not task.cancelled():
-        task.exception()  # it was raised before, or nobody waits for it any more
+        task.exception()  # it is raised where the task is awaited, or nobody waits for it any more
 
 
 async def _open(loaded: Loaded, question: Question, stack: contextlib.AsyncExitStack) -> tuple[Sequence, Sequence]:

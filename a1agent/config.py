@@ -178,6 +178,9 @@ class Options:
                 f"coverage is conditional and the calibrator {self.calibrator}",
                 "only the adaptive calibrator has a level per question",
             )
+        if self.lookahead == "on" and self.baseline == "ranking":
+            what = "lookahead is 'on' and the baseline a ranking"
+            raise InvalidOption(what, "its chains wait for each other after every step: leave lookahead out")
 
 
 def help_of(name: str) -> str:

@@ -55,11 +55,10 @@ class Loaded:
         """The options with what depends on the models filled in.
 
         Raises `CannotRewind` when steps are to be taken back and a model cannot do that, `InvalidOption` when one that
-        judges itself is to look ahead: it never waits for scores.
+        judges itself is to look ahead or to score a share of its steps: it has all scores with what it writes.
         """
-        if self.judges_itself and options.lookahead == "on":
-            what = "lookahead is 'on' and the target the draft itself"
-            raise InvalidOption(what, "it knows the scores of its steps when it has written them: leave lookahead out")
+        if self.judges_itself:
+            _check_judge(options)
         takes_back = [self.draft, self.target] if options.takeover != "continue" else []
         if options.lookahead == "on":
             takes_back.append(self.draft)
@@ -72,6 +71,15 @@ class Loaded:
         if options.min_step_tokens is not None:
             return options
         return options.replace(min_step_tokens=0 if self.short_steps else min(_STEP_FLOOR, options.step_tokens))
+
+
+def _check_judge(options: Options) -> None:
+    """Refuses what does nothing in a model that judges itself, but where nothing is rejected anyway."""
+    screens = options.verify_rate < 1 and options.rejection_rate > 0
+    for name, given in (("lookahead", options.lookahead == "on"), ("verify_rate", screens)):
+        if given:
+            what = f"{name} is {getattr(options, name)!r} and the target the draft itself"
+            raise InvalidOption(what, f"it knows the scores of its steps when it has written them: leave {name} out")
 
 
 def _place(backend: Backend) -> str | None:

@@ -18,9 +18,11 @@ __all__ = [
     "ask_after",
     "ask_for_box",
     "final_message",
+    "find_shown",
     "is_thinking",
     "opens_thought",
     "split_thinking",
+    "unshown",
 ]
 
 BLANK_LINE = "\n\n"
@@ -87,6 +89,25 @@ def split_thinking(text: str) -> tuple[str | None, str]:
 def final_message(text: str) -> str:
     """The message of a chain without its thinking."""
     return split_thinking(text)[1]
+
+
+def unshown(text: str) -> str:
+    """The mark after which the text has shown nothing yet: `<think>`, `</think>`, or none where it has."""
+    thinking, message = split_thinking(text)
+    if thinking is None or message:
+        return ""
+    return THINK_OPEN if is_thinking(text) else THINK_CLOSE
+
+
+def find_shown(text: str, string: str, start: int, after: str) -> int:
+    """Where the string first stands from `start` on, not in a thought nor in the white space after one; -1 nowhere.
+
+    `after`: the mark that the text comes after, as `unshown` gives it.
+    """
+    at = text.find(string, start)
+    while at >= 0 and unshown(after + text[:at]):
+        at = text.find(string, at + 1)
+    return at
 
 
 def answer_cue(text: str, opening: str | None) -> str:

@@ -9,6 +9,7 @@ from a1agent.prompts import (
     answer_cue,
     ask_for_box,
     asks_for_box,
+    find_shown,
     is_thinking,
     opens_thought,
     split_thinking,
@@ -88,3 +89,19 @@ def test_a_prompt_may_end_inside_a_thought(prompt: str, said: str | None, opened
 )
 def test_a_chain_is_asked_for_its_answer_where_it_stands(text: str, boxed: bool, cue: str) -> None:
     assert answer_cue(text, BOX_OPENING if boxed else None) == cue
+
+
+@pytest.mark.parametrize(
+    ("text", "after", "at"),
+    [
+        ("one\ntwo", "", 3),
+        ("one two", "", -1),
+        ("<think>a\nb</think>\n\none\ntwo", "", 23),
+        ("<think>a\nb", "", -1),
+        ("a\nb</think>\n\none\ntwo", "<think>", 16),
+        ("a\nb", "<think>", -1),
+        ("\n\none\ntwo", "</think>", 5),
+    ],
+)
+def test_a_stop_text_is_found_in_what_is_shown(text: str, after: str, at: int) -> None:
+    assert find_shown(text, "\n", 0, after) == at

@@ -146,3 +146,12 @@ def test_a_call_in_a_thought_is_told_with_it() -> None:
     with A1(tool_model(), tool_model(), calibration=None, seed=1, min_step_tokens=0, chains=1) as a1:
         parts = [narrator.tell(event) for event in a1.stream(replace(Question.of("Add."), tools=(ADD,)))]
     assert [part for part in parts if part] == [f"I could write {CALL % 1}.\n\n", "Better not.", "\n"]
+
+
+@pytest.mark.parametrize("options", [{}, {"rejection_rate": 1.0}, {"lookahead": "on"}, {"step_tokens": 20}])
+@pytest.mark.parametrize(("stop", "text"), [("7", "The answer is \\boxed{"), ("\n", ANSWER), ("nowhere", ANSWER)])
+def test_a_stop_text_ends_the_message_and_no_thought(options: dict[str, Any], stop: str, text: str) -> None:
+    asked = {"turns": 40, "chains": 1, "stop": [stop], **options}
+    result = solved(backend(Thinking()), backend(Thinking(), name="target"), "What is 3 + 4?", **asked)
+    assert result.reasoning == THOUGHT.strip()
+    assert result.text == text

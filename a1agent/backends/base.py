@@ -86,13 +86,15 @@ class Stop:
     """Where generation stops besides the end of the turn.
 
     `boundary` ends a step and belongs to it (with any white space of the token that completes it); it is looked for
-    only once `min_tokens` are there. `strings` end the text before themselves, at any time, and are dropped.
+    only once `min_tokens` are there. `strings` end the text before themselves, at any time but in a thought, and are
+    dropped; `after` is the `<think>` or `</think>` after which nothing was shown before this text.
     With `whole_words`, a text cut by length ends at a word and UTF-8 border and its tail is rewound.
     """
 
     boundary: str | None = None
     min_tokens: int = 0
     strings: tuple[str, ...] = ()
+    after: str = ""
     whole_words: bool = True
 
 

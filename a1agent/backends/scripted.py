@@ -35,7 +35,7 @@ from a1agent.errors import (
     InvalidQuestion,
     nearest,
 )
-from a1agent.prompts import opens_thought
+from a1agent.prompts import find_shown, opens_thought
 from a1agent.types import Question
 
 __all__ = ["OPTIONS", "Replies", "Script", "ScriptedBackend", "Sums", "load"]
@@ -339,8 +339,8 @@ class ScriptedSequence:
 
 def _cut(plan: bytes, most: int, stop: Stop) -> tuple[int, int, Finish, str | None]:
     """(tokens sampled, tokens kept, why it stopped, the stop string met)."""
-    met = [(at, at + len(s.encode()), s) for s in stop.strings if 0 <= (at := plan.find(s.encode())) < most]
-    met = [m for m in met if m[1] <= most]
+    found = [(_place(plan, s, stop.after), s) for s in stop.strings]
+    met = [(at, end, s) for at, s in found if at >= 0 and (end := at + len(s.encode())) <= most]
     boundary = _boundary(plan, stop)
     first = min(met, default=None, key=lambda m: m[1])
     if boundary is not None and boundary <= most and (first is None or boundary <= first[0]):
@@ -350,6 +350,13 @@ def _cut(plan: bytes, most: int, stop: Stop) -> tuple[int, int, Finish, str | No
     if len(plan) < most:
         return len(plan), len(plan), "end", None
     return most, _whole(plan, most, stop), "length", None
+
+
+def _place(plan: bytes, string: str, after: str) -> int:
+    """Where a stop string stands, in bytes; -1 nowhere."""
+    text = plan.decode(errors="ignore")
+    at = find_shown(text, string, 0, after)
+    return at if at < 0 else len(text[:at].encode())
 
 
 def _boundary(plan: bytes, stop: Stop) -> int | None:

@@ -79,6 +79,8 @@ def agent_of(way: Way, draft: str, target: str, options: Options, calibration: P
     """
     names: dict[str, Any] = {name: getattr(options, name) for name in Options.__dataclass_fields__}
     names |= {"chains": way.chains, "rejection_rate": way.rate, "baseline": RATED.get(way.mode, "none")}
+    if way.mode == "a1-sync":
+        names["lookahead"] = "off"  # its chains wait for each other
     if way.mode in RATED:
         return A1(draft, target, calibration=calibration, **names | {"verify_rate": way.verify})
     alone = draft if way.mode == "draft" or target == SAME else target

@@ -17,7 +17,7 @@ from a1agent.engine.extract import Answer
 from a1agent.engine.ranking import Ranking
 from a1agent.engine.statement import Statement
 from a1agent.events import Event
-from a1agent.prompts import BLANK_LINE, THOUGHT_OPENING, final_message, is_thinking
+from a1agent.prompts import BLANK_LINE, THOUGHT_OPENING, final_message, is_thinking, unshown
 from a1agent.types import Author, ChainEnd, ChainResult, Step, Turn
 
 __all__ = ["Call", "Chain", "Marks", "seed_of", "step_of"]
@@ -66,11 +66,12 @@ class Call:
             schema=self.statement.schema if self.stating and able else None,
         )
 
-    def stop(self) -> Stop:
-        """Where a step ends. A statement in a given format is one step, whatever lines it has."""
+    def stop(self, text: str) -> Stop:
+        """Where the step after a chain's text ends. A statement in a given format is one, whatever lines it has."""
         if self.stating and self.statement.closing is not None:
-            return Stop(strings=(*self.options.stop, self.statement.closing))
-        return _stop(self.options.min_step_tokens or 0, self.options.stop)
+            return Stop(strings=(*self.options.stop, self.statement.closing), after=unshown(text))
+        after = unshown(text) if self.options.stop else ""
+        return _stop(self.options.min_step_tokens or 0, self.options.stop, after)
 
     @property
     def can_rewind(self) -> bool:
@@ -247,8 +248,8 @@ class Chain:
 
 
 @lru_cache(maxsize=64)
-def _stop(min_tokens: int, strings: tuple[str, ...]) -> Stop:
-    return Stop(boundary=BLANK_LINE, min_tokens=min_tokens, strings=strings)
+def _stop(min_tokens: int, strings: tuple[str, ...], after: str) -> Stop:
+    return Stop(boundary=BLANK_LINE, min_tokens=min_tokens, strings=strings, after=after)
 
 
 def _ends_message(generated: Generated) -> bool:

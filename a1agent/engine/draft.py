@@ -22,7 +22,7 @@ async def draft(call: Call, chain: Chain, turn: int, attempt: int, max_tokens: i
         chain.ahead = None
     else:
         await drop_ahead(call, chain)
-        generated = await _write(call, chain, turn, attempt, max_tokens)
+        generated = await _write(call, chain, turn, attempt, max_tokens, chain.text)
     step = step_of(generated, "draft")
     call.emit(
         StepDrafted(
@@ -48,7 +48,8 @@ def look_ahead(call: Call, chain: Chain, turn: int, drafted: Generated) -> None:
     tokens = len(drafted.logprobs)
     limit = min(call.options.step_tokens, chain.room(call, drafted=tokens, unread=tokens))
     if limit >= 1 and not chain.would_end(call, drafted):
-        chain.ahead = Ahead(turn + 1, limit, chain.draft, _write(call, chain, turn + 1, 0, limit))
+        text = chain.text + drafted.step.text
+        chain.ahead = Ahead(turn + 1, limit, chain.draft, _write(call, chain, turn + 1, 0, limit, text))
 
 
 async def drop_ahead(call: Call, chain: Chain) -> None:
@@ -63,5 +64,5 @@ async def drop_ahead(call: Call, chain: Chain) -> None:
         call.emit(StepDropped(chain=chain.index, turn=ahead.turn, tokens=tokens, work=dropped.work))
 
 
-def _write(call: Call, chain: Chain, turn: int, attempt: int, limit: int) -> Coroutine[Any, Any, Generated]:
-    return chain.draft.generate(limit, call.sampling(chain.index, turn, "draft", attempt), call.stop())
+def _write(call: Call, chain: Chain, turn: int, attempt: int, limit: int, text: str) -> Coroutine[Any, Any, Generated]:
+    return chain.draft.generate(limit, call.sampling(chain.index, turn, "draft", attempt), call.stop(text))

@@ -17,6 +17,8 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
     Cancel scopes of other libraries cancel a task anew in every step of the event loop until it leaves them.
     """
     task = asyncio.ensure_future(work)
+    # An event loop that ends (`asyncio.run`) cancels every task that it knows of: it must not know of this one.
+    asyncio.tasks._unregister_task(task)
     cancelled = False
     while not task.done():
         try:

@@ -26,9 +26,9 @@ async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, mark
     continues = call.options.takeover == "continue" and not needs_rewriting
     if not continues:
         chain.target.rewind(marks.target)
-    generated = await chain.target.generate(
-        max(1, min(_most(call), left if continues else room)), call.sampling(chain.index, turn, "target"), call.stop()
-    )
+    stop = call.stop(chain.text + rejected.step.text if continues else chain.text)
+    most = max(1, min(_most(call), left if continues else room))
+    generated = await chain.target.generate(most, call.sampling(chain.index, turn, "target"), stop)
     if not chain.own_target:
         await _follow(call, chain, generated, None if continues else marks)
     if continues:

@@ -107,6 +107,12 @@ async def test_a_model_alone_reads_nothing_that_it_wrote(address: str) -> None:
     assert result.stats.drafted_tokens > 0
 
 
+def test_chains_that_wait_for_each_other_do_not_look_ahead() -> None:
+    pair, options = ("scripted:sums", "scripted:sums"), Options(lookahead="on")
+    agents = [agent_of(Way(mode, 0.3, 2), *pair, options, None) for mode in MODES]
+    assert [agent.options.lookahead for agent in agents] == ["auto", "auto", "on", "on", "off"]
+
+
 def test_a_model_that_is_its_own_target_is_measured_too(tmp_path: Path) -> None:
     options = OPTIONS.replace(takeover="resample")
     ways = ways_of(["draft", "target", "a1", "a1-random"], [0.3], options)

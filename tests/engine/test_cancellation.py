@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from a1agent import A1
+from a1agent.engine.finish import finish
 from tests.doubles import SUM, sums_pair
 
 pytestmark = pytest.mark.anyio
@@ -43,3 +44,21 @@ async def test_nothing_is_left_whenever_a_call_is_cancelled(call, cancel) -> Non
             await asyncio.gather(task, return_exceptions=True)
             alive = draft.counters.sequences_alive + target.counters.sequences_alive
             assert alive == 0, f"{alive} sequences left when cancelled after {moment} steps of the loop"
+
+
+def test_what_has_to_be_finished_is_also_when_its_event_loop_ends() -> None:
+    finished: list[bool] = []
+
+    async def work() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        finished.append(True)
+
+    async def begin() -> None:
+        tasks.append(asyncio.create_task(finish(work())))
+        await asyncio.sleep(0)
+
+    tasks: list[asyncio.Task[None]] = []
+    asyncio.run(begin())  # cancels whatever runs
+    assert tasks[0].cancelled()
+    assert finished == [True]

@@ -1,5 +1,7 @@
 """Screening: the draft's own scores say which steps the target reads."""
 
+from typing import Any
+
 import pytest
 
 from a1agent import A1, InvalidOption, StepAccepted, StepVerified
@@ -75,10 +77,13 @@ async def test_every_text_reaches_the_target_whether_it_is_scored_or_not() -> No
 
 async def test_a_model_that_judges_itself_scores_everything_for_nothing() -> None:
     async with A1("embedded:target", "same", calibration=None, seed=1, chains=2, takeover="resample") as a1:
-        result = await a1.asolve("What is 47 * 28 + 783?", verify_rate=0.3)
-    assert result.stats.unverified == 0
+        with pytest.raises(InvalidOption, match=r"verify_rate is 0\.3 and the target the draft itself"):
+            await a1.asolve("What is 47 * 28 + 783?", verify_rate=0.3)
+        alone = await a1.asolve("What is 47 * 28 + 783?", verify_rate=0.0, rejection_rate=0.0)
+    assert alone.stats.unverified == 0
 
 
-def test_a_ranking_cannot_be_screened() -> None:
+@pytest.mark.parametrize("options", [{"verify_rate": 0.5}, {"lookahead": "on"}])
+def test_a_ranking_can_neither_be_screened_nor_look_ahead(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption, match="ranking"):
-        A1(verify_rate=0.5, baseline="ranking")
+        A1(**options, baseline="ranking")

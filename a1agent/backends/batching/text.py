@@ -7,6 +7,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from a1agent.backends.base import Stop
+from a1agent.prompts import find_shown
 
 __all__ = ["Cut", "TokenText", "find_stop", "word_end"]
 
@@ -57,7 +58,7 @@ def find_stop(tokens: TokenText, stop: Stop) -> Cut | None:
     known = tokens.before(count - 1)
     cuts: list[tuple[int, Cut]] = []
     for string in stop.strings:
-        at = text.find(string, max(0, known - len(string) + 1))
+        at = find_shown(text, string, max(0, known - len(string) + 1), stop.after)
         if at >= 0:
             cuts.append((at, Cut(at, string)))
     if stop.boundary and count >= stop.min_tokens:

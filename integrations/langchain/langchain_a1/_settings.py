@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from a1agent import Options
+from a1agent import A1Error, Options
 from a1agent.effort import preset
 from a1agent.errors import InvalidOption, nearest
 
-__all__ = ["OPTION_NAMES", "SETTING_NAMES", "call_options"]
+__all__ = ["OPTION_NAMES", "SETTING_NAMES", "call_options", "named_as_given"]
 
 OPTION_NAMES = frozenset(field.name for field in dataclasses.fields(Options))
 
@@ -31,6 +32,17 @@ def call_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
         effort = given.pop("reasoning_effort", None)
         for key in given:
             if key not in OPTION_NAMES:
-                raise InvalidOption(f"unknown option {key!r}", nearest(key, OPTION_NAMES | {"reasoning_effort"}))
+                raise InvalidOption(f"unknown option {key!r}", nearest(key, SETTING_NAMES))
         merged.update({**({} if effort is None else preset(str(effort))), **given})
     return merged
+
+
+@contextmanager
+def named_as_given() -> Generator[None]:
+    """Errors name options as a chat model calls them."""
+    try:
+        yield
+    except A1Error as error:
+        error.what, error.hint = (text.replace("timeout_s", "timeout") for text in (error.what, error.hint))
+        error.args = (error.what, error.hint)
+        raise

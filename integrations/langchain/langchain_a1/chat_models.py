@@ -39,7 +39,7 @@ from langchain_a1._agents import Held, forget, shared_agent
 from langchain_a1._events import ReportingChatModel, areporter, reporter
 from langchain_a1._messages import a1_messages
 from langchain_a1._requests import KEEP_INVALID, STRICT_TOOLS, Request, function_tools, tool_choice_name
-from langchain_a1._settings import OPTION_NAMES, SETTING_NAMES, call_options
+from langchain_a1._settings import SETTING_NAMES, call_options, named_as_given
 from langchain_a1._structured import response_format, structured_output
 
 __all__ = ["ChatA1"]
@@ -130,15 +130,16 @@ class ChatA1(ReportingChatModel):
             given["stop"] = [given["stop"]]
         for name in given:
             if name not in cls.model_fields:
-                raise InvalidOption(f"unknown option {name!r}", nearest(name, {*OPTION_NAMES, *cls.model_fields}))
+                raise InvalidOption(f"unknown option {name!r}", nearest(name, cls.model_fields))
         return given
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         """Options out of range and models that cannot work are refused before a question comes."""
         try:
-            Options.of(**call_options(self._settings()))
-            self._agent()
+            with named_as_given():
+                Options.of(**call_options(self._settings()))
+                self._agent()
         except A1Error as error:
             raise ValueError(str(error)) from error
         return self
@@ -225,7 +226,8 @@ class ChatA1(ReportingChatModel):
     ) -> ChatResult:
         request = self._request(messages, stop, kwargs)
         try:
-            return request.chat_result(request.agent.solve(request.question, **request.options))
+            with named_as_given():
+                return request.chat_result(request.agent.solve(request.question, **request.options))
         except InvalidAnswer as error:
             return request.refused(error)
 
@@ -238,7 +240,8 @@ class ChatA1(ReportingChatModel):
     ) -> ChatResult:
         request = self._request(messages, stop, kwargs)
         try:
-            return request.chat_result(await request.agent.asolve(request.question, **request.options))
+            with named_as_given():
+                return request.chat_result(await request.agent.asolve(request.question, **request.options))
         except InvalidAnswer as error:
             return request.refused(error)
 
@@ -251,7 +254,8 @@ class ChatA1(ReportingChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         request, report, narrator = self._request(messages, stop, kwargs), reporter(self, run_manager), Narrator()
         try:
-            with contextlib.closing(request.agent.stream(request.question, **request.options)) as events:
+            found = request.agent.stream(request.question, **request.options)
+            with named_as_given(), contextlib.closing(found) as events:
                 for event in events:
                     report(event)
                     yield from request.chunks(event, narrator)
@@ -267,11 +271,12 @@ class ChatA1(ReportingChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         request, report, narrator = self._request(messages, stop, kwargs), areporter(self, run_manager), Narrator()
         try:
-            async with _Closing(request.agent.astream(request.question, **request.options)) as events:
-                async for event in events:
-                    await report(event)
-                    for chunk in request.chunks(event, narrator):
-                        yield chunk
+            with named_as_given():
+                async with _Closing(request.agent.astream(request.question, **request.options)) as events:
+                    async for event in events:
+                        await report(event)
+                        for chunk in request.chunks(event, narrator):
+                            yield chunk
         except InvalidAnswer as error:
             yield request.refused_chunk(error)
 

@@ -10,6 +10,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackMan
 from langchain_core.tools import ArgsSchema, BaseTool, ToolException
 from pydantic import BaseModel, Field, InstanceOf
 
+from langchain_a1._settings import named_as_given
 from langchain_a1.chat_models import ChatA1
 
 __all__ = ["A1Tool"]
@@ -42,7 +43,8 @@ class A1Tool(BaseTool):
     def _run(self, question: str, run_manager: CallbackManagerForToolRun | None = None) -> tuple[str, dict[str, Any]]:
         agent, options = self.chat.agent_and_options()
         try:
-            return _told(agent.solve(ask_for_box(Question.of(question)), **options))
+            with named_as_given():
+                return _told(agent.solve(ask_for_box(Question.of(question)), **options))
         except A1Error as error:
             raise ToolException(str(error)) from error
 
@@ -51,7 +53,8 @@ class A1Tool(BaseTool):
     ) -> tuple[str, dict[str, Any]]:
         agent, options = self.chat.agent_and_options()
         try:
-            return _told(await agent.asolve(ask_for_box(Question.of(question)), **options))
+            with named_as_given():
+                return _told(await agent.asolve(ask_for_box(Question.of(question)), **options))
         except A1Error as error:
             raise ToolException(str(error)) from error
 

@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import gc
 import operator
 import threading
 import warnings
@@ -221,6 +222,26 @@ def test_a_loop_that_ends_while_a_stream_is_open_ends_without_complaint(error: t
 
     with contextlib.nullcontext() if error is None else pytest.raises(error):
         asyncio.run(begin())
+    assert complaints == []
+    assert alive(chat) == 0
+
+
+@pytest.mark.parametrize("kept", [[], None])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_loop_that_ends_while_a_pipeline_streams_frees_everything(kept: list[Any] | None, steps: int) -> None:
+    chat, complaints = says(STORY, jitter=3, chains=4), list[dict[str, Any]]()
+    pipeline = ChatPromptTemplate.from_template("{text}") | chat | StrOutputParser()
+
+    async def begin() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        chunks = pipeline.astream({"text": "Count."})
+        if kept is not None:
+            kept.append(chunks)
+        for _ in range(steps):
+            await anext(chunks)
+
+    asyncio.run(begin())
+    gc.collect()
     assert complaints == []
     assert alive(chat) == 0
 
