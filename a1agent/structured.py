@@ -144,6 +144,8 @@ def check_schema(
     except referencing.exceptions.Unresolvable as error:
         found = f"{what} refers to {_cut(error.ref)!r}, which it does not hold"
         raise InvalidQuestion(found, "put it under $defs; nothing is fetched", part) from error
+    except (AttributeError, TypeError, ValueError) as error:  # of a $schema or an $id that is no address
+        raise InvalidQuestion(f"{what} is no JSON schema", "look at its $schema, $id and $defs", part) from error
     except RecursionError as error:
         raise InvalidQuestion(f"{what} is nested too deep", "put its parts side by side, under $defs", part) from error
 

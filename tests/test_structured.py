@@ -261,3 +261,9 @@ def test_a_schema_that_is_not_shown_decides_on_votes_all_the_same() -> None:
 def test_a_schema_beside_json_object_that_is_none_is_refused(schema: Any) -> None:
     with pytest.raises(InvalidQuestion, match="schema"):
         format_of(question({"type": "json_object", "schema": schema}))
+
+
+@pytest.mark.parametrize("broken", [[], {"a": 1}, "http://[bad"])
+def test_a_schema_whose_dialect_is_no_address_is_refused(broken: Any) -> None:
+    with pytest.raises(InvalidQuestion, match="is no JSON schema"):
+        check_schema({"$schema": broken}, "it")
