@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import re
 import reprlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from a1agent.errors import InvalidQuestion, nearest
 from a1agent.prompts import ask_after
 from a1agent.types import Question
 
-__all__ = ["JsonFormat", "ask", "check_schema", "closed", "format_of", "mismatch"]
+__all__ = ["JsonFormat", "ask", "check_schema", "closed", "format_of", "mismatch", "validator_of"]
 
 _TYPES = ("text", "json_object", "json_schema")
 _TOKENS = 512
@@ -35,6 +36,9 @@ _REFERENCE = 20
 _TOO_MUCH = "the schema takes too long to check"
 _COMPOSING = frozenset({"allOf", "if", "dependentSchemas", "patternProperties", "unevaluatedProperties"})
 _JOINED = frozenset({"$ref", "anyOf", "oneOf"})
+_OF_PARTS = frozenset({"$id", "$schema", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary"})
+_TO_ROOT = re.compile(r'"\$(?:dynamicRef": "#meta|recursiveRef": "#)"')
+_TO_PART = re.compile(r'"meta/\w+#/\$defs/')
 _VALUES = frozenset({"const", "enum", "default", "examples"})
 _OPENING = "The answer in JSON:\n```json\n"
 _CLOSING = "\n```"  # JSON text holds no raw line break inside a string, so this never cuts one
@@ -126,24 +130,61 @@ def check_schema(
     """
     jsonschema: Any = importlib.import_module("jsonschema")
     referencing: Any = importlib.import_module("referencing")
-    kind = _counting(jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator))
-    registry = referencing.Registry()
     try:
-        kind.check_schema(schema)
-        specification = importlib.import_module("referencing.jsonschema").DRAFT202012
-        resource = specification.create_resource(schema)
-        resolver = registry.with_resource("", resource).resolver()
-        for reference in _references(schema):
+        wrong = next(iter(_of_schemas(_kind_of(schema)).iter_errors(schema)), None)
+        if wrong is not None:
+            raise wrong
+        resolver = _holding(schema).resolver()
+        for reference in set(_references(schema)):
             resolver.lookup(reference)
-    except jsonschema.SchemaError as error:
+        return validator_of(schema)
+    except jsonschema.ValidationError as error:
         found = f"{what} is no JSON schema: {_cut(error.message)}"
         raise InvalidQuestion(found, f"look at {_cut(error.json_path)}", part) from error
     except referencing.exceptions.Unresolvable as error:
         found = f"{what} refers to {_cut(error.ref)!r}, which it does not hold"
         raise InvalidQuestion(found, "put it under $defs; nothing is fetched", part) from error
+    except (AttributeError, TypeError, ValueError) as error:  # of a $schema or an $id that is no address
+        raise InvalidQuestion(f"{what} is no JSON schema", "look at its $schema, $id and $defs", part) from error
     except RecursionError as error:
         raise InvalidQuestion(f"{what} is nested too deep", "put its parts side by side, under $defs", part) from error
-    return kind(schema, registry=registry)
+
+
+def validator_of(schema: Mapping[str, Any]) -> Any:
+    """A validator of a schema that `check_schema` took before, for `mismatch`."""
+    return _counting(_kind_of(schema))(schema, registry=_holding(schema))
+
+
+def _kind_of(schema: Mapping[str, Any]) -> Any:
+    jsonschema: Any = importlib.import_module("jsonschema")
+    return jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+
+
+def _holding(schema: Mapping[str, Any]) -> Any:
+    """Where references are looked up. Parts with names of their own are found once, not with each reference to one."""
+    referencing: Any = importlib.import_module("referencing")
+    resource = importlib.import_module("referencing.jsonschema").DRAFT202012.create_resource(schema)
+    registry = referencing.Registry().with_resource("", resource)
+    named = any(reference != "#" and not reference.startswith("#/") for reference in _references(schema))
+    return registry.crawl() if named else registry
+
+
+@cache
+def _of_schemas(kind: Any) -> Any:
+    """What checks schemas of a kind: its metaschema in one piece, which is walked once where the published one is
+    seven that all are, at each part of a schema.
+    """
+    specifications: Any = importlib.import_module("jsonschema.validators").SPECIFICATIONS
+    meta: dict[str, Any] = dict(kind.META_SCHEMA)
+    base = str(meta.get("$id", ""))
+    for part in meta.pop("allOf", ()):
+        inner = specifications.resolver(base).lookup(part["$ref"]).contents
+        for group in ("properties", "$defs"):
+            meta[group] = {**inner.get(group, {}), **meta.get(group, {})}
+    if meta.keys() & {"$dynamicAnchor", "$recursiveAnchor"}:
+        text = json.dumps({name: value for name, value in meta.items() if name not in _OF_PARTS})
+        meta = json.loads(_TO_ROOT.sub('"$ref": "#"', _TO_PART.sub('"#/$defs/', text)))
+    return kind(meta, format_checker=kind.FORMAT_CHECKER)
 
 
 def mismatch(validator: Any, value: Any) -> str | None:

@@ -17,6 +17,7 @@ import re
 import reprlib
 import secrets
 import string
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -24,7 +25,7 @@ from typing import Any, cast
 from a1agent.engine.extract import Answer, canonical_json
 from a1agent.engine.statement import Statement
 from a1agent.errors import InvalidQuestion, nearest
-from a1agent.structured import check_schema, closed, mismatch
+from a1agent.structured import check_schema, closed, mismatch, validator_of
 from a1agent.types import InvalidToolCall, Question, ToolCall
 
 __all__ = ["Calls", "call_id", "calls_in", "canonical_calls", "offer", "parse_calls", "tool_statement"]
@@ -60,7 +61,7 @@ def offer(question: Question) -> Question:
     Raises `InvalidQuestion` for tools that are none, two of one name, or a choice that is not among them.
     """
     names = [_checked(tool) for tool in question.tools]
-    doubled = next((name for name in names if names.count(name) > 1), None)
+    doubled = next((name for name, count in Counter(names).items() if count > 1), None)
     if doubled is not None:
         raise InvalidQuestion(f"two tools are called {doubled!r}", "give each tool a name of its own", "tools")
     choice = question.tool_choice
@@ -198,7 +199,7 @@ def _checked_call(value: Any, text: str, names: Collection[str]) -> ToolCall | I
 
 
 def _matched(call: ToolCall, parameters: Mapping[str, Any]) -> ToolCall | InvalidToolCall:
-    wrong = mismatch(check_schema(parameters, "the parameters"), dict(call.arguments))
+    wrong = mismatch(validator_of(parameters), dict(call.arguments))
     if wrong is None:
         return call
     text = json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False)

@@ -1,5 +1,6 @@
 """Answers in a given format: asked for, validated, voted on by value."""
 
+import importlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from a1agent import A1, InvalidAnswer, InvalidQuestion, Message, Question, embedded
 from a1agent.backends.scripted import Replies, ScriptedBackend
-from a1agent.structured import ask, check_schema, closed, format_of
+from a1agent.structured import ask, check_schema, closed, format_of, mismatch
 from tests.doubles import LIMIT_S, Clock, Late
 from tests.servers.llama_server import llama_server
 
@@ -149,6 +150,79 @@ def test_a_schema_that_takes_exponential_time_matches_nothing_and_holds_nothing_
     assert asked.complaint('"seven"') == "the schema takes too long to check"
 
 
+DIALECTS = [
+    "http://json-schema.org/draft-04/schema#",
+    "http://json-schema.org/draft-07/schema#",
+    "https://json-schema.org/draft/2019-09/schema",
+    "https://json-schema.org/draft/2020-12/schema",
+]
+PLACES: list[Any] = [
+    lambda part: part,
+    lambda part: {"properties": {"a": part}},
+    lambda part: {"additionalProperties": {"items": part}},
+    lambda part: {"anyOf": [{"type": "string"}, {"not": part}]},
+    lambda part: {"prefixItems": [part]},
+    lambda part: {"$defs": {"a": part}},
+    lambda part: {"definitions": {"a": part}},
+    lambda part: {"dependencies": {"a": part}},
+    lambda part: {"dependentSchemas": {"a": part}, "if": part, "unevaluatedProperties": part},
+]
+PARTS: list[Any] = [
+    {},
+    {"type": "object", "required": ["a"], "minProperties": 1, "propertyNames": {"maxLength": 3}},
+    {"type": "text"},
+    {"type": 5},
+    {"required": ["a", "a"]},
+    {"required": "a"},
+    {"minItems": -1},
+    {"multipleOf": 0},
+    {"pattern": "("},
+    {"anyOf": []},
+    {"properties": [1]},
+    {"$ref": 5},
+    {"$anchor": "#"},
+    {"enum": 1},
+    {"dependentRequired": {"a": [1]}},
+    {"contentSchema": 5},
+    {"exclusiveMinimum": True},
+    {"deprecated": 1, "title": 2},
+    5,
+]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_a_schema_the_published_metaschema_decides(dialect: str, place: Any) -> None:
+    library: Any = importlib.import_module("jsonschema")
+    for part in PARTS:
+        schema = place(part)
+        if not isinstance(schema, dict):
+            continue
+        dialected = {"$schema": dialect, **schema}
+        try:
+            library.validators.validator_for(dialected).check_schema(dialected)
+        except library.SchemaError:
+            with pytest.raises(InvalidQuestion, match="is no JSON schema"):
+                check_schema(dialected, "it")
+        else:
+            check_schema(dialected, "it")
+
+
+@pytest.mark.parametrize("name", ["#name{}", "http://localhost/{}"])
+def test_names_within_a_schema_are_gathered_once_for_all_references(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered: list[Any] = []
+    registry: Any = importlib.import_module("referencing").Registry
+    crawl = registry.crawl
+    monkeypatch.setattr(registry, "crawl", lambda self: (gathered.append(self), crawl(self))[1])
+    key = "$anchor" if name.startswith("#") else "$id"
+    named = [{key: name.format(n).removeprefix("#"), "type": "integer"} for n in range(50)]
+    fields = {f"p{n}": {"$ref": name.format(n)} for n in range(50)}
+    validator = check_schema({"properties": fields, "$defs": {f"d{n}": part for n, part in enumerate(named)}}, "it")
+    assert mismatch(validator, dict.fromkeys(fields, 1)) is None
+    assert mismatch(validator, dict.fromkeys(fields, "1")) is not None
+    assert len(gathered) < 10
+
+
 def test_a_long_answer_is_checked_to_its_end() -> None:
     row = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     asked = format_of(question({"type": "json_schema", "json_schema": {"schema": {"type": "array", "items": row}}}))
@@ -187,3 +261,9 @@ def test_a_schema_that_is_not_shown_decides_on_votes_all_the_same() -> None:
 def test_a_schema_beside_json_object_that_is_none_is_refused(schema: Any) -> None:
     with pytest.raises(InvalidQuestion, match="schema"):
         format_of(question({"type": "json_object", "schema": schema}))
+
+
+@pytest.mark.parametrize("broken", [[], {"a": 1}, "http://[bad"])
+def test_a_schema_whose_dialect_is_no_address_is_refused(broken: Any) -> None:
+    with pytest.raises(InvalidQuestion, match="is no JSON schema"):
+        check_schema({"$schema": broken}, "it")

@@ -75,6 +75,10 @@ class ResponseFormat(Fields):
     json_schema: Schema | None = None
 
 
+_MOST_VALUES = 20_000
+"""JSON values in tools and format together: what is checked in about two seconds, and several hundred tools."""
+
+
 def choice_of(choice: ToolChoice | None) -> str:
     """The choice as a question takes it."""
     if choice is None:
@@ -84,6 +88,7 @@ def choice_of(choice: ToolChoice | None) -> str:
 
 def check(question: Question, names: Mapping[str, str]) -> None:
     """Raises `ApiError` for tools or a format that are none, under the API's `names`. Not for an event loop."""
+    _check_size(question, names)
     try:
         tools.offer(question)
         structured.format_of(question)
@@ -110,6 +115,28 @@ def content_of(result: Result, question: Question) -> tuple[str, str | None]:
     if asked != "text" and result.answer is not None and not result.tool_calls:
         return result.answer, result.reasoning
     return result.text, None if result.reasoning == result.text else result.reasoning
+
+
+def _check_size(question: Question, names: Mapping[str, str]) -> None:
+    counts = {"tools": sum(map(_values, question.tools)), "response_format": _values(question.response_format)}
+    if sum(counts.values()) > _MOST_VALUES:
+        param = names[max(counts, key=counts.__getitem__)]
+        told = " and ".join(f"{names[part]} {count:,}" for part, count in counts.items() if count)
+        what = f"too many JSON values ({told}): this server takes {_MOST_VALUES:,} in one request"
+        raise ApiError(400, what, code="above_limit", param=param)
+
+
+def _values(value: object) -> int:
+    """How many JSON values a value is made of, itself included; of any depth."""
+    count, left = 0, [value]
+    while left:
+        value = left.pop()
+        count += value is not None
+        if isinstance(value, Mapping):
+            left.extend(cast("Mapping[str, Any]", value).values())
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            left.extend(cast("Sequence[Any]", value))
+    return count
 
 
 def _strict(tool: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,7 +22,6 @@ from a1agent.errors import UsageError
 from a1agent.server import logs
 from a1agent.server.app import create_app
 from a1agent.server.connection import connections
-from a1agent.server.service import Service
 from a1agent.server.settings import ServerSettings
 
 __all__ = ["OrderlyServer", "Server", "announced", "bind", "config_of", "opened_here", "serve", "server_of"]
@@ -83,10 +83,10 @@ async def serve(
 
 def server_of(app: FastAPI, settings: ServerSettings) -> Server:
     """What serves an application of `create_app`."""
-    return Server(config_of(app, settings, int(settings.grace_s) + _AFTER_GRACE_S), app.state.service)
+    return Server(config_of(app, settings), app.state.service)
 
 
-def config_of(app: ASGIApp, settings: ServerSettings, grace_s: int) -> uvicorn.Config:
+def config_of(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
     """How an application behind the guard is served: limits on connections, no log but the guard's."""
     return uvicorn.Config(
         app,
@@ -95,7 +95,7 @@ def config_of(app: ASGIApp, settings: ServerSettings, grace_s: int) -> uvicorn.C
         access_log=False,
         server_header=False,
         limit_concurrency=_MOST_CONNECTIONS,
-        timeout_graceful_shutdown=grace_s,
+        timeout_graceful_shutdown=int(settings.grace_s) + _AFTER_GRACE_S,
         ws="none",
     )
 
@@ -117,13 +117,25 @@ class OrderlyServer(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+class Drained(Protocol):
+    """What a server serves, as far as its end goes: a grace period begins, and ends."""
+
+    def drain(self) -> None:
+        """Begins it."""
+        ...
+
+    def hurry(self) -> None:
+        """Ends it, whether it has begun or not."""
+        ...
+
+
 class Server(OrderlyServer):
     """Tells the service when the end begins, so that who waits is sent away at once.
 
     A second signal ends the grace period, still in order; after a further Ctrl-C nothing is waited for.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Drained) -> None:
         super().__init__(config)
         self._service = service
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -31,6 +31,15 @@ pytestmark = pytest.mark.anyio
 ASKED: Any = {"model": "a1", "messages": [{"role": "user", "content": SUM}]}
 MEGABYTES = 10_000_000
 
+
+def tool(name: str, parameters: Any) -> Any:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+def formatted(schema: Any) -> bytes:
+    return body(response_format={"type": "json_schema", "json_schema": {"name": "it", "schema": schema}})
+
+
 REFUSED = {
     "nothing": (posted(b""), 400),
     "no JSON": (posted(b"hello"), 400),
@@ -40,6 +49,9 @@ REFUSED = {
     "deep lists that end": (posted(b"[" * 50_000 + b"]" * 50_000), 400),
     "deep objects": (posted(b'{"a":' * 50_000), 400),
     "a deep schema": (body(response_format={"type": json.loads('{"a":' * 200 + "1" + "}" * 200)}), 400),
+    "a megabyte of tools": (body(tools=[tool(f"t{number}", {}) for number in range(10_000)]), 400),
+    "a tool with a megabyte of arguments": (body(tools=[tool("t", {"enum": [*range(120_000)]})]), 400),
+    "a megabyte of a schema": (formatted({"anyOf": [{}] * 200_000}), 400),
     "a list for an object": (posted(b"[]"), 400),
     "a number for messages": (body(messages=5), 400),
     "lists for messages": (body(messages=[[], []]), 400),
@@ -75,6 +87,30 @@ async def test_a_hostile_body_is_refused_and_leaves_nothing(kind: str) -> None:
     sent, status = REFUSED[kind]
     async with serving() as running, leaving_nothing(running):
         assert [await exchange(running, sent) for _ in range(3)] == [status] * 3
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+async def test_tools_and_format_together_are_bounded_and_the_larger_is_named(path: str) -> None:
+    schema = {"enum": [*range(15_000)]}
+    named: Any = {"name": "it", "schema": schema}
+    own: Any = {
+        "/v1/chat/completions": {
+            **ASKED,
+            "tools": [tool("t", {"enum": [*range(10_000)]})],
+            "response_format": {"type": "json_schema", "json_schema": named},
+        },
+        "/v1/responses": {
+            "model": "a1",
+            "input": SUM,
+            "tools": [{"type": "function", "name": "t", "parameters": {"enum": [*range(10_000)]}}],
+            "text": {"format": {"type": "json_schema", **named}},
+        },
+    }
+    async with serving() as running, running.http() as http:
+        error = (await http.post(path, json=own[path])).json()["error"]
+    field = "response_format" if "chat" in path else "text.format"
+    assert (error["code"], error["param"]) == ("above_limit", field)
+    assert "tools" in error["message"] and "20,000" in error["message"]
 
 
 async def test_ten_megabytes_that_are_sent_to_the_end_leave_nothing() -> None:

@@ -15,13 +15,13 @@ from a1agent.cli.settings import Settings
 from a1agent.errors import InvalidOption
 from a1agent.server import ServerSettings, logs, read_keys
 from a1agent.server.guard import Guard
-from a1agent.server.run import OrderlyServer, bind, config_of, opened_here
+from a1agent.server.run import Server, bind, config_of, opened_here
 from mcp.server.transport_security import TransportSecuritySettings
-from starlette.types import ASGIApp
 
+from a1agent_mcp.ending import Ending
 from a1agent_mcp.server import Limits, create_server
 
-__all__ = ["http_app", "register"]
+__all__ = ["http_server", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -58,12 +58,12 @@ def mcp(
     return 0
 
 
-def http_app(agent: A1, limits: Limits, settings: ServerSettings) -> ASGIApp:
-    """The streamable HTTP application behind the guard, which checks Host, Origin, key, kind and size of the body."""
+def http_server(agent: A1, limits: Limits, settings: ServerSettings) -> Server:
+    """What serves streamable HTTP behind the guard, which checks Host, Origin, key, kind and size of the body."""
     checked_before = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     app = create_server(agent, limits).streamable_http_app(transport_security=checked_before)
-    app.add_middleware(Guard, settings=settings, count=_ignore)
-    return app
+    ending = Ending(app, settings.grace_s)
+    return Server(config_of(Guard(ending, settings, _ignore), settings), ending)
 
 
 async def _stdio(agent: A1, limits: Limits) -> None:
@@ -76,9 +76,8 @@ async def _http(agent: A1, limits: Limits, settings: ServerSettings, host: str, 
         async with agent:
             await agent.load()
             logs.configure()
-            config = config_of(http_app(agent, limits, settings), settings, int(settings.grace_s))
             print(f"serving MCP on {opened_here(listener)}/mcp", file=sys.stderr, flush=True)
-            await OrderlyServer(config).serve(sockets=[listener])
+            await http_server(agent, limits, settings).serve(sockets=[listener])
 
 
 def _ignore(*_: Any) -> None:

@@ -14,13 +14,13 @@ import pytest
 from a1agent import A1, RejectionStats
 from a1agent.backends.scripted import ScriptedBackend, Sums
 from a1agent.server import Keys, ServerSettings
-from a1agent.server.run import OrderlyServer, announced, bind, config_of
+from a1agent.server.run import announced, bind
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextContent
 
 from a1agent_mcp import Limits, create_server
-from a1agent_mcp.command import http_app
+from a1agent_mcp.command import http_server
 
 pytestmark = pytest.mark.anyio
 
@@ -41,16 +41,18 @@ async def agent(jitter: int = 0) -> AsyncIterator[A1]:
 
 
 @asynccontextmanager
-async def served(**settings: Any) -> AsyncIterator[str]:
+async def served(jitter: int = 0, **settings: Any) -> AsyncIterator[str]:
     """The HTTP transport on a free port."""
-    chosen = ServerSettings(**settings)
+    chosen = ServerSettings(**{"grace_s": 1, **settings})
     with bind("127.0.0.1", 0, chosen) as listener:
-        async with agent() as a1:
-            server = OrderlyServer(config_of(http_app(a1, Limits(), chosen), chosen, grace_s=1))
+        async with agent(jitter) as a1:
+            server = http_server(a1, Limits(), chosen)
             task = asyncio.create_task(server.serve(sockets=[listener]))
-            yield f"{announced(listener)}/mcp"
-            server.should_exit = True
-            await task
+            try:
+                yield f"{announced(listener)}/mcp"
+            finally:
+                server.should_exit = True
+                await task
 
 
 @asynccontextmanager
@@ -240,6 +242,59 @@ async def test_over_http_a_signal_ends_the_process_in_order() -> None:
     lines = [json.loads(line) for line in log.splitlines() if line.startswith(b"{")]
     assert {(line["path"], line["status"]) for line in lines if line["event"] == "request"} >= {("/mcp", 200)}
     assert ASKED["question"].encode() not in log
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_over_http_a_call_that_outlasts_the_grace_period_fails_and_the_end_is_in_order(mode: str) -> None:
+    slow = ["--draft", "scripted:sums?jitter=100000", "--target", "scripted:sums?jitter=100000"]
+    long, told = {"question": " + ".join(["1"] * 100)}, asyncio.Event()
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        told.set()
+
+    async def ask(url: str) -> None:
+        async with Client(streamable_http_client(url), mode=mode) as client:  # type: ignore[arg-type]
+            await client.call_tool("reason", long, progress_callback=note)
+
+    async with process("--http", "--port", "0", *slow) as (url, running):
+        call = asyncio.create_task(ask(url))
+        async with asyncio.timeout(60):
+            await told.wait()
+            running.send_signal(signal.SIGTERM)
+            assert running.stderr is not None
+            log = await running.stderr.readuntil(b"Shutting down")
+            running.send_signal(signal.SIGTERM)  # which ends the grace period
+            with pytest.raises(BaseException) as caught:
+                await call
+            log += (await running.communicate())[1]
+    assert not isinstance(caught.value, asyncio.CancelledError)
+    assert running.returncode == 0
+    assert b"raceback" not in log
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /mcp HTTP/1.1\r\nhost: loc"])
+async def test_over_http_a_connection_on_which_no_request_comes_is_given_up(sent: bytes) -> None:
+    async with served(body_timeout_s=0.2) as url:
+        host, _, port = url.removeprefix("http://").removesuffix("/mcp").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(sent)
+        async with asyncio.timeout(30):
+            await reader.read()  # to the end
+        writer.close()
+
+
+async def test_over_http_streams_outlast_the_time_that_a_request_has_to_arrive() -> None:
+    times: list[float] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        times.append(asyncio.get_running_loop().time())
+
+    async with served(jitter=2000, body_timeout_s=0.1) as url, Client(streamable_http_client(url)) as client:
+        began = asyncio.get_running_loop().time()
+        answer = await client.call_tool("reason", {"question": " + ".join("12345")}, progress_callback=note)
+    assert answer.structured_content is not None and answer.structured_content["answer"] == "15"
+    assert len(times) > 1 and times[-1] - began > 0.2
 
 
 async def test_over_http_another_address_needs_a_key() -> None:
