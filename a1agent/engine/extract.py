@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["AUTO_ORDER", "EXTRACTORS", "Answer", "Kind", "canonical_json", "extract_answer", "json_texts", "may_answer"]
+__all__ = [
+    "AUTO_ORDER",
+    "EXTRACTORS",
+    "Answer",
+    "Kind",
+    "canonical_json",
+    "extract_answer",
+    "holds_box",
+    "json_texts",
+    "may_answer",
+]
 
 Kind = Literal["auto", "boxed", "phrase", "choice", "json", "text"]
 
@@ -57,6 +67,12 @@ def may_answer(text: str, since: int) -> bool:
 
 
 # --- boxed ---
+
+
+def holds_box(text: str) -> bool:
+    """Whether a text states an answer in a box."""
+    return _boxed(text) is not None
+
 
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _WHOLE_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL)
