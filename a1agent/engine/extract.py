@@ -115,7 +115,7 @@ _FILLER = re.compile(
 _SENTENCE_END = re.compile(r"(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z][a-z])(?<!\b[A-Z])[.!?;](?=\s)")
 _DISPLAY = re.compile(r"\s*(?:\$\$|\\\[|```\w*)\s*\n")
 _NO_ANSWER = re.compile(r"(?:not\b|unknown\b|\\(?:boxed|fbox)\b)", re.IGNORECASE)
-_LETTERED = re.compile(r"\(?([A-J])(?:[).:]\s.*|\)?)", re.DOTALL)
+_LETTERED = re.compile(r"\(?([A-J])(?:[).:]\s.*|\)?|\)?,? (?:because|since|as)\b.*)", re.DOTALL)
 
 
 def _phrase(text: str) -> Answer | None:

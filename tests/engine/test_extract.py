@@ -83,7 +83,19 @@ def test_text_without_a_stated_answer_has_none(text: str) -> None:
     assert extract_answer(text) is None
 
 
-@pytest.mark.parametrize("text", ["Answer: (B) Paris", "The answer is B.", "so it is (B).", "**B**", "(B)", "option B"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer: (B) Paris",
+        "The answer is B.",
+        "The answer is B, since 3 > 2.",
+        "The answer is (B) because it floats.",
+        "so it is (B).",
+        "**B**",
+        "(B)",
+        "option B",
+    ],
+)
 def test_choice_letter_is_found_by_auto(text: str) -> None:
     assert extract_answer(text) == Answer("B", "choice")
 
