@@ -235,6 +235,18 @@ def test_all_chains_failing_is_one_error_with_causes_and_statistics() -> None:
     assert draft.counters.sequences_alive == target.counters.sequences_alive == 0
 
 
+@pytest.mark.parametrize("answer", ["auto", "boxed", "choice"])
+@pytest.mark.parametrize(
+    "aside",
+    ["Let us look at (A).", "**Option A:**", "The answer: look at each.", "They are [1, 2].", "(See \\boxed{}.)"],
+)
+def test_a_chain_that_was_asked_for_a_box_does_not_stop_before_it(aside: str, answer: str) -> None:
+    model = ScriptedBackend(Fixed(f"{aside}\n\nThat is wrong.\n\nSo \\boxed{{B}}.\n\nAnd (C) is" + "\n\non" * 99))
+    with A1(model, model, calibration=None, min_step_tokens=0, chains=1, rejection_rate=0.0) as a1:
+        result = a1.solve(BOXED, answer=answer)
+    assert (result.answer, result.chains[0].end, len(result.chains[0].turns)) == ("B", "answered", 3)
+
+
 def test_a_chain_out_of_turns_is_made_to_state_its_answer() -> None:
     rambling = ScriptedBackend(Rambling())
     with A1(rambling, rambling, calibration=None, min_step_tokens=0, turns=3, chains=2, rejection_rate=0.0) as a1:

@@ -55,6 +55,8 @@ def _better(found: Figures, best: WayFigures, target: WayFigures) -> str:
     """What is said of the fastest way that is not shown to be right less often: how sure that is, too."""
     apart = compare(best, target, "vote", found.bootstrap).difference
     fast = f"{_speedup(best):.2f} times as fast as the target alone, and {_right(best, target)}"
+    if _more_right(found, best, target) < _SURE:
+        return f"the better choice: {fast}, which is more than chance makes."
     if apart.low >= -_MARGIN:
         return f"the better choice: {fast}, a difference that this run cannot tell from chance."
     return (
@@ -137,7 +139,7 @@ def _barrier(found: Figures) -> str:
         return ""
     values = sorted(barrier.column("wall_s").sum() / f.column("wall_s").sum() for f, barrier in pairs)
     between = f"{values[0]:.2f}" if len(values) == 1 else f"{values[0]:.2f} to {values[-1]:.2f}"
-    sure = _surely(pairs, [_quicker(f, barrier) for f, barrier in pairs])
+    sure = _surely(pairs, [sign_flip_p_value(barrier.column("wall_s") - f.column("wall_s")) for f, barrier in pairs])
     unsure = "" if sure else ", which this run cannot tell from 1"
     return f"With the barrier of a synchronous ranking the same rates take {between} times as long{unsure}."
 

@@ -13,9 +13,9 @@ from typing import Literal
 
 from a1agent.engine.extract import canonical_json
 
-__all__ = ["Form", "canonical_key", "form_of", "number_of", "same_key"]
+__all__ = ["Form", "canonical_key", "form_of", "number_of", "same_key", "spoken"]
 
-Form = Literal["number", "choice", "words", "json", "expression"]
+Form = Literal["number", "time", "choice", "words", "json", "expression"]
 
 _MAX_CHARS = 2000
 """Longer answers are prose: only their whitespace is normalized."""
@@ -47,6 +47,8 @@ def form_of(key: str) -> Form:
     """What a key is. Two different keys neither of which is an expression are different answers."""
     if _parse_number(key) is not None:
         return "number"
+    if _time_key(key) is not None:
+        return "time"
     if _CHOICE_KEY.fullmatch(key):
         return "choice"
     if _json_key(key) is not None:
@@ -65,7 +67,7 @@ def _spell(text: str, depth: int) -> str:
     if (json_key := _json_key(text)) is not None:
         return json_key
     plain = _clean(text)
-    for form in (_number_key, _choice_key, _words_key):
+    for form in (_number_key, _time_key, _choice_key, _words_key):
         if (key := form(plain)) is not None:
             return key
     return _list_key(plain, depth) or _expression_key(plain)
@@ -147,22 +149,31 @@ _SIGNED = rf"[+-]? ?{_DIGITS}"
 _PLAIN = re.compile(_SIGNED)
 _RATIO = re.compile(rf"([+-]?) ?(?:({_SIGNED}) ?/ ?({_SIGNED})|\\frac ?\{{ ?({_SIGNED}) ?\}} ?\{{ ?({_SIGNED}) ?\}})")
 _MIXED = re.compile(r"([+-]?) ?([0-9]+) ?(?:(?<= )([0-9]+) ?/ ?([0-9]+)|\\frac ?\{ ?([0-9]+) ?\} ?\{ ?([0-9]+) ?\})")
-_SCIENTIFIC = re.compile(rf"({_SIGNED})(?:[eE]| ?\* ?10 ?\^)(?:([+-]?[0-9]{{1,4}})|\{{ ?([+-]?[0-9]{{1,4}}) ?\}})")
+_SCIENTIFIC = re.compile(rf"({_SIGNED})(?:[eE]| ?[*xX] ?10 ?\^)(?:([+-]?[0-9]{{1,4}})|\{{ ?([+-]?[0-9]{{1,4}}) ?\}})")
 _POWER_OF_TEN = re.compile(r"([+-]?) ?10 ?\^ ?(?:([+-]?[0-9]{1,4})|\{ ?([+-]?[0-9]{1,4}) ?\})")
 _ASSIGNED = re.compile(r"[A-Za-z](?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z]+\}))? ?= ?")
 _CURRENCY = re.compile(r"([+-]? ?)(?:\\?\$|\u20ac|\u00a3|\u00a5) ?")
+_CURRENCY_AFTER = re.compile(r" ?[\u20ac\u00a3\u00a5]$")
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALED = re.compile(rf"(.*[0-9.}}]) ?({'|'.join(_SCALES)})(?: ([A-Za-z].*))?", re.IGNORECASE)
 _PERCENT = re.compile(r" ?(?:%|per ?cents?)", re.IGNORECASE)
 _DEGREES = re.compile(r" ?\u00b0 ?[CF]?")
 _EXPONENT = r"(?: ?\^ ?(?:-?[123]|\{ ?-?[123] ?\}))?"
 _UNIT = re.compile(rf"[A-Za-z][A-Za-z. -]*{_EXPONENT}(?: ?/ ?[A-Za-z]+{_EXPONENT})?")
 _MARKED = re.compile(rf"(.*?[0-9.}}]) ?([%\u00b0A-Za-z][%\u00b0A-Za-z./ -]*{_EXPONENT}(?: ?/ ?[A-Za-z]+{_EXPONENT})?)")
+_WORDS_IN = r"\\(?:text|textbf|textit|textrm|mbox)\s*\{([^{}]*)\}|\\mathrm\s*\{([^{}]{2,})\}"
+_WORD_BOX = re.compile(_WORDS_IN)
+_UNIT_TAIL = re.compile(rf"(?:(?:{_WORDS_IN})(?:\^\{{?-?[123]\}}?)?[ /]*)+[\s$.]*$")
+_LETTER = re.compile(r"[mgshLNJWV]")
 _SHORT_UNITS = frozenset(
     re.findall(r"\w+", "mm cm dm km in ft yd mi ha ml cl dl mg kg lb oz ms hr hrs min sec mph kph rad deg sq cu")
 )
 _VALUE_WORDS = """
-    thousand hundred million billion trillion dozen half halves third thirds quarter quarters fifth fifths tenth tenths
-    hundredth hundredths and mod modulo times plus minus over sqrt root squared cubed log sin cos tan cot sec csc exp
-    div base infinity inf choose factorial less more than with remainder not off equals frac cdot the noon midnight
+    thousand hundred million billion trillion dozen half halves third thirds quarter quarters fifth fifths sixth sixths
+    seventh sevenths eighth eighths ninth ninths tenth tenths twelfth twelfths hundredth hundredths thousandth
+    thousandths millionth millionths below negative and mod modulo times plus minus over sqrt root squared cubed log sin
+    cos tan cot sec csc exp div base infinity inf choose factorial less more than with remainder not off equals frac
+    cdot the noon midnight
 """
 _NOT_UNITS = frozenset(re.findall(r"\w+", _VALUE_WORDS))
 
@@ -183,12 +194,20 @@ def _parse_number(text: str) -> tuple[Fraction, bool] | None:
         text = text[assigned.end() :]
     if currency := _CURRENCY.match(text):
         text = currency[1] + text[currency.end() :]
+    text = _CURRENCY_AFTER.sub("", text)
     if text.startswith("(") and text.endswith(")") and "," not in text:  # (1,234) is a pair
         text = text[1:-1].strip()
     value = _value(text)
     if value is not None:
         return value, False
-    return _with_unit(text)
+    return _scaled(text) or _with_unit(text)
+
+
+def _scaled(text: str) -> tuple[Fraction, bool] | None:
+    """A number of thousands or millions, of whatever unit."""
+    split = _SCALED.fullmatch(text)
+    value = _value(split[1]) if split and (not split[3] or _is_unit(split[3])) else None
+    return None if split is None or value is None else (value * _SCALES[split[2].lower()], False)
 
 
 def _with_unit(text: str) -> tuple[Fraction, bool] | None:
@@ -200,6 +219,25 @@ def _with_unit(text: str) -> tuple[Fraction, bool] | None:
         return None
     value = _value(split[1])
     return None if value is None else (value, percent)
+
+
+def spoken(text: str) -> str:
+    r"""An answer as the judge is to read it, which drops what `\text{}` holds: only a unit at the end may stand there.
+
+    Otherwise 2 hours 30 minutes would be 2 hours 45 minutes, and 5 million 5.
+    """
+    tail = _UNIT_TAIL.search(text)
+    units = [_first(box) for box in _WORD_BOX.finditer(tail[0])] if tail else []
+    end = tail.start() if tail and all(map(_is_boxed_unit, units)) else len(text)
+    return _WORD_BOX.sub(lambda box: f" {_first(box)} ", text[:end]) + text[end:]
+
+
+def _first(box: re.Match[str]) -> str:
+    return next(words for words in box.groups() if words is not None).strip(" ~")
+
+
+def _is_boxed_unit(words: str) -> bool:
+    return _LETTER.fullmatch(words) is not None or _is_unit(words)
 
 
 def _is_unit(tail: str) -> bool:
@@ -244,11 +282,17 @@ def _decimal(digits: str) -> Fraction:
     return Fraction(digits.replace(",", "").replace(" ", ""))
 
 
-# --- choices, words, JSON ---
+# --- times, choices, words, JSON ---
 
+_TIME = re.compile(r"([0-9]{1,2})(?::([0-5][0-9]))? ?([ap])\.? ?m", re.IGNORECASE)
 _CHOICE_KEY = re.compile(r"[A-Z]")
 _CHOICE = re.compile(r"\( ?([A-Za-z]) ?\)[.:]?|\[([A-Z])\]|([A-Z])[).:]?|(?:[Oo]ption|[Cc]hoice) ?\(?([A-Z])\)?")
 _WORDS = re.compile(r"[^\W\d_][^\W\d_]*(?:[ ,.'-]+[^\W\d_]+)*")
+
+
+def _time_key(text: str) -> str | None:
+    match = _TIME.fullmatch(text)
+    return f"{int(match[1])}:{match[2] or '00'} {match[3].lower()}m" if match else None
 
 
 def _choice_key(text: str) -> str | None:

@@ -13,7 +13,7 @@ from a1agent.config import Options
 from a1agent.conformal.calibrators import Calibrator
 from a1agent.conformal.scores import ScoreFunction
 from a1agent.engine.ahead import Ahead
-from a1agent.engine.extract import Answer
+from a1agent.engine.extract import Answer, holds_box
 from a1agent.engine.ranking import Ranking
 from a1agent.engine.statement import Statement
 from a1agent.events import Event
@@ -192,13 +192,11 @@ class Chain:
 
     def would_end(self, call: Call, drafted: Generated) -> bool:
         """Whether the chain would end if a drafted step stays."""
-        if _ends_message(drafted):
-            return True
-        return call.statement.early and self._read(call, drafted.step.text) is not None
+        return _ends_message(drafted) or self.states_answer(call, drafted.step.text)
 
-    def states_answer(self, call: Call) -> bool:
-        """Whether the message already states an answer that ends the chain."""
-        return call.statement.early and self._read(call) is not None
+    def states_answer(self, call: Call, further: str = "") -> bool:
+        """Whether the message already states an answer that ends the chain, with a `further` text at its end."""
+        return call.statement.early and holds_box(final_message(self.text + further))
 
     def lacks_answer(self, call: Call) -> bool:
         """Whether the message states none of the answers that the call must have."""
@@ -215,15 +213,14 @@ class Chain:
         if answer is not None:
             self.history.append((turn, answer))
 
-    def _read(self, call: Call, further: str = "") -> Answer | None:
+    def _read(self, call: Call) -> Answer | None:
         """The answer in the message. What was read before is not read again while nothing new can be an answer."""
-        text = self.text + further
-        if text != self.read_text:
-            message = final_message(text)
+        if self.text != self.read_text:
+            message = final_message(self.text)
             grown = self.read_answer is None and message.startswith(self.read_message)
             if not grown or call.statement.may_state(message, len(self.read_message)):
                 self.read_answer = call.statement.read(message)
-            self.read_text, self.read_message = text, message
+            self.read_text, self.read_message = self.text, message
         return self.read_answer
 
     async def close_sequences(self) -> None:

@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
-from a1agent.engine.canonical import canonical_key, form_of, number_of, same_key
+from a1agent.engine.canonical import canonical_key, form_of, number_of, same_key, spoken
 
 if TYPE_CHECKING:
     from a1agent.engine.math_worker import MathWorker
@@ -63,7 +63,7 @@ class Equivalence:
     async def _judged(self, a: str, b: str) -> bool:
         if self._judge is None:
             self._judge = _math_worker()
-        verdict, pair = await self._judge.equal(a, b), _pair(a, b)
+        verdict, pair = await self._judge.equal(spoken(a), spoken(b)), _pair(a, b)
         if verdict is None:
             self._strikes.update(pair)
         self._verdicts[pair] = bool(verdict)
@@ -88,7 +88,8 @@ def settled(key: str, other: str) -> bool | None:
     mine, yours = number_of(key), number_of(other)
     if mine is not None and yours is not None:
         return _same_number(mine, yours)
-    return None if "expression" in (form_of(key), form_of(other)) else False
+    forms = {form_of(key), form_of(other)}
+    return None if "expression" in forms or forms == {"time", "number"} else False
 
 
 def _same_number(mine: tuple[Fraction, bool], yours: tuple[Fraction, bool]) -> bool:

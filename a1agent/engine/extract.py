@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["AUTO_ORDER", "EXTRACTORS", "Answer", "Kind", "canonical_json", "extract_answer", "json_texts", "may_answer"]
+__all__ = [
+    "AUTO_ORDER",
+    "EXTRACTORS",
+    "Answer",
+    "Kind",
+    "canonical_json",
+    "extract_answer",
+    "holds_box",
+    "json_texts",
+    "may_answer",
+]
 
 Kind = Literal["auto", "boxed", "phrase", "choice", "json", "text"]
 
@@ -58,12 +68,19 @@ def may_answer(text: str, since: int) -> bool:
 
 # --- boxed ---
 
+
+def holds_box(text: str) -> bool:
+    """Whether a text states an answer in a box."""
+    return _boxed(text) is not None
+
+
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _WHOLE_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL)
+_PLACEHOLDER = re.compile(r"[.\u2026?_\s]*|\\[lc]?dots")
 
 
 def _boxed(text: str) -> Answer | None:
-    r"""The last balanced, non-empty `\boxed{}` or `\fbox{}`; of nested ones the outermost, without the inner box."""
+    r"""The last balanced `\boxed{}` or `\fbox{}` that is filled; of nested ones the outer, without the inner box."""
     begin = min((at for name in ("\\boxed", "\\fbox") if (at := text.find(name)) >= 0), default=-1)
     if begin < 0:
         return None
@@ -75,7 +92,8 @@ def _boxed(text: str) -> Answer | None:
             start = opens.pop() if opens else -1
             # A box cannot hold a paragraph: one that does was never closed, and a later brace closed it.
             if start >= 0 and token.start() - start <= _MAX_STATED and "\n\n" not in text[start : token.start()]:
-                found = text[start : token.start()].strip() or found
+                inside = text[start : token.start()].strip()
+                found = found if _PLACEHOLDER.fullmatch(inside) else inside
         elif mark[-1] == "{" and mark != "\\{":
             opens.append(token.end() if len(mark) > 1 else -1)
     while (inner := _WHOLE_BOX.fullmatch(found)) is not None:
@@ -97,7 +115,7 @@ _FILLER = re.compile(
 _SENTENCE_END = re.compile(r"(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z][a-z])(?<!\b[A-Z])[.!?;](?=\s)")
 _DISPLAY = re.compile(r"\s*(?:\$\$|\\\[|```\w*)\s*\n")
 _NO_ANSWER = re.compile(r"(?:not\b|unknown\b|\\(?:boxed|fbox)\b)", re.IGNORECASE)
-_LETTERED = re.compile(r"\(?([A-J])(?:[).:]\s.*|\)?)", re.DOTALL)
+_LETTERED = re.compile(r"\(?([A-J])(?:[).:]\s.*|\)?|\)?,? (?:because|since|as)\b.*)", re.DOTALL)
 
 
 def _phrase(text: str) -> Answer | None:
@@ -198,7 +216,9 @@ def _untext(text: str) -> str:
 
 _JSON_TOKEN = re.compile(r"\\.|[\"{}\[\]\n]", re.DOTALL)
 _CLOSERS = {"}": "{", "]": "["}
-_OBJECT = re.compile(r"\{\s*[\"}]")
+_VALUE, _ARRAY = re.compile(r"[{\[]"), re.compile(r"\[")
+_OBJECT = re.compile(r"\{\s*\"")
+"""An object that holds something: in LaTeX empty braces stand for nothing."""
 _AFTER_JSON = " \t\r\n.`*"
 
 
@@ -238,16 +258,16 @@ def json_texts(text: str) -> Iterator[str]:
 
 def _json(text: str) -> Answer | None:
     """The last fenced block that is JSON, or the last balanced object or array."""
-    return _fenced_json(text) or _spanned_json(text, "{[")
+    return _fenced_json(text) or _spanned_json(text, _VALUE)
 
 
 def _closing_json(text: str) -> Answer | None:
-    """What `auto` takes for JSON: a fenced block, any object, or an array at the very end (others are intervals)."""
+    """What `auto` takes for JSON: a fenced block, any filled object, or an array at the end (others are intervals)."""
     found = _fenced_json(text)
     if found is None and _OBJECT.search(text):
-        found = _spanned_json(text, "{")
+        found = _spanned_json(text, _OBJECT)
     if found is None and text.rstrip(_AFTER_JSON).endswith("]"):
-        found = _spanned_json(text, "[", at_end=True)
+        found = _spanned_json(text, _ARRAY, at_end=True)
     return found
 
 
@@ -260,12 +280,12 @@ def _fenced_json(text: str) -> Answer | None:
     return None
 
 
-def _spanned_json(text: str, opens: str, *, at_end: bool = False) -> Answer | None:
-    """The last maximal balanced span that parses. Spans are disjoint, so parsing them all stays linear."""
+def _spanned_json(text: str, begins: re.Pattern[str], *, at_end: bool = False) -> Answer | None:
+    """The last maximal balanced span that begins so and parses. Spans are disjoint: parsing them all stays linear."""
     for start, end in reversed(_balanced_spans(text)):
         if at_end and text[end:].strip(_AFTER_JSON):
             return None
-        if text[start] in opens and (form := canonical_json(text[start:end])) is not None:
+        if begins.match(text, start) and (form := canonical_json(text[start:end])) is not None:
             return Answer(form, "json")
     return None
 

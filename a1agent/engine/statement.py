@@ -18,7 +18,7 @@ class Statement:
 
     `read`: the answer in a chain's message, None when it states none. `may_state`: False where it is certain that a
     message states no answer that its beginning, of so many characters, does not state. `early`: whether a chain is done
-    as soon as its message states one, without ending by itself. `required`: a message that ends without an answer does
+    as soon as its message holds a box, without ending by itself. `required`: a message that ends without an answer does
     not do. `opening`: put before the statement that a chain is made to give, None: nothing; `closing`: ends it, and is
     dropped; `tokens`: the most it may take; `schema`: the JSON schema that models which can be held to one then follow.
     """

@@ -134,6 +134,11 @@ def test_where_a1_is_faster_and_as_good_it_is_named_the_better_choice() -> None:
     )
 
 
+def test_where_a1_is_faster_and_right_more_often_that_is_not_laid_to_chance() -> None:
+    first = verdicts(of((TARGET, 0.5, 1.0), (A1, 0.9, 0.4), count=80))[0]
+    assert first.startswith("A1 at a rate of 0.2 is the better choice: 2.50") and "cannot tell" not in first
+
+
 def test_speed_that_costs_accuracy_is_called_that() -> None:
     assert verdicts(of((TARGET, 0.9, 1.0), (A1, 0.5, 0.4)))[0].startswith("A1 buys speed with accuracy")
 
@@ -180,7 +185,8 @@ def test_the_coverage_stands_beside_the_accuracy_that_was_measured_with_it() -> 
 
 
 def test_the_barrier_is_told_as_a_ratio_of_seconds() -> None:
-    assert verdicts(of((A1, 0.8, 1.0), (SYNC, 0.8, 1.5)))[0].endswith("take 1.50 times as long.")
+    for seconds in (1.5, 0.5):
+        assert verdicts(of((A1, 0.8, 1.0), (SYNC, 0.8, seconds)))[0].endswith(f"take {seconds:.2f} times as long.")
 
 
 def test_a_comparison_takes_the_vote_it_is_asked_for() -> None:

@@ -43,7 +43,9 @@ class FakeJudge:
         ["50%", "50\\%", "50 percent", "50.0 \\%"],
         ["3/2", "1 1/2", "1\\frac{1}{2}", "1\\frac12", "1.5", "\\left(1.5\\right)"],
         ["-3/2", "-1\\frac12", "-1.50"],
-        ["1500", "1.5e3", "1.5 \\times 10^{3}", "1.5\\cdot10^3", "15 * 10^2"],
+        ["1500", "1.5e3", "1.5 \\times 10^{3}", "1.5\\cdot10^3", "15 * 10^2", "1.5 x 10^3", "1.5 thousand"],
+        ["5000000", "5 million", "\\$5\\text{ million}", "5 million dollars", "5,000,000 \u20ac"],
+        ["5:00 pm", "5 p.m.", "05:00 PM", "5\\text{ pm}"],
         ["1/100", "10^{-2}", "1E-2"],
         ["B", "(B)", "B.", "B)", "\\text{(B)}", "option B", "(b)", "**B**"],
         ["Yes", "yes", "\\text{Yes}", "YES."],
@@ -70,6 +72,8 @@ def test_spellings_of_one_answer_have_one_key(spellings: list[str]) -> None:
         ("5!", "5"),
         ("5 million", "5"),
         ("12 am", "12 pm"),
+        ("3 eighths", "3"),
+        ("5 degrees below zero", "5 degrees"),
         ("3x", "3"),
         ("3\\mathrm{i}", "3"),
         ("2\\frac{3}{2}", "7/2"),
@@ -114,6 +118,8 @@ PIECES += [
     "!",
     "..",
     "\\mathrm{m}",
+    " million",
+    " pm",
 ]
 
 
@@ -179,6 +185,8 @@ async def _same(judge: FakeJudge, a: str, b: str) -> bool:
         ("50%", "50", True),
         ("50\\%", "1/2", True),
         ("50%", "5", False),
+        ("5 am", "5 pm", False),
+        ("5\\text{ million}", "5\\text{ billion}", False),
         ("A", "B", False),
         ("yes", "no", False),
         ("Paris", "B", False),
@@ -221,3 +229,24 @@ async def test_answer_that_cannot_be_judged_is_given_up_after_two_tries() -> Non
     equivalence = Equivalence(judge)
     assert not any([await equivalence.same("\\bad", f"x^{n}") for n in range(2, 9)])
     assert len(judge.asked) == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("answer", "spoken"),
+    [
+        ("2\\text{ hours }30\\text{ minutes}", "2 hours 30\\text{ minutes}"),
+        ("3\\mathrm{~ft}~2\\mathrm{~in}", "3 ft ~2\\mathrm{~in}"),
+        ("x\\text{ dozen}", "x dozen"),
+        ("40^\\circ\\text{S}", "40^\\circ S"),
+        ("12\\pi\\text{ cm}^2", "12\\pi\\text{ cm}^2"),
+        ("5\\pi\\text{ m}/\\text{s}.", "5\\pi\\text{ m}/\\text{s}."),
+        ("3\\mathrm{i}", "3\\mathrm{i}"),
+    ],
+)
+async def test_judge_which_drops_boxed_words_is_given_those_that_matter_without_their_box(
+    answer: str, spoken: str
+) -> None:
+    judge = FakeJudge()
+    await Equivalence(judge).same("\\alpha", answer)
+    assert {" ".join(text.split()) for text in judge.asked[0]} == {"\\alpha", spoken}

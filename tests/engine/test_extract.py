@@ -25,6 +25,7 @@ MEGABYTE = 1_000_000
         (r"\boxed{6} and then \boxed{7", "6"),
         (r"\boxed{oops, never closed \boxed{9}", "9"),
         (r"\boxed{2} and an empty \boxed{}", "2"),
+        (r"\boxed{2}, as asked for: \boxed{...}", "2"),
         ("\\boxed{1}\n\n\\boxed{never closed\n\nanother paragraph}", "1"),
         ("}} stray { braces \\boxed{4}", "4"),
     ],
@@ -73,13 +74,28 @@ def test_phrase_states_the_answer_up_to_the_end_of_its_sentence(text: str, answe
         "x lies in [0, 1] here",
         "the answer is " + "blah " * 1000,
         "\\frac{1}{2}",
+        "I will put the final answer in \\boxed{}.",
+        "The answer goes into \\boxed{\\ldots}.",
+        "There are ${}_5C_2$ pairs.",
     ],
 )
 def test_text_without_a_stated_answer_has_none(text: str) -> None:
     assert extract_answer(text) is None
 
 
-@pytest.mark.parametrize("text", ["Answer: (B) Paris", "The answer is B.", "so it is (B).", "**B**", "(B)", "option B"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer: (B) Paris",
+        "The answer is B.",
+        "The answer is B, since 3 > 2.",
+        "The answer is (B) because it floats.",
+        "so it is (B).",
+        "**B**",
+        "(B)",
+        "option B",
+    ],
+)
 def test_choice_letter_is_found_by_auto(text: str) -> None:
     assert extract_answer(text) == Answer("B", "choice")
 
@@ -98,6 +114,7 @@ def test_asking_for_a_choice_looks_further(text: str) -> None:
         ('a stray { and then {"a": 1}', '{"a":1}'),
         ("gives\n[1, 2]", "[1,2]"),
         ('{"a": {"b": "\\"}"}}', '{"a":{"b":"\\"}"}}'),
+        ('{"a": 1}, and not ${}_5C_2$', '{"a":1}'),
     ],
 )
 def test_last_json_value_is_canonical(text: str, form: str) -> None:
