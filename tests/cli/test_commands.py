@@ -9,6 +9,7 @@ import typer
 
 from a1agent import __version__
 from a1agent.cli import app as app_module
+from a1agent.conformal import replay
 
 SUM = "1 + 2 + 3 + 4"
 
@@ -106,6 +107,27 @@ def test_replay_prints_a_table_begins_from_a_calibration_and_plots(a1, trace: Pa
     assert done.exit_code == 0
     assert "overall rate" in done.stdout and "max question deviation" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_replay_measures_a_trace_once_for_its_table_and_its_plot(a1, trace: Path, tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("matplotlib")
+    measured: list[int] = []
+    measure = replay.measure_replay
+    monkeypatch.setattr(replay, "measure_replay", lambda *given: measured.append(1) or measure(*given))
+    assert a1("replay", str(trace), "--plot", str(tmp_path / "rates.png")).exit_code == 0
+    assert measured == [1]
+
+
+def test_a_plot_is_written_where_it_was_asked_for_or_not_at_all(a1, trace: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "rates"
+    folder.mkdir()
+    store = str(tmp_path / "store.sqlite3")
+    a1("ask", SUM, "--calibration", store)
+    for words in (("replay", str(trace)), ("stats", "--calibration", store)):
+        done = a1(*words, "--plot", str(folder))
+        assert done.exit_code == 1 and str(folder) in done.stderr
+        assert not list(tmp_path.glob("*.png"))
 
 
 def test_replay_says_what_each_coverage_means(a1) -> None:
