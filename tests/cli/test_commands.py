@@ -19,6 +19,12 @@ def test_version_prints_name_and_version(a1) -> None:
     assert (done.exit_code, done.stdout) == (0, f"a1agent {__version__}\n")
 
 
+def test_help_says_what_each_command_does_in_full(a1, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = a1("--help").stdout
+    assert shown.count("\n  ") > 10 and "..." not in shown.partition("Commands:")[2]
+
+
 def greet(app: typer.Typer) -> None:
     @app.command()
     def greet() -> None:
