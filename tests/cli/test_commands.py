@@ -197,6 +197,11 @@ def test_tables_in_a_pipe_are_a_line_a_row_without_blanks_at_its_end(a1, trace: 
     assert any(line.split() == ["draft", f"scripted:{long}", "A1_DRAFT"] for line in shown[0].splitlines())
 
 
+def test_stats_say_that_a_folder_is_no_store(a1, tmp_path: Path) -> None:
+    done = a1("stats", "--calibration", str(tmp_path))
+    assert done.exit_code == 2 and f"{tmp_path} is a folder" in done.stderr
+
+
 def test_stats_plot_the_drift(a1, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     store, picture = str(tmp_path / "store.sqlite3"), tmp_path / "drift.png"
