@@ -60,8 +60,6 @@ def bench(
 ) -> int:
     """Measure A1 beside each model alone: accuracy, speed and rates.
 
-    Its controls are random takeovers, and a ranking that all chains wait for.
-
     Writes report.md, results.jsonl and plots. All chains run to their ends unless --early-stop is given.
     """
     from a1agent.bench.ledger import Ledger
