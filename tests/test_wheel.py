@@ -1,8 +1,12 @@
-"""What is installed from the built wheel: the page whole, with its licences, and nothing that asks another host."""
+"""What is installed from the built wheel: the page whole, with its licences, and nothing that asks another host.
+
+And what the source distribution holds beside it.
+"""
 
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -15,14 +19,28 @@ PAGE = "a1agent/server/page/"
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of the wheel, built as `pip` builds it but without a network: no environment is made for it."""
-    folder = tmp_path_factory.mktemp("wheel")
+    with zipfile.ZipFile(build("wheel", tmp_path_factory.mktemp("wheel"))) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def build(kind: str, folder: Path) -> Path:
     built = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+    return next(folder.iterdir())
+
+
+def test_the_source_distribution_holds_what_its_makefile_and_readme_name_and_no_recorded_runs(tmp_path: Path) -> None:
+    with tarfile.open(build("sdist", tmp_path)) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "README.md")]
+    named = {path for text in texts for path in re.findall(r"[\w./-]+/[\w./-]+\.(?:py|toml|md)", text)}
+    named = {path for path in named if (ROOT / path).is_file()}
+    assert {"integrations/langchain/pyproject.toml", "tests/servers/install.py"} <= named
+    assert named | {"BENCHMARKS.md", "CHANGELOG.md", "LICENSE"} <= names
+    assert not [name for name in names if name.endswith((".csv", ".pyc")) or ".venv" in name]
 
 
 def test_the_wheel_holds_every_file_of_the_page(wheel: dict[str, bytes]) -> None:

@@ -51,7 +51,7 @@ def _load() -> Any:
     try:
         api = importlib.import_module("llama_cpp.llama_cpp")
     except ModuleNotFoundError as error:
-        raise MissingExtra("llama.cpp models", "llama-cpp") from error
+        raise MissingExtra("a model in llama.cpp", "llama-cpp") from error
     except (OSError, RuntimeError) as error:
         hint = "reinstall it with: pip install --force-reinstall llama-cpp-python"
         raise ModelLoadError(f"llama-cpp-python does not load: {error}", hint) from error

@@ -58,7 +58,7 @@ def bench(
     out: Annotated[Path | None, typer.Option("--out", help="folder of the run (default: a new one)")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
 ) -> int:
-    """Measure accuracy, speed and rates of A1 side by side with each model alone and with its controls.
+    """Measure A1 beside each model alone: accuracy, speed and rates.
 
     Writes report.md, results.jsonl and plots. All chains run to their ends unless --early-stop is given.
     """

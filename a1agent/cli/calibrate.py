@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,7 +62,8 @@ def calibrate(
         report = loop.run(_measure(agent, found, raw, told))
     _check_stored(report["scores"], store, began)
     report["calibration"] = settings.calibration
-    print(json.dumps(report) if as_json else _sentence(report))
+    flag = shlex.join(["--calibration", str(store)]) if settings.values["calibration"].source == "flag" else ""
+    print(json.dumps(report) if as_json else _sentence(report, f"a1 stats {flag}".strip()))
     return 0 if report["scores"] else 1
 
 
@@ -106,7 +108,7 @@ async def _measure(agent: A1, data: DataSet, raw: bool, told: Any) -> dict[str, 
     return {"questions": len(data.problems) - failed, "failed": failed, "scores": scores, "rejections": rejections}
 
 
-def _sentence(report: dict[str, Any]) -> str:
+def _sentence(report: dict[str, Any], shower: str) -> str:
     where = report["calibration"]
     place = "the user's store" if where == "default" else where
-    return f"{report['scores']} scores of {report['questions']} questions are in {place}; a1 stats shows it"
+    return f"{report['scores']} scores of {report['questions']} questions are in {place}; {shower} shows it"

@@ -26,4 +26,5 @@ def draw_drift(path: Path, entries: Sequence[tuple[str, Sequence[StorePeriod]]])
     axes.set(xlabel="day", ylabel="mean score (nats per token)")
     if entries:
         axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
+    kind = path.suffix.removeprefix(".") or "png"  # or another name is taken where there is none
+    figure.savefig(path, dpi=150, format=kind)

@@ -52,7 +52,7 @@ def replay(
     )
     report = measure_replay(steps, rejection_rate)
     if plot:
-        _draw(lambda: plot_replay(steps, rejection_rate, plot))
+        _draw(lambda: plot_replay(steps, rejection_rate, report, plot))
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report)))
     else:

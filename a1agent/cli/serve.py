@@ -49,9 +49,9 @@ def serve(
     grace: Annotated[float, typer.Option("--grace", help="seconds requests may still run at shutdown")] = 10.0,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="log bodies and errors whole")] = False,
 ) -> int:
-    """Serve OpenAI's API and a page to watch the chains think, on this machine alone unless told otherwise.
+    """Serve OpenAI's API and a page to watch the chains think.
 
-    The log is JSON lines on stderr. Ctrl-C or SIGTERM ends it in order.
+    On this machine alone unless told otherwise. The log is JSON lines on stderr. Ctrl-C or SIGTERM ends it in order.
     """
     found = _server()
     chosen = found.ServerSettings(

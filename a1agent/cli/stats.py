@@ -43,6 +43,8 @@ def stats(
         raise UsageError("calibration is none: there is no store", "give one with --calibration")
     if not path.exists() and settings.calibration != "default":
         raise UsageError(f"there is no file {path}", "a store is made by the first call that uses it")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", "name the file of a store")
     entries = _entries(path)
     if plot:
         _plot(entries, plot)

@@ -33,4 +33,5 @@ def draw_rates(
     for panel, title in zip((over_time, by_turn, by_question), titles, strict=True):
         panel.set_title(title, fontsize="medium")
         panel.axhline(asked_rate, color="black", linestyle="--", linewidth=0.8)
-    figure.savefig(path, dpi=150)
+    kind = Path(path).suffix.removeprefix(".") or "png"  # or another name is taken where there is none
+    figure.savefig(path, dpi=150, format=kind)

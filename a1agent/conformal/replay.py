@@ -171,18 +171,19 @@ def measure_replay(replayed: Sequence[ReplayedStep], rejection_rate: float) -> R
     )
 
 
-def plot_replay(replayed: Sequence[ReplayedStep], rejection_rate: float, path: str | Path) -> None:
+def plot_replay(
+    replayed: Sequence[ReplayedStep], rejection_rate: float, report: ReplayReport, path: str | Path
+) -> None:
     """Draw the rate per window, per turn and per question into an image file (the suffix gives the format).
 
-    The report's largest deviations head the panels. Raises ImportError that names the extra to install where matplotlib
-    is missing.
+    The largest deviations of `report`, as `measure_replay` gives it, head the panels. Raises ImportError that names the
+    extra to install where matplotlib is missing.
     """
     from a1agent.conformal.plots import draw_rates
 
     rejected = np.array([item.decision.rejected for item in replayed], dtype=np.float64)
     by_turn = _grouped((item.step.turn for item in replayed), rejected)
     by_question = _grouped((item.step.question for item in replayed), rejected)
-    report = measure_replay(replayed, rejection_rate)
     draw_rates(
         path,
         asked_rate=rejection_rate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer at `path`, trained and saved there first if it is not."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer().save(str(path))
+        train_tokenizer().save(f"{path}.tmp")
+        os.replace(f"{path}.tmp", path)  # a run killed meanwhile leaves no half of it
     return Tokenizer.from_file(str(path))
 
 

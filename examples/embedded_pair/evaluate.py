@@ -58,6 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--show-wrong", type=int, default=0, help="print so many wrong replies")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
+    if options.count < 1:
+        parser.error(f"--count is {options.count}: it is more than 0")
     model = llama_cpp.Llama(
         str(options.model), n_ctx=1024, n_threads=options.threads, n_threads_batch=options.threads, verbose=False
     )

@@ -131,7 +131,8 @@ def load_optimizers(path: Path, optimizers: list[torch.optim.Optimizer]) -> Prog
         for name, value in tensors.items():
             kind, *rest = name.split(".")
             if kind == "optimizer" and int(rest[0]) == index:
-                state.setdefault(int(rest[1]), {})[rest[2]] = value
+                # A copy: what is loaded stays mapped, and Windows replaces no file that is.
+                state.setdefault(int(rest[1]), {})[rest[2]] = value.clone()
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     saved = read_meta(path)["progress"]
     return Progress(**{**saved, "history": [tuple(entry) for entry in saved["history"]]})
@@ -167,8 +168,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint, plot and tokenizer")
     options = parser.parse_args(arguments)
-    if not options.tokens and not options.minutes:
+    if options.tokens is None and options.minutes is None:
         parser.error("say --tokens or --minutes: the learning rate is planned by it")
+    for name in ("tokens", "minutes", "steps", "rows", "report", "threads"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            parser.error(f"--{name} is {value}: it is more than 0")
     return options
 
 
@@ -191,6 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
     tokenizer = data.load_tokenizer(options.out / "tokenizer.json")
     checkpoint = options.out / "checkpoint.safetensors"
     model = (load_model(checkpoint) if checkpoint.exists() else Llama(SIZES[options.size])).to(options.device)
+    if model.config != SIZES[options.size]:
+        raise SystemExit(f"{options.out} holds a run of another size: give that --size, or another --out")
     optimizers = make_optimizers(model)
     progress = load_optimizers(checkpoint, optimizers) if checkpoint.exists() else Progress()
     held_out = data.held_out_batch(tokenizer, 100)

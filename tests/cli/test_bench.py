@@ -119,6 +119,14 @@ def test_calibration_is_kept_for_calls_to_come(a1: Any, sums: Path, tmp_path: Pa
     assert answered["stats"]["calibration_size"] == report["scores"]
 
 
+def test_calibrating_says_how_to_see_what_it_kept(a1: Any, sums: Path, tmp_path: Path) -> None:
+    store = tmp_path / "my store.sqlite3"
+    done = a1("calibrate", "--data", str(sums), "--calibration", str(store))
+    assert f"a1 stats --calibration '{store}' shows it" in done.stdout
+    done = a1("calibrate", "--data", str(sums), env={"A1_CALIBRATION": str(store)})
+    assert "; a1 stats shows it" in done.stdout
+
+
 def test_calibrating_needs_somewhere_to_keep_it(a1: Any, sums: Path) -> None:
     done = a1("calibrate", "--data", str(sums), "--calibration", "none")
     assert done.exit_code == 2 and "--calibration" in done.stderr

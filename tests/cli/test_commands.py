@@ -9,6 +9,7 @@ import typer
 
 from a1agent import __version__
 from a1agent.cli import app as app_module
+from a1agent.conformal import replay
 
 SUM = "1 + 2 + 3 + 4"
 
@@ -16,6 +17,12 @@ SUM = "1 + 2 + 3 + 4"
 def test_version_prints_name_and_version(a1) -> None:
     done = a1("--version")
     assert (done.exit_code, done.stdout) == (0, f"a1agent {__version__}\n")
+
+
+def test_help_says_what_each_command_does_in_full(a1, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = a1("--help").stdout
+    assert shown.count("\n  ") > 10 and "..." not in shown.partition("Commands:")[2]
 
 
 def greet(app: typer.Typer) -> None:
@@ -108,6 +115,27 @@ def test_replay_prints_a_table_begins_from_a_calibration_and_plots(a1, trace: Pa
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_replay_measures_a_trace_once_for_its_table_and_its_plot(a1, trace: Path, tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("matplotlib")
+    measured: list[int] = []
+    measure = replay.measure_replay
+    monkeypatch.setattr(replay, "measure_replay", lambda *given: measured.append(1) or measure(*given))
+    assert a1("replay", str(trace), "--plot", str(tmp_path / "rates.png")).exit_code == 0
+    assert measured == [1]
+
+
+def test_a_plot_is_written_where_it_was_asked_for_or_not_at_all(a1, trace: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "rates"
+    folder.mkdir()
+    store = str(tmp_path / "store.sqlite3")
+    a1("ask", SUM, "--calibration", store)
+    for words in (("replay", str(trace)), ("stats", "--calibration", store)):
+        done = a1(*words, "--plot", str(folder))
+        assert done.exit_code == 1 and str(folder) in done.stderr
+        assert not list(tmp_path.glob("*.png"))
+
+
 def test_replay_says_what_each_coverage_means(a1) -> None:
     shown = " ".join(a1("replay", "--help").stdout.split())
     assert "marginal: the rate holds over all steps; conditional: in each question too" in shown
@@ -167,6 +195,11 @@ def test_tables_in_a_pipe_are_a_line_a_row_without_blanks_at_its_end(a1, trace: 
     ]
     assert all(line == line.rstrip() for text in shown for line in text.splitlines())
     assert any(line.split() == ["draft", f"scripted:{long}", "A1_DRAFT"] for line in shown[0].splitlines())
+
+
+def test_stats_say_that_a_folder_is_no_store(a1, tmp_path: Path) -> None:
+    done = a1("stats", "--calibration", str(tmp_path))
+    assert done.exit_code == 2 and f"{tmp_path} is a folder" in done.stderr
 
 
 def test_stats_plot_the_drift(a1, tmp_path: Path) -> None:

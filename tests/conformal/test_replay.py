@@ -144,9 +144,10 @@ def test_measures_that_a_short_trace_cannot_give_are_none():
 
 def test_a_plot_is_written(trace, tmp_path):
     pytest.importorskip("matplotlib")
-    path = tmp_path / "rates.png"
-    plot_replay(replay_steps(trace[:500], rejection_rate=0.4), 0.4, path)
-    assert path.read_bytes().startswith(b"\x89PNG")
+    steps = replay_steps(trace[:500], rejection_rate=0.4)
+    for path in (tmp_path / "rates.png", tmp_path / "rates"):
+        plot_replay(steps, 0.4, measure_replay(steps, 0.4), path)
+        assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_plot_without_matplotlib_names_the_extra_to_install(tmp_path, monkeypatch):
@@ -159,5 +160,6 @@ def test_a_plot_without_matplotlib_names_the_extra_to_install(tmp_path, monkeypa
 
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     monkeypatch.delitem(sys.modules, "a1agent.conformal.plots", raising=False)
+    steps = replay_steps([TraceStep(question="1", chain=0, turn=0, attempt=0, perplexity=2.0)], rejection_rate=0.4)
     with pytest.raises(ImportError, match=r"pip install 'a1agent\[bench\]'"):
-        plot_replay([], 0.4, tmp_path / "rates.png")
+        plot_replay(steps, 0.4, measure_replay(steps, 0.4), tmp_path / "rates.png")

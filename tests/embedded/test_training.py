@@ -38,6 +38,37 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(train: ModuleType
     assert train.read_meta(tmp_path / "parts" / "checkpoint.safetensors")["progress"]["step"] == 6
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+def test_a_run_that_goes_on_holds_no_checkpoint_open(train: ModuleType, tmp_path: Path) -> None:
+    """Windows could not replace it."""
+    train.main([*RUN, "--steps", "1", "--out", str(tmp_path)])
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    model = train.load_model(checkpoint)
+    optimizers = train.make_optimizers(model)
+    train.load_optimizers(checkpoint, optimizers)
+    assert str(checkpoint) not in Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert all(optimizer.state for optimizer in optimizers)
+
+
+def test_a_run_of_another_size_is_not_gone_on_with(train: ModuleType, tmp_path: Path) -> None:
+    train.main([*RUN, "--steps", "1", "--out", str(tmp_path)])
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="another size"):
+        train.main([*RUN, "--size", "draft", "--steps", "1", "--out", str(tmp_path)])
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--tokens", "--minutes", "--steps", "--rows", "--report", "--threads"])
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_what_would_never_end_or_divide_by_nothing_is_refused(
+    train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str
+) -> None:
+    with pytest.raises(SystemExit):
+        train.main([*RUN, flag, value, "--out", str(tmp_path / "run")])
+    assert f"{flag} is {float(value) if flag == '--minutes' else value}: it is more than 0" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_loss_falls_and_is_reported(train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train.main([*RUN, "--steps", "30", "--report", "10", "--out", str(tmp_path)])
     history = train.read_meta(tmp_path / "checkpoint.safetensors")["progress"]["history"]
