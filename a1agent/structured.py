@@ -14,7 +14,7 @@ import math
 import re
 import reprlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, cast
 
@@ -184,7 +184,26 @@ def _of_schemas(kind: Any) -> Any:
     if meta.keys() & {"$dynamicAnchor", "$recursiveAnchor"}:
         text = json.dumps({name: value for name, value in meta.items() if name not in _OF_PARTS})
         meta = json.loads(_TO_ROOT.sub('"$ref": "#"', _TO_PART.sub('"#/$defs/', text)))
-    return kind(meta, format_checker=kind.FORMAT_CHECKER)
+    return _extended(kind, {"uniqueItems": _unique})(meta, format_checker=kind.FORMAT_CHECKER)
+
+
+def _extended(kind: Any, checks: Mapping[str, Any]) -> Any:
+    return importlib.import_module("jsonschema").validators.extend(kind, checks)
+
+
+def _unique(validator: Any, wanted: Any, instance: Any, schema: Any) -> Generator[Any]:
+    """As the library's, which compares objects pairwise."""
+    if wanted and validator.is_type(instance, "array") and len({_identity(each) for each in instance}) < len(instance):
+        yield importlib.import_module("jsonschema").ValidationError(f"{instance!r} has non-unique elements")
+
+
+def _identity(value: Any) -> Any:
+    """Equal for values that JSON Schema calls equal: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(value, Mapping):
+        return frozenset((name, _identity(field)) for name, field in cast("Mapping[str, Any]", value).items())
+    if isinstance(value, list):
+        return tuple(_identity(each) for each in cast("list[Any]", value))
+    return (isinstance(value, bool), value)
 
 
 def mismatch(validator: Any, value: Any) -> str | None:
@@ -226,9 +245,9 @@ def _counting(kind: Any) -> Any:
     def evolve(self: Any, **changes: Any) -> Any:
         return made(**{alias: getattr(self, name) for name, alias in names} | changes)
 
-    extend: Any = importlib.import_module("jsonschema").validators.extend
     costs = {"$ref": _REFERENCE, "$dynamicRef": _REFERENCE}
-    made = extend(kind, {name: counted(check, costs.get(name, 1)) for name, check in kind.VALIDATORS.items()})
+    checks = {**kind.VALIDATORS, "uniqueItems": _unique}
+    made = _extended(kind, {name: counted(check, costs.get(name, 1)) for name, check in checks.items()})
     names = [(field.name, field.alias) for field in importlib.import_module("attrs").fields(made) if field.init]
     made.evolve = evolve  # the library's own stops counting where a part names its $schema
     return made

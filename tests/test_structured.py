@@ -267,3 +267,26 @@ def test_a_schema_beside_json_object_that_is_none_is_refused(schema: Any) -> Non
 def test_a_schema_whose_dialect_is_no_address_is_refused(broken: Any) -> None:
     with pytest.raises(InvalidQuestion, match="is no JSON schema"):
         check_schema({"$schema": broken}, "it")
+
+
+@pytest.mark.parametrize(
+    ("items", "unique"),
+    [
+        ([1, 2, "1", None, True, False], True),
+        ([1, 1.0], False),
+        ([1, True, 0, False], True),
+        ([[1, True], [1, 1]], True),
+        ([{"a": 1, "b": [2]}, {"b": [2.0], "a": 1}], False),
+        ([{}, [], "", None], True),
+    ],
+)
+def test_equal_items_are_found_as_json_schema_has_it(items: list[Any], unique: bool) -> None:
+    library: Any = importlib.import_module("jsonschema")
+    assert library.Draft202012Validator({"uniqueItems": True}).is_valid(items) == unique
+    assert (mismatch(check_schema({"uniqueItems": True}, "it"), items) is None) == unique
+
+
+def test_thousands_of_objects_are_told_apart_without_comparing_each_two() -> None:
+    objects = [{"a": i, "b": [i]} for i in range(10_000)]
+    check_schema({"$schema": "http://json-schema.org/draft-04/schema#", "enum": objects}, "it")
+    assert mismatch(check_schema({"uniqueItems": True}, "it"), objects) is None

@@ -81,6 +81,7 @@ _UNICODE = str.maketrans(
         **dict.fromkeys("\u00d7\u00b7\u22c5\u2217", "*"),
         **dict.fromkeys("\u2215\u2044\u00f7", "/"),
         **dict.fromkeys("\u00a0\u2009\u202f\u2007", " "),
+        **dict.fromkeys("\u2018\u2019\u2032", "'"),
         "\u00b2": "^2",
         "\u00b3": "^3",
         "\u03c0": "\\pi ",
@@ -117,7 +118,7 @@ _REWRITES = tuple(
         (r"\s+", " "),
     )
 )
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("'", "'"))
 
 
 def _clean(text: str) -> str:
@@ -132,7 +133,7 @@ def _unwrap(text: str) -> str:
     previous = None
     while text != previous:
         previous = text
-        text = text.strip(" \t\r\n*`\"'\u201c\u201d")
+        text = text.strip(' \t\r\n*`"\u201c\u201d')
         if not text.endswith(".."):  # 0.333... is not 0.333
             text = text.rstrip(".,;:")
         for left, right in _WRAPPERS:
@@ -164,6 +165,7 @@ _MARKED = re.compile(rf"(.*?[0-9.}}]) ?([%\u00b0A-Za-z][%\u00b0A-Za-z./ -]*{_EXP
 _WORDS_IN = r"\\(?:text|textbf|textit|textrm|mbox)\s*\{([^{}]*)\}|\\mathrm\s*\{([^{}]{2,})\}"
 _WORD_BOX = re.compile(_WORDS_IN)
 _UNIT_TAIL = re.compile(rf"(?:(?:{_WORDS_IN})(?:\^\{{?-?[123]\}}?)?[ /]*)+[\s$.]*$")
+_PRIMES = re.compile(r"(?<![A-Za-z\\])([A-Za-z])('+)")
 _LETTER = re.compile(r"[mgshLNJWV]")
 _SHORT_UNITS = frozenset(
     re.findall(r"\w+", "mm cm dm km in ft yd mi ha ml cl dl mg kg lb oz ms hr hrs min sec mph kph rad deg sq cu")
@@ -222,14 +224,15 @@ def _with_unit(text: str) -> tuple[Fraction, bool] | None:
 
 
 def spoken(text: str) -> str:
-    r"""An answer as the judge is to read it, which drops what `\text{}` holds: only a unit at the end may stand there.
+    r"""An answer as the judge is to read it, which drops primes, and what `\text{}` holds: a unit at the end may stand there.
 
-    Otherwise 2 hours 30 minutes would be 2 hours 45 minutes, and 5 million 5.
+    Otherwise 2 hours 30 minutes would be 2 hours 45 minutes, 5 million 5, and f' f.
     """
     tail = _UNIT_TAIL.search(text)
     units = [_first(box) for box in _WORD_BOX.finditer(tail[0])] if tail else []
     end = tail.start() if tail and all(map(_is_boxed_unit, units)) else len(text)
-    return _WORD_BOX.sub(lambda box: f" {_first(box)} ", text[:end]) + text[end:]
+    words = _WORD_BOX.sub(lambda box: f" {_first(box)} ", text[:end]) + text[end:]
+    return _PRIMES.sub(lambda primed: f"{primed[1]}_{{prime{len(primed[2])}}}", words)
 
 
 def _first(box: re.Match[str]) -> str:

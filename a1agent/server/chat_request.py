@@ -10,7 +10,7 @@ from a1agent.config import Options
 from a1agent.effort import Effort
 from a1agent.server.asking import AskingFields, Content, Wishes, make_asked
 from a1agent.server.errors import CHAT_NAMES, ApiError
-from a1agent.server.fields import Fields
+from a1agent.server.fields import MOST_MESSAGES, MOST_TOOLS, Fields
 from a1agent.server.formats import FunctionTool, ResponseFormat, ToolChoice, choice_of
 from a1agent.server.jobs import Asked
 from a1agent.server.settings import ServerSettings
@@ -65,13 +65,13 @@ class StreamOptions(Fields):
 class ChatRequest(AskingFields):
     """A chat completion as OpenAI's clients ask for it; every field is served, all others are refused by name."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     n: int = Field(1, ge=1)
     stop: str | list[str] = Field(default_factory=list)
     max_completion_tokens: int | None = Field(None, ge=1, description="of a chain, reasoning included")
     max_tokens: int | None = Field(None, ge=1, description="the old name of max_completion_tokens")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    tools: list[FunctionTool] = Field(default_factory=list[FunctionTool])
+    tools: list[FunctionTool] = Field(default_factory=list[FunctionTool], max_length=MOST_TOOLS)
     tool_choice: ToolChoice | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = Field(None, description="scales the chains, turns and rate the operator set")

@@ -19,7 +19,10 @@ from a1agent.errors import nearest
 from a1agent.server.errors import ApiError
 from a1agent.server.logs import clean
 
-__all__ = ["REFUSED", "UNKNOWN_KIND", "Fields", "check_whole", "invalid"]
+__all__ = ["MOST_MESSAGES", "MOST_TOOLS", "REFUSED", "UNKNOWN_KIND", "Fields", "check_whole", "invalid"]
+
+MOST_MESSAGES, MOST_TOOLS = 4096, 1024
+"""What a request may hold of each: they are looked at in the event loop, which all requests share."""
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "annotations": ([],),
@@ -153,7 +156,8 @@ def _among(value: Any, neutral: tuple[Any, ...]) -> bool:
 
 def invalid(errors: Sequence[Any]) -> ApiError:
     """The 400 that names the field at fault. `errors`: of pydantic."""
-    error = max(errors, key=lambda e: (len(e["loc"]), e["loc"][-1:] == ("type",)))  # of another type all else differs
+    # Of another type all else differs; what is too long is at least of the right one.
+    error = max(errors, key=lambda e: (len(e["loc"]), e["loc"][-1:] == ("type",), e["type"] == "too_long"))
     path = _path(error["loc"])
     if error["type"] in ("json_invalid", "json_type"):
         return ApiError(400, f"the body is no JSON: {error.get('ctx', {}).get('error', error['msg'])}", code="bad_json")

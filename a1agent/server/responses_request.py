@@ -11,7 +11,7 @@ from a1agent.config import Options
 from a1agent.effort import Effort
 from a1agent.server.asking import AskingFields, Content, Wishes, make_asked
 from a1agent.server.errors import CHAT_NAMES, ApiError
-from a1agent.server.fields import UNKNOWN_KIND, Fields
+from a1agent.server.fields import MOST_MESSAGES, MOST_TOOLS, UNKNOWN_KIND, Fields
 from a1agent.server.formats import Function, NamedFunction
 from a1agent.server.jobs import Asked
 from a1agent.server.settings import ServerSettings
@@ -142,12 +142,12 @@ class StreamOptions(Fields):
 class ResponsesRequest(AskingFields):
     """A response as OpenAI's clients ask for it; every field is served, all others are refused by name."""
 
-    input: str | list[InputItem]
+    input: str | Annotated[list[InputItem], Field(max_length=MOST_MESSAGES)]
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1, description="of a chain, reasoning included")
     reasoning: Reasoning | None = None
     text: TextSettings | None = None
-    tools: list[FunctionTool] = Field(default_factory=list[FunctionTool])
+    tools: list[FunctionTool] = Field(default_factory=list[FunctionTool], max_length=MOST_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     stream_options: StreamOptions | None = None
 

@@ -67,6 +67,8 @@ def test_spellings_of_one_answer_have_one_key(spellings: list[str]) -> None:
     [
         ("1/2", "1/3"),
         ("1, 234", "1,234"),
+        ("f'", "f"),
+        ("5'", "5"),
         ("(1,234)", "1234"),
         ("0.333...", "0.333"),
         ("5!", "5"),
@@ -238,6 +240,8 @@ async def test_answer_that_cannot_be_judged_is_given_up_after_two_tries() -> Non
         ("2\\text{ hours }30\\text{ minutes}", "2 hours 30\\text{ minutes}"),
         ("3\\mathrm{~ft}~2\\mathrm{~in}", "3 ft ~2\\mathrm{~in}"),
         ("x\\text{ dozen}", "x dozen"),
+        ("f''(x)+y'", "f_{prime2}(x)+y_{prime1}"),
+        ("\\sin'(x)", "\\sin'(x)"),
         ("40^\\circ\\text{S}", "40^\\circ S"),
         ("12\\pi\\text{ cm}^2", "12\\pi\\text{ cm}^2"),
         ("5\\pi\\text{ m}/\\text{s}.", "5\\pi\\text{ m}/\\text{s}."),

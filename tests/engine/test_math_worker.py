@@ -332,6 +332,8 @@ async def test_giants_start_no_process(worker: MathWorker) -> None:
         ("3*x-1*y+13=0", "3x+4y+14=0", False),
         ("x+1", "x+2", False),
         ("3x+1", "3", False),
+        ("f'(2)+1", "f(2)+1", False),
+        ("2y'+1", "1+2y'", True),
         ("2\\text{ hours }30\\text{ minutes}", "2\\text{ hours }45\\text{ minutes}", False),
         ("\\sqrt{20}\\text{ cm}", "2\\sqrt{5}", True),
         ("__import__('os').abort()", "1", False),

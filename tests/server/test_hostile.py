@@ -113,6 +113,23 @@ async def test_tools_and_format_together_are_bounded_and_the_larger_is_named(pat
     assert "tools" in error["message"] and "20,000" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "asked", "field"),
+    [
+        ("chat/completions", {"messages": ASKED["messages"] * 5000}, "messages"),
+        ("chat/completions", {**ASKED, "tools": [tool(f"t{i}", {}) for i in range(1025)]}, "tools"),
+        ("responses", {"input": [{"role": "user", "content": "1"}] * 5000}, "input"),
+    ],
+    ids=["messages", "tools", "input"],
+)
+async def test_how_many_messages_and_tools_a_request_may_hold_is_told(path: str, asked: Any, field: str) -> None:
+    async with serving() as running, running.http() as http:
+        answer = await http.post(f"/v1/{path}", json={"model": "a1"} | asked)
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["param"].startswith(field)
+    assert "at most" in error["message"]
+
+
 async def test_ten_megabytes_that_are_sent_to_the_end_leave_nothing() -> None:
     async with serving() as running, leaving_nothing(running):
         for _ in range(3):
