@@ -224,7 +224,7 @@ def _with_unit(text: str) -> tuple[Fraction, bool] | None:
 
 
 def spoken(text: str) -> str:
-    r"""An answer as the judge is to read it, which drops primes, and what `\text{}` holds: a unit at the end may stand there.
+    r"""An answer as the judge is to read it, which drops primes and what `\text{}` holds: a unit at the end stays.
 
     Otherwise 2 hours 30 minutes would be 2 hours 45 minutes, 5 million 5, and f' f.
     """
