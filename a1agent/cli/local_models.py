@@ -120,7 +120,12 @@ def _writes_text(config: Path) -> bool:
 def _folder(root: Path) -> Iterator[LocalModel]:
     for file in _gguf_files(root, "**/*"):
         name = file.relative_to(root).as_posix()
-        yield LocalModel(name=name, keeper="LM Studio", path=file, size=_size(file), address=f"llama-cpp:{file}")
+        yield LocalModel(name=name, keeper="LM Studio", path=file, size=_size(file), address=_address(file))
+
+
+def _address(file: Path) -> str:
+    """As it is given to a command: what an address takes for its own is escaped."""
+    return "llama-cpp:" + str(file).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
 
 
 def _gguf_files(root: Path, pattern: str) -> Iterator[Path]:
@@ -170,7 +175,7 @@ def _ollama(root: Path) -> Iterator[LocalModel]:
                 keeper="Ollama",
                 path=blob,
                 size=blob.stat().st_size,
-                address=f"llama-cpp:{blob}",
+                address=_address(blob),
             )
 
 

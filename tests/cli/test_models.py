@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from a1agent import embedded
+from a1agent.backends.registry import parse_address
 from a1agent.cli.local_models import find_local_models
 
 
@@ -79,6 +80,14 @@ def test_a_model_in_parts_is_one_model(folders: Path) -> None:
     first = write(root / "m-00001-of-00002.gguf", 5)
     write(root / "m-00002-of-00002.gguf", 4)
     assert found() == [("LM Studio", f"llama-cpp:{first}", 9)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file has such a name there")
+@pytest.mark.parametrize("name", ["what?.gguf", "part #1.gguf", "100%.gguf", "%3F and ?.gguf"])
+def test_an_address_that_is_shown_can_be_given(folders: Path, name: str) -> None:
+    file = write(folders / ".lmstudio/models/org/repo" / name)
+    ((_, address, _),) = found()
+    assert parse_address(address).path == str(file)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
