@@ -82,8 +82,11 @@ class Run:
         return agent_of(way, plan.draft, plan.target, plan.options, where)
 
     async def load(self) -> bool:
-        """Loads the models; whether they take turns on one device."""
-        return all([(await agent.pair.load()).in_turn for agent in self.agents.values()])
+        """Loads the models; whether they take turns on one device. Raises what is wrong with the options of any way."""
+        loaded = [(await agent.pair.load(), agent.options) for agent in self.agents.values()]
+        for models, options in loaded:
+            models.settle(options)
+        return all(models.in_turn for models, _ in loaded)
 
     async def go(self) -> None:
         """Asks what has not been asked. Raises what answering raises, but for questions that no chain could answer."""

@@ -15,6 +15,7 @@ from a1agent.bench.problems import DataSet, Problem, named
 from a1agent.bench.run import Plan, Run
 from a1agent.bench.ways import MODES, Way, agent_of, ways_of
 from a1agent.config import Options
+from a1agent.errors import InvalidOption
 from a1agent.prompts import ask_for_box
 from a1agent.types import Question
 from tests.bench.made import DRAFT, TARGET
@@ -118,6 +119,21 @@ def test_a_model_that_is_its_own_target_is_measured_too(tmp_path: Path) -> None:
     ways = ways_of(["draft", "target", "a1", "a1-random"], [0.3], options)
     ledger, _ = go(plan(SUMS[:2], target="same", options=options, ways=ways), tmp_path / "run")
     assert [record.error for record in ledger.records] == [None] * 2 * len(ways)
+
+
+def test_a_way_that_cannot_be_gone_is_refused_before_any_question_is_asked(tmp_path: Path) -> None:
+    ways = ways_of(["draft", "a1"], [0.3], OPTIONS, scored=[0.5])
+    chosen = plan(draft="embedded:draft", target="same", ways=ways)
+    run = Run(chosen, Ledger(tmp_path / "run", chosen.identity, resume=False))
+
+    async def load() -> None:
+        try:
+            await run.load()
+        finally:
+            await run.aclose()
+
+    with pytest.raises(InvalidOption, match=r"verify_rate is 0\.5"):
+        asyncio.run(load())
 
 
 @pytest.mark.parametrize("threads", [1, 64])
