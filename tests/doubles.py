@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from a1agent.backends.base import Work
 from a1agent.backends.scripted import ScriptedBackend, Sums
 
 SUM = "1 + 2 + 3 + 4 + 5 + 6"
@@ -58,6 +59,14 @@ class Fixed:
 
     def nll(self, prompt: str, text: str, step: str) -> float:
         return self.score
+
+
+class NeverReads:
+    """A scripted model's time: no prompt is ever read."""
+
+    async def serve(self, to_read: int, to_write: int) -> Work:
+        await asyncio.Event().wait()
+        return Work()
 
 
 LIMIT_S = 1000.0

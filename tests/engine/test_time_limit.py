@@ -8,7 +8,7 @@ from a1agent import A1, Question, SolveError, TimedOut
 from a1agent.backends.scripted import Replies, ScriptedBackend
 from a1agent.engine.equivalence import Equivalence
 from a1agent.prompts import ask_for_box
-from tests.doubles import LIMIT_S, Clock, Late
+from tests.doubles import LIMIT_S, Clock, Late, NeverReads
 
 pytestmark = pytest.mark.anyio
 
@@ -105,8 +105,8 @@ async def test_a_chain_that_fails_as_time_runs_out_says_why(monkeypatch: pytest.
 
 
 async def test_a_limit_that_passes_before_the_prompt_is_read_is_an_error_of_its_own() -> None:
-    model = ScriptedBackend(Late(lambda: None))
+    model = ScriptedBackend(Late(lambda: None), service=NeverReads())
     async with agent(model, chains=1) as a1:
         with pytest.raises(TimedOut, match="before the prompt was read"):
-            await a1.asolve(BOXED, timeout_s=1e-9)
+            await a1.asolve(BOXED, timeout_s=0.01)
     assert model.counters.sequences_alive == 0

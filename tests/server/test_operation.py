@@ -10,9 +10,11 @@ import openai
 import pytest
 
 from a1agent import A1
+from a1agent.backends.scripted import ScriptedBackend, Sums
 from a1agent.server import Keys, create_app
 from a1agent.server.admission import Admission
 from a1agent.server.errors import ApiError
+from tests.doubles import NeverReads
 from tests.server.serving import KEY, SUM, Gate, body, held_agent, nothing_left, raw, serving, until
 
 pytestmark = pytest.mark.anyio
@@ -63,9 +65,10 @@ async def test_a_deadline_returns_the_best_answer_so_far() -> None:
 
 
 async def test_a_time_too_short_to_begin_in_is_told_as_such_and_not_tried_again() -> None:
-    async with serving() as running, running.client() as client:
+    agent = A1(ScriptedBackend(Sums(), service=NeverReads()), "scripted:sums", calibration=None, min_step_tokens=0)
+    async with agent, serving(agent) as running, running.client() as client:
         with pytest.raises(openai.InternalServerError, match="raise timeout_s") as caught:
-            await client.chat.completions.create(**ASKED, extra_body={"a1": {"timeout_s": 1e-9}})
+            await client.chat.completions.create(**ASKED, extra_body={"a1": {"timeout_s": 0.01}})
     assert (caught.value.status_code, caught.value.code) == (504, "timed_out")
     assert caught.value.response.headers["x-should-retry"] == "false"
 

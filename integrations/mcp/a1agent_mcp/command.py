@@ -61,8 +61,9 @@ def mcp(
 def http_server(agent: A1, limits: Limits, settings: ServerSettings) -> Server:
     """What serves streamable HTTP behind the guard, which checks Host, Origin, key, kind and size of the body."""
     checked_before = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    app = create_server(agent, limits).streamable_http_app(transport_security=checked_before)
-    ending = Ending(app, settings.grace_s)
+    queue = limits.queue()
+    app = create_server(agent, limits, queue).streamable_http_app(transport_security=checked_before)
+    ending = Ending(app, settings.grace_s, queue.close)
     return Server(config_of(Guard(ending, settings, _ignore), settings), ending)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from a1agent.server.errors import ApiError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,14 +12,15 @@ __all__ = ["Ending"]
 
 
 class Ending:
-    """A middleware. `drain` begins the grace period of `grace_s` seconds, `hurry` ends it.
+    """A middleware. `drain` begins the grace period of `grace_s` seconds and calls `close`, `hurry` ends it.
 
     After it a request that was not answered yet raises `ApiError` 503, and a stream that has begun ends.
     """
 
-    def __init__(self, app: ASGIApp, grace_s: float) -> None:
+    def __init__(self, app: ASGIApp, grace_s: float, close: Callable[[], None]) -> None:
         self._app = app
         self._grace_s = grace_s
+        self._close = close
         self._over = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,6 +60,7 @@ class Ending:
 
     def drain(self) -> None:
         """The server takes no more requests."""
+        self._close()
         asyncio.get_running_loop().call_later(self._grace_s, self.hurry)
 
     def hurry(self) -> None:

@@ -54,6 +54,10 @@ class Limits:
     seconds: float = 300.0
     kept: int = 100
 
+    def queue(self) -> Admission:
+        """Where calls wait for their turn."""
+        return Admission(self.calls, self.waiting, self.clients)
+
 
 class Reasoned(BaseModel):
     """What a call gives back."""
@@ -84,13 +88,15 @@ class _Calls:
         return json.dumps(list(self.by_tenant.get(tenant, ())))
 
 
-def create_server(agent: A1, limits: Limits | None = None) -> MCPServer[None]:
+def create_server(agent: A1, limits: Limits | None = None, queue: Admission | None = None) -> MCPServer[None]:
     """A server over `agent`, which stays the caller's to close; for any transport of the SDK.
+
+    Who wants to close the queue before the server ends gives one of the `limits`.
 
     Over HTTP each API key has a calibration and past calls of its own.
     """
     chosen = limits or Limits()
-    calls, queue = _Calls(chosen.kept), Admission(chosen.calls, chosen.waiting, chosen.clients)
+    calls, line = _Calls(chosen.kept), queue or chosen.queue()
     server: MCPServer[None] = MCPServer(
         "a1",
         version=__version__,
@@ -119,7 +125,7 @@ def create_server(agent: A1, limits: Limits | None = None) -> MCPServer[None]:
             options["rejection_rate"] = rate
         tenant = _TENANT.get()
         try:
-            async with _place(queue, tenant, chosen.seconds) as left_s:
+            async with _place(line, tenant, chosen.seconds) as left_s:
                 result = await _follow(agent, question, tenant, {**options, "timeout_s": left_s}, ctx)
         except (A1Error, ApiError) as error:
             raise ToolError(str(error)) from error

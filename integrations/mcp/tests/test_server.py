@@ -21,6 +21,7 @@ from mcp_types import TextContent
 
 from a1agent_mcp import Limits, create_server
 from a1agent_mcp.command import http_server
+from a1agent_mcp.ending import Ending
 
 pytestmark = pytest.mark.anyio
 
@@ -171,6 +172,33 @@ async def test_a_call_beyond_those_that_may_wait_is_an_error_of_the_tool() -> No
         first.cancel()
         while draft.counters.sequences_alive:  # noqa: ASYNC110  as above
             await asyncio.sleep(0)
+
+
+async def test_a_call_that_waits_for_its_turn_is_sent_away_as_the_server_ends() -> None:
+    draft, target = pair(jitter=10**6)
+    limits = Limits(calls=1)
+    queue = limits.queue()
+    async with (
+        A1(draft, target, calibration=None, min_step_tokens=0) as a1,
+        Client(create_server(a1, limits, queue)) as client,
+        asyncio.timeout(60),
+    ):
+        first = asyncio.create_task(client.call_tool("reason", ASKED))
+        while not draft.counters.sequences_alive:  # noqa: ASYNC110  counters have no event to wait for
+            await asyncio.sleep(0)
+        second = asyncio.create_task(client.call_tool("reason", ASKED))
+        while not queue.waiting:  # noqa: ASYNC110  as above
+            await asyncio.sleep(0)
+        Ending(_nothing, 60.0, queue.close).drain()
+        (text,) = (await second).content
+        assert isinstance(text, TextContent) and "shutting down" in text.text
+        first.cancel()
+        while draft.counters.sequences_alive:  # noqa: ASYNC110  as above
+            await asyncio.sleep(0)
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    pass
 
 
 WORDS = ["-m", "a1agent", "mcp", "--draft", "scripted:sums?accuracy=0.6", "--target", "scripted:sums"]
