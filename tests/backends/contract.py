@@ -60,10 +60,10 @@ class Capabilities:
 
 @asynccontextmanager
 async def loaded(factory: BackendFactory, context: int | None = None) -> AsyncIterator[Backend]:
-    """A backend that is closed at the end; nothing in it takes longer than a minute."""
+    """A backend that is closed at the end. What hangs is given up; interpreted kernels of servers take minutes."""
     backend = await asyncio.to_thread(factory, context)
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             yield backend
     finally:
         await backend.aclose()
