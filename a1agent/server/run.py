@@ -24,7 +24,7 @@ from a1agent.server.app import create_app
 from a1agent.server.connection import connections
 from a1agent.server.settings import ServerSettings
 
-__all__ = ["OrderlyServer", "Server", "announced", "bind", "config_of", "opened_here", "serve", "server_of"]
+__all__ = ["Server", "announced", "bind", "config_of", "opened_here", "serve", "server_of"]
 
 _MOST_CONNECTIONS = 1000
 _AFTER_GRACE_S = 2
@@ -100,8 +100,30 @@ def config_of(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
     )
 
 
-class OrderlyServer(uvicorn.Server):
-    """Ends with a signal, and only itself: what the process holds is still to be closed after it."""
+class Drained(Protocol):
+    """What a server serves, as far as its end goes: a grace period begins, and ends."""
+
+    def drain(self) -> None:
+        """Begins it."""
+        ...
+
+    def hurry(self) -> None:
+        """Ends it, whether it has begun or not."""
+        ...
+
+
+class Server(uvicorn.Server):
+    """Ends with a signal, and only itself: what the process holds is still to be closed after it.
+
+    Tells the service when the end begins, so that who waits is sent away at once. A second signal ends the grace
+    period, still in order; after a further Ctrl-C nothing is waited for.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Drained) -> None:
+        super().__init__(config)
+        self._service = service
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._hurries = False
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -115,31 +137,6 @@ class OrderlyServer(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class Drained(Protocol):
-    """What a server serves, as far as its end goes: a grace period begins, and ends."""
-
-    def drain(self) -> None:
-        """Begins it."""
-        ...
-
-    def hurry(self) -> None:
-        """Ends it, whether it has begun or not."""
-        ...
-
-
-class Server(OrderlyServer):
-    """Tells the service when the end begins, so that who waits is sent away at once.
-
-    A second signal ends the grace period, still in order; after a further Ctrl-C nothing is waited for.
-    """
-
-    def __init__(self, config: uvicorn.Config, service: Drained) -> None:
-        super().__init__(config)
-        self._service = service
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._hurries = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to serve."""
