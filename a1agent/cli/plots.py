@@ -11,6 +11,8 @@ from a1agent.errors import MissingExtra
 
 try:
     from matplotlib.figure import Figure
+
+    from a1agent.conformal.plots import save
 except ImportError as error:
     raise MissingExtra("a plot", "bench") from error
 
@@ -26,5 +28,4 @@ def draw_drift(path: Path, entries: Sequence[tuple[str, Sequence[StorePeriod]]])
     axes.set(xlabel="day", ylabel="mean score (nats per token)")
     if entries:
         axes.legend(fontsize="small")
-    kind = path.suffix.removeprefix(".") or "png"  # or another name is taken where there is none
-    figure.savefig(path, dpi=150, format=kind)
+    save(figure, path)

@@ -9,7 +9,7 @@ try:
 except ImportError as error:
     raise ImportError("Plotting needs matplotlib: pip install 'a1agent[bench]'") from error
 
-__all__ = ["draw_rates"]
+__all__ = ["draw_rates", "save"]
 
 
 def draw_rates(
@@ -33,5 +33,9 @@ def draw_rates(
     for panel, title in zip((over_time, by_turn, by_question), titles, strict=True):
         panel.set_title(title, fontsize="medium")
         panel.axhline(asked_rate, color="black", linestyle="--", linewidth=0.8)
-    kind = Path(path).suffix.removeprefix(".") or "png"  # or another name is taken where there is none
-    figure.savefig(path, dpi=150, format=kind)
+    save(figure, path)
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Writes a figure to this very file: the suffix gives the format, PNG where there is none."""
+    figure.savefig(path, dpi=150, format=Path(path).suffix.removeprefix(".") or "png")
