@@ -131,13 +131,15 @@ def check_schema(
     jsonschema: Any = importlib.import_module("jsonschema")
     referencing: Any = importlib.import_module("referencing")
     try:
-        wrong = next(iter(_of_schemas(_kind_of(schema)).iter_errors(schema)), None)
+        kind = _kind_of(schema)
+        wrong = next(iter(_of_schemas(kind).iter_errors(schema)), None)
         if wrong is not None:
             raise wrong
-        resolver = _holding(schema).resolver()
+        registry = _holding(schema)
+        resolver = registry.resolver()
         for reference in set(_references(schema)):
             resolver.lookup(reference)
-        return validator_of(schema)
+        return _counting(kind)(schema, registry=registry)
     except jsonschema.ValidationError as error:
         found = f"{what} is no JSON schema: {_cut(error.message)}"
         raise InvalidQuestion(found, f"look at {_cut(error.json_path)}", part) from error
