@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -16,7 +17,7 @@ from a1agent.backends.hub import is_repository
 from a1agent.backends.options import kind_name
 from a1agent.errors import InvalidOption, ModelNotFound, NotEnoughMemory, nearest
 
-__all__ = ["SCHEMES", "Address", "Pool", "Scheme", "check_memory", "parse_address"]
+__all__ = ["SCHEMES", "Address", "Pool", "Scheme", "address_of_file", "check_memory", "parse_address"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +170,11 @@ def _split_file(rest: str) -> tuple[str, str]:
     path, query = _split(rest)
     literal = "%" not in path or os.path.exists(os.path.expanduser(path))
     return path if literal else unquote(path), query
+
+
+def address_of_file(file: Path) -> str:
+    """The address of a GGUF file in llama.cpp: in its path ?, # and % are escaped."""
+    return "llama-cpp:" + str(file).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
 
 
 def _options(scheme: str, query: str) -> tuple[tuple[str, Any], ...]:

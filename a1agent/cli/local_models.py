@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from a1agent.backends.registry import address_of_file
+
 __all__ = ["LocalModel", "find_local_models"]
 
 _PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$", re.IGNORECASE)
@@ -120,12 +122,7 @@ def _writes_text(config: Path) -> bool:
 def _folder(root: Path) -> Iterator[LocalModel]:
     for file in _gguf_files(root, "**/*"):
         name = file.relative_to(root).as_posix()
-        yield LocalModel(name=name, keeper="LM Studio", path=file, size=_size(file), address=_address(file))
-
-
-def _address(file: Path) -> str:
-    """As it is given to a command: what an address takes for its own is escaped."""
-    return "llama-cpp:" + str(file).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+        yield LocalModel(name=name, keeper="LM Studio", path=file, size=_size(file), address=address_of_file(file))
 
 
 def _gguf_files(root: Path, pattern: str) -> Iterator[Path]:
@@ -175,7 +172,7 @@ def _ollama(root: Path) -> Iterator[LocalModel]:
                 keeper="Ollama",
                 path=blob,
                 size=blob.stat().st_size,
-                address=_address(blob),
+                address=address_of_file(blob),
             )
 
 
