@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any
@@ -40,7 +40,7 @@ class _Group(TyperGroup):
             except Exception as error:
                 if debug:
                     raise
-                code = _report(error, self.commands)
+                code = _report(error, self.commands, words)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -105,8 +105,8 @@ def _without_debug(words: list[str]) -> tuple[list[str], bool]:
     return [w for w in words[:end] if w != "--debug"] + words[end:], "--debug" in words[:end]
 
 
-def _report(error: Exception, commands: Iterable[str]) -> int:
-    """Says what happened; returns the exit code."""
+def _report(error: Exception, commands: Collection[str], words: Sequence[str]) -> int:
+    """Says what happened with the words of a command line; returns the exit code."""
     describe = getattr(error, "format_message", None)
     if describe is None:
         fail(error)
@@ -115,7 +115,8 @@ def _report(error: Exception, commands: Iterable[str]) -> int:
         typer.echo(describe(), err=True)
         return 2
     context = getattr(error, "ctx", None)
-    path = getattr(context, "command_path", "a1")
+    command = next((word for word in words if word in commands), None)
+    path = getattr(context, "command_path", f"a1 {command}" if command else "a1")  # a value left out has no context
     what = str(describe()).replace("Value error, ", "")
     unknown = what.startswith("No such command ")
     fail(UsageError(what, f"known: {', '.join(sorted(commands))}" if unknown else f"{path} --help lists what there is"))

@@ -99,9 +99,9 @@ async def _measure(agent: A1, data: DataSet, raw: bool, told: Any) -> dict[str, 
             except (SolveError, ContextOverflow) as error:
                 warn(f"question {done} has no answer: {one_line(str(error))}")
                 failed += 1
-                continue
-            scores += stats.verifications - stats.non_finite_scores
-            rejections += stats.rejections
+            else:
+                scores += stats.verifications - stats.non_finite_scores
+                rejections += stats.rejections
             told(done, len(data.problems))
     finally:
         await agent.aclose()

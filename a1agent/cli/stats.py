@@ -84,10 +84,14 @@ def _is_embedded(entry: StoreEntry) -> bool:
 
 def _print(out: Console, path: Path, entries: list[StoreEntry]) -> None:
     total = sum(entry.scores for entry in entries)
-    out.print(f"{path}: {total} scores of {len(entries)} calibrations", soft_wrap=True)
+    out.print(f"{path}: {_counted(total, 'score')} of {_counted(len(entries), 'calibration')}", soft_wrap=True)
     for entry in entries:
         out.print()
         print_table(out, _table(entry, unicode=not glyphs(out.encoding).ascii))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _table(entry: StoreEntry, *, unicode: bool) -> Table:

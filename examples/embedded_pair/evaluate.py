@@ -60,6 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.count < 1:
         parser.error(f"--count is {options.count}: it is more than 0")
+    if not options.model.is_file():
+        parser.error(f"there is no file {options.model}")
     model = llama_cpp.Llama(
         str(options.model), n_ctx=1024, n_threads=options.threads, n_threads_batch=options.threads, verbose=False
     )

@@ -111,6 +111,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--type", choices=("f16", "f32"), default="f16")
     options = parser.parse_args(arguments)
+    for name in ("checkpoint.safetensors", "tokenizer.json"):
+        if not (options.run / name).is_file():
+            parser.error(f"there is no {options.run / name}: --run is the --out folder of train.py")
     mark = export(options.run, options.to, options.name, options.type)
     print(f"{options.to}: {options.to.stat().st_size / 1e6:.2f} MB, fingerprint {mark[:16]}")
 

@@ -32,6 +32,7 @@ USAGE = {
     "a name of the hub without a scheme": (["ask", "q", "--draft", "ORG/NAME"], "hf:ORG/NAME"),
     "an unknown option of an address": (["ask", "q", "--draft", "scripted:sums?acuracy=1"], "accuracy"),
     "a bad value in an address": (["ask", "q", "--draft", "scripted:sums?accuracy=x"], "a number"),
+    "a flag without its value": (["replay", "t.csv", "--seed"], "a1 replay --help"),
     "no problems": (["problems", "--count", "0"], "--count"),
     "an unknown family": (["problems", "--family", "sum"], "'sums'"),
     "a replay at an impossible rate": (["replay", "t.csv", "--rejection-rate", "2"], "--rejection-rate"),

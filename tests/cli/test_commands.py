@@ -152,7 +152,8 @@ def test_stats_show_what_calls_have_stored(a1, tmp_path: Path) -> None:
     found = json.loads(a1("stats", "--calibration", store, "--json").stdout)
     assert found["path"] == store
     assert [entry["scores"] for entry in found["entries"]] == [32]
-    assert "32 of mean_nll" in a1("stats", "--calibration", store).stdout
+    shown = a1("stats", "--calibration", store).stdout
+    assert "32 scores of 1 calibration\n" in shown and "32 of mean_nll" in shown
 
 
 def test_a_damaged_store_is_one_warning_and_the_question_is_answered(a1, tmp_path: Path) -> None:
