@@ -25,7 +25,7 @@ __all__ = [
 
 Coverage = Literal["marginal", "conditional"]
 CalibratorName = Literal["static", "online", "adaptive"]
-TakeoverMode = Literal["rewrite", "continue", "resample"]
+TakeoverMode = Literal["rewrite", "rollback", "continue", "resample"]
 BaselineName = Literal["none", "random", "ranking"]
 Lookahead = Literal["auto", "on", "off"]
 VoteMethod = Literal["auto", "majority", "weighted", "shortest", "temporal", "best"]
@@ -72,6 +72,8 @@ class Options:
     takeover: TakeoverMode = _option(
         "rewrite",
         "rewrite: the target replaces a rejected step (right for most models); "
+        "rollback: it keeps what it would have written too and writes on from the first token that it would not "
+        "(fewer tokens by the target for the same share of steps); "
         "continue: it writes after it (the paper's way, for targets that correct themselves, as thinking models do); "
         "resample: the draft writes the step anew, and the target only judges (for target=same)",
     )

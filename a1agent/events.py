@@ -102,12 +102,18 @@ class StepAccepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTakenOver:
-    """The target wrote `step`: instead of the drafted one (`rewrite`) or after it (`continue`)."""
+    """The target wrote `step`: instead of the drafted one (`rewrite`), after it (`continue`), or after a part of it.
+
+    `kept`: what of the drafted step stands before it; `kept_tokens`: as tokens of the draft. `takeover` is how it came
+    about here: a statement is rewritten also where other steps are not.
+    """
 
     chain: int
     turn: int
     step: Step
     takeover: TakeoverMode
+    kept: str = ""
+    kept_tokens: int = 0
     trimmed_tokens: int = 0
     work: Work = field(default_factory=Work)
 

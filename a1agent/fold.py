@@ -111,7 +111,7 @@ class StatsFold:
         self.verdicts.append(("", verdict.score, verdict.rejected))
 
     def _taken_over(self, event: events.StepTakenOver) -> None:
-        self._settle(event.chain, self.pending[event.chain].pending_tokens if event.takeover == "continue" else 0)
+        self._settle(event.chain, event.kept_tokens)
         self.target_tokens += event.step.tokens
         self.target_output_tokens += event.step.tokens + event.trimmed_tokens
         self.takeover_s += self._seconds(event.work)

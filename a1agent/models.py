@@ -55,7 +55,8 @@ class Loaded:
         """The options with what depends on the models filled in.
 
         Raises `CannotRewind` when steps are to be taken back and a model cannot do that, `InvalidOption` when one that
-        judges itself is to look ahead or to score a share of its steps: it has all scores with what it writes.
+        judges itself is to look ahead or to score a share of its steps (it has all scores with what it writes), or when
+        steps are to be rolled back by a target that does not tell which text its tokens are.
         """
         if self.judges_itself:
             _check_judge(options)
@@ -68,6 +69,9 @@ class Loaded:
                     f"{backend.info.name} cannot take a step back (a recurrent or hybrid model)",
                     'use takeover="continue" without lookahead="on", or another model',
                 )
+        if options.takeover == "rollback" and not self.target.info.can_spell:
+            what = f"takeover is 'rollback' and {self.target.info.name} does not tell the text of single tokens"
+            raise InvalidOption(what, "give its tokenizer: ?tokenizer=PATH")
         if options.min_step_tokens is not None:
             return options
         return options.replace(min_step_tokens=0 if self.short_steps else min(_STEP_FLOOR, options.step_tokens))

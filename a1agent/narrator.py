@@ -36,9 +36,8 @@ class Narrator:
             case StepAccepted():
                 return self._add(event.chain, self._drafted[event.chain, event.turn].lead + event.step.text)
             case StepTakenOver():
-                drafted = self._drafted[event.chain, event.turn]
-                kept = drafted.step.text if event.takeover == "continue" else ""
-                return self._add(event.chain, drafted.lead + kept + event.step.text)
+                lead = self._drafted[event.chain, event.turn].lead
+                return self._add(event.chain, lead + event.kept + event.step.text)
             case VoteClosed():
                 return self._close(event.result)
             case _:

@@ -208,14 +208,15 @@ class Verdict:
 class Turn:
     """One round of a chain: the draft's step, the verdict on it, and the target's step when it took over.
 
-    `verdict` is None for a step that was accepted without being scored. Whether a drafted step that was rejected stands
-    before the target's is told by `StepTakenOver.takeover`: a statement is rewritten also where others are continued.
+    `verdict` is None for a step that was accepted without being scored. `kept`: what of a drafted step that was taken
+    over stands before the target's: nothing of one that was rewritten, all of one that was continued.
     """
 
     index: int
     drafted: Step
     verdict: Verdict | None
     taken_over: Step | None = None
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -343,7 +343,7 @@ def test_chains_are_cancelled_once_the_majority_cannot_change() -> None:
     assert everyone.stats.chains_cancelled == 0
 
 
-@pytest.mark.parametrize("takeover", ["rewrite", "continue"])
+@pytest.mark.parametrize("takeover", ["rewrite", "rollback", "continue"])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_the_statistics_add_up(takeover: str, rate: float) -> None:
     events: list[Event] = []

@@ -20,7 +20,7 @@ def told(seed: int, **options: Any) -> tuple[Narrator, list[Any], list[str]]:
 
 
 @pytest.mark.parametrize("lookahead", ["on", "off"])
-@pytest.mark.parametrize("takeover", ["rewrite", "continue"])
+@pytest.mark.parametrize("takeover", ["rewrite", "rollback", "continue"])
 @pytest.mark.parametrize("seed", range(8))
 def test_what_is_told_ends_with_the_reasoning_of_the_winner(seed: int, takeover: str, lookahead: str) -> None:
     narrator, events, parts = told(seed, takeover=takeover, lookahead=lookahead)

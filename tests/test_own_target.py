@@ -7,7 +7,7 @@ import pytest
 
 from a1agent import A1, InvalidOption, Question
 from a1agent.backends.scripted import ScriptedBackend
-from a1agent.events import ChainFinished, Event, StepDrafted, StepVerified, VoteClosed
+from a1agent.events import ChainFinished, Event, StepDrafted, StepTakenOver, StepVerified, VoteClosed
 from a1agent.prompts import ask_for_box
 from a1agent.types import Result
 from tests.doubles import Fixed
@@ -96,6 +96,17 @@ async def test_the_rate_is_kept_over_all_attempts() -> None:
         counts = [(await own.asolve(ask_for_box(Question.of(question)))).stats for question in asked]
     rejected, verified = sum(s.rejections for s in counts), sum(s.verifications for s in counts)
     assert abs(rejected / verified - 0.3) < 0.05
+
+
+async def test_it_writes_on_from_where_it_finds_itself_strange() -> None:
+    async with A1("embedded:target", "same", takeover="rollback", rejection_rate=0.5, **COMMON) as own:
+        result, events = await run(own)
+    assert result.stats.rejections == sum(isinstance(event, StepTakenOver) for event in events) > 0
+    assert result.stats.kept_tokens + result.stats.discarded_tokens == result.stats.drafted_tokens
+    for chain in result.chains:
+        assert chain.text == "".join(
+            t.kept + t.taken_over.text if t.taken_over else t.drafted.text for t in chain.turns
+        )
 
 
 async def test_a_model_that_judges_itself_cannot_look_ahead() -> None:

@@ -47,6 +47,7 @@ class ModelInfo:
     `at_once`: chains beyond which more at a time gain nothing, so that further questions wait in line; None: no bound.
     `processor`: what runs it; models with different ones do not slow each other down.
     `can_constrain`: it can be held to a JSON schema while it writes.
+    `can_spell`: its sequences tell the text of single tokens (`Sequence.text_of`).
     `no_score_reason`: why it cannot score, where there is more to say.
     """
 
@@ -61,6 +62,7 @@ class ModelInfo:
     parameters: int | None = None
     scores_as_it_writes: bool = False
     can_constrain: bool = False
+    can_spell: bool = True
     processor: str | None = None
     no_score_reason: str = ""
 
@@ -210,6 +212,10 @@ class Sequence(Protocol):
 
         Raises `CannotScore`, `ContextOverflow` (the sequence is as before), `BackendError`.
         """
+        ...
+
+    def text_of(self, ids: tuple[int, ...]) -> str | None:
+        """The text of tokens of this model; None where they end inside a character, or the model cannot tell."""
         ...
 
     async def append(self, step: StepText) -> None:

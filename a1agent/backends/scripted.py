@@ -295,6 +295,13 @@ class ScriptedSequence:
         self.decoded = min(self.decoded, len(self.ids) - 1)
         return TokenScores(ids=tuple(ids), logprobs=(-nll,) * len(ids), end=-nll if end else None, work=work)
 
+    def text_of(self, ids: tuple[int, ...]) -> str | None:
+        """The text of some bytes; None where they end inside a character."""
+        try:
+            return bytes(ids).decode()
+        except UnicodeDecodeError:
+            return None
+
     async def append(self, step: StepText) -> None:
         """Appends the step. Raises `ContextOverflow`."""
         ids = step.text.encode()

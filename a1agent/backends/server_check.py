@@ -181,6 +181,7 @@ async def assemble(
         reuses_prefix=reuses_prefix,
         at_once=http.options.max_connections * len(http.replicas.all),
         can_constrain=wire.can_constrain,
+        can_spell=tokenizer.exact,
         processor=str(http),
         no_score_reason=reason,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from a1agent.backends.base import Generated
+from a1agent.backends.base import Generated, TokenScores
 from a1agent.engine.chain import Call, Chain, Marks
 from a1agent.engine.decide import decide
 from a1agent.engine.draft import draft, look_ahead
@@ -17,11 +17,15 @@ __all__ = ["Attempt", "attempt", "resample"]
 
 
 class Attempt(NamedTuple):
-    """What the draft wrote, which stands at the end of both sequences, and the verdict; None: accepted unread."""
+    """What the draft wrote, which stands at the end of both sequences, and the verdict; None: accepted unread.
+
+    `read`: how the target found each of its tokens.
+    """
 
     drafted: Generated
     step: Step
     verdict: Verdict | None
+    read: TokenScores | None = None
 
     @property
     def rejected(self) -> bool:
@@ -44,7 +48,7 @@ async def attempt(call: Call, chain: Chain, turn: int, number: int, max_tokens: 
     if number == 0:
         look_ahead(call, chain, turn, drafted)
     verified = await verify(call, chain, drafted)
-    return Attempt(drafted, step, await decide(call, chain, turn, number, verified))
+    return Attempt(drafted, step, await decide(call, chain, turn, number, verified), verified.read)
 
 
 async def resample(call: Call, chain: Chain, turn: int, first: Attempt, marks: Marks, max_tokens: int) -> Attempt:

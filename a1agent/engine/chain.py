@@ -66,12 +66,15 @@ class Call:
             schema=self.statement.schema if self.stating and able else None,
         )
 
-    def stop(self, text: str) -> Stop:
-        """Where the step after a chain's text ends. A statement in a given format is one, whatever lines it has."""
+    def stop(self, text: str, written: int = 0) -> Stop:
+        """Where the step after a chain's text ends, so many tokens of which are `written` already.
+
+        A statement in a given format is one, whatever lines it has.
+        """
         if self.stating and self.statement.closing is not None:
             return Stop(strings=(*self.options.stop, self.statement.closing), after=unshown(text))
         after = unshown(text) if self.options.stop else ""
-        return _stop(self.options.min_step_tokens or 0, self.options.stop, after)
+        return _stop(max(0, (self.options.min_step_tokens or 0) - written), self.options.stop, after)
 
     @property
     def can_rewind(self) -> bool:
@@ -180,6 +183,13 @@ class Chain:
         """How many times finer one tokenizer has cut the text so far than the other."""
         ours, theirs = drafts - self.draft.prompt_tokens, targets - self.target.prompt_tokens
         return (max(ours, theirs) + _SLACK_TOKENS) / (min(ours, theirs) + _SLACK_TOKENS)
+
+    def keep(self, text: str, tokens: int, score: float | None) -> None:
+        """Adds what stays of a rejected step, with a score of its own if it has one."""
+        if score is not None:
+            self.scores.append(score)
+        self.text += text
+        self.tokens += tokens
 
     def grow(self, generated: Generated, step: Step, score: float | None) -> None:
         """Adds what a model wrote, as the step it is, to the text, with its score under the target if it has one."""

@@ -27,9 +27,9 @@ async def decide(call: Call, chain: Chain, turn: int, attempt: int, verified: Ve
     observed = Observed(score=verified.score, question=call.key, chain=chain.index, turn=turn, attempt=attempt)
     if call.ranking is None:
         seen = _by_chance(call, observed) if call.options.baseline == "random" else observed
-        decision, work = call.calibrator.decide(seen, call.options.rejection_rate), verified.work
+        decision, work = call.calibrator.decide(seen, call.options.rejection_rate), verified.read.work
     else:
-        decision, work = await _ranked(call.ranking, observed, verified.work)
+        decision, work = await _ranked(call.ranking, observed, verified.read.work)
     verdict = Verdict(
         score=verified.score,
         p_value=decision.p_value,

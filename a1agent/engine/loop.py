@@ -222,7 +222,11 @@ async def take_turn(call: Call, chain: Chain, turn: int, room: int, marks: Marks
     if taken is None:
         chain.grow(tried.drafted, tried.step, tried.score)
         call.emit(StepAccepted(chain=chain.index, turn=turn, step=tried.step, verified=tried.verdict is not None))
-    chain.turns.append(Turn(index=turn, drafted=tried.step, verdict=tried.verdict, taken_over=taken))
+        chain.turns.append(Turn(index=turn, drafted=tried.step, verdict=tried.verdict))
+    else:
+        chain.turns.append(
+            Turn(index=turn, drafted=tried.step, verdict=tried.verdict, taken_over=taken.step, kept=taken.kept)
+        )
 
 
 async def state_answer(call: Call, chain: Chain) -> None:

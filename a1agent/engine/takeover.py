@@ -1,19 +1,20 @@
-"""Take over: the target writes a step, instead of the rejected one (`rewrite`) or after it (`continue`)."""
+"""Take over: the target writes a step: instead of the rejected one, after it, or after what it would keep of it."""
 
 from __future__ import annotations
 
-from a1agent.backends.base import Generated
+from a1agent.backends.base import Mark, StepText
+from a1agent.config import TakeoverMode
 from a1agent.engine.attempt import Attempt
 from a1agent.engine.chain import Call, Chain, Marks, step_of
 from a1agent.engine.draft import drop_ahead
+from a1agent.engine.rollback import NOTHING, Kept, kept_of
 from a1agent.events import StepTakenOver
-from a1agent.types import Step
 
 __all__ = ["take_over"]
 
 
-async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, marks: Marks, room: int) -> Step:
-    """The target's step of at most `room` tokens, appended to the chain and to the draft's sequence.
+async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, marks: Marks, room: int) -> StepTakenOver:
+    """The target's step of at most `room` tokens, with what it keeps, appended to the chain and the draft's sequence.
 
     A statement is rewritten in any case, as it is one step, and so is a step that leaves no room after it; not so where
     a model cannot take back what it holds. The target does not wait for the draft to drop what it wrote ahead. Raises
@@ -22,30 +23,40 @@ async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, mark
     if chain.ahead is not None:
         chain.ahead.stop()
     left = chain.room(call, drafted=rejected.step.tokens)
-    needs_rewriting = call.can_rewind and (call.stating or left < 1)
-    continues = call.options.takeover == "continue" and not needs_rewriting
-    if not continues:
-        chain.target.rewind(marks.target)
-    stop = call.stop(chain.text + rejected.step.text if continues else chain.text)
-    most = max(1, min(_most(call), left if continues else room))
-    generated = await chain.target.generate(most, call.sampling(chain.index, turn, "target"), stop)
+    how = _how(call, left)
+    most = max(1, min(_most(call), left if how == "continue" else room))
+    kept = _kept(call, chain, rejected, most) if how == "rollback" else NOTHING
+    text = rejected.step.text if how == "continue" else kept.text
+    if how != "continue":
+        chain.target.rewind(Mark(marks.target.length + len(kept.ids)))
+    stop = call.stop(chain.text + text, len(kept.ids))
+    generated = await chain.target.generate(most - len(kept.ids), call.sampling(chain.index, turn, "target"), stop)
+    await drop_ahead(call, chain)
+    tokens = rejected.step.tokens if how == "continue" else await _take_back(call, chain, kept, marks)
     if not chain.own_target:
-        await _follow(call, chain, generated, None if continues else marks)
-    if continues:
-        chain.grow(rejected.drafted, rejected.step, rejected.score)
+        await chain.draft.append(generated.step)
+    chain.keep(text, tokens, rejected.score if how == "continue" else None)
     step = step_of(generated, "target")
-    chain.grow(generated, step, call.score(generated.logprobs))
-    call.emit(
-        StepTakenOver(
-            chain=chain.index,
-            turn=turn,
-            step=step,
-            takeover="continue" if continues else "rewrite",
-            trimmed_tokens=generated.trimmed_tokens,
-            work=generated.work,
-        )
+    chain.grow(generated, step, call.score((*kept.logprobs, *generated.logprobs)))
+    taken = StepTakenOver(
+        chain=chain.index,
+        turn=turn,
+        step=step,
+        takeover=how,
+        kept=text,
+        kept_tokens=tokens,
+        trimmed_tokens=generated.trimmed_tokens,
+        work=generated.work,
     )
-    return step
+    call.emit(taken)
+    return taken
+
+
+def _how(call: Call, left: int) -> TakeoverMode:
+    """How the step is taken over, with so many tokens `left` after it."""
+    if call.can_rewind and (call.stating or (left < 1 and call.options.takeover == "continue")):
+        return "rewrite"
+    return call.options.takeover
 
 
 def _most(call: Call) -> int:
@@ -53,9 +64,24 @@ def _most(call: Call) -> int:
     return call.statement.tokens if call.stating else call.options.takeover_tokens or call.options.step_tokens
 
 
-async def _follow(call: Call, chain: Chain, generated: Generated, marks: Marks | None) -> None:
-    """Brings the draft's sequence to where the target's stands, from the `marks` where the rejected step is gone."""
-    await drop_ahead(call, chain)
-    if marks is not None:
-        chain.draft.rewind(marks.draft)
-    await chain.draft.append(generated.step)
+def _kept(call: Call, chain: Chain, rejected: Attempt, most: int) -> Kept:
+    """What stays of the rejected step, if the target can add to it within `most` tokens."""
+    if rejected.read is None:
+        return NOTHING
+    kept = kept_of(rejected.step.text, rejected.read, chain.target, call.options.stop)
+    return kept if len(kept.ids) < most else NOTHING
+
+
+async def _take_back(call: Call, chain: Chain, kept: Kept, marks: Marks) -> int:
+    """Leaves in the draft's sequence only what is `kept` of the rejected step; how many of its tokens that are."""
+    start = marks.draft.length
+    if chain.own_target:
+        return len(kept.ids)
+    if call.draft.tokenizer_fingerprint == call.target.tokenizer_fingerprint:
+        chain.draft.rewind(Mark(start + len(kept.ids)))
+        return len(kept.ids)
+    drafted = chain.draft.length - start
+    chain.draft.rewind(marks.draft)
+    if kept.text:
+        await chain.draft.append(StepText(text=kept.text))
+    return min(drafted, chain.draft.length - start)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from a1agent.backends.base import Generated, Work
+from a1agent.backends.base import Generated, TokenScores
 from a1agent.engine.chain import Call, Chain
 
 __all__ = ["Verified", "score_of", "verify"]
 
 
 class Verified(NamedTuple):
-    """The step's score (nats per token, larger = stranger), and how many tokens were read for it."""
+    """The step's score (nats per token, larger = stranger), that of each token, and how many were read for them."""
 
     score: float
+    read: TokenScores
     tokens: int = 0
-    work: Work = Work()
 
 
 async def verify(call: Call, chain: Chain, drafted: Generated) -> Verified:
@@ -24,9 +24,10 @@ async def verify(call: Call, chain: Chain, drafted: Generated) -> Verified:
     A model that is its own target has just told what the score would be, and reads nothing.
     """
     if chain.own_target:
-        return Verified(score_of(call, drafted.logprobs, drafted.end))
+        known = TokenScores(ids=drafted.step.ids or (), logprobs=drafted.logprobs, end=drafted.end)
+        return Verified(score_of(call, known.logprobs, known.end), known)
     scores = await chain.target.score(drafted.step, end=drafted.finish == "end")
-    return Verified(score_of(call, scores.logprobs, scores.end), len(scores.ids), scores.work)
+    return Verified(score_of(call, scores.logprobs, scores.end), scores, len(scores.ids))
 
 
 def score_of(call: Call, logprobs: tuple[float, ...], end: float | None) -> float:

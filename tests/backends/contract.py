@@ -230,6 +230,18 @@ class Contract:
             assert backend.tokenize("the parts") != backend.tokenize(" the parts")
             assert backend.tokenize("") == ()
 
+    async def test_ids_are_told_as_text(self, backend_factory: BackendFactory, question: Question) -> None:
+        async with loaded(backend_factory) as backend:
+            sequence = await backend.open(question)
+            text = "the parts: é\n"
+            ids = backend.tokenize(text)
+            told = [sequence.text_of(ids[:count]) for count in range(len(ids) + 1)]
+            if not backend.info.can_spell:
+                assert set(told) == {None}
+                return
+            assert told[0] == "" and told[-1] == text
+            assert all(part is None or text.startswith(part) for part in told)
+
     async def test_ids_of_another_tokenizer_are_not_used(
         self, backend_factory: BackendFactory, question: Question
     ) -> None:

@@ -32,6 +32,7 @@ async def ask(lookahead: str, **options: Any) -> tuple[Result, list[Event]]:
         {"chains": 1},
         {"chains": 6, "calibrator": "static"},
         {"chains": 1, "takeover": "continue"},
+        {"chains": 1, "takeover": "rollback"},
         {"chains": 1, "takeover": "resample", "rejection_rate": 0.6},
         {"chains": 1, "turns": 3},
         {"chains": 1, "max_tokens": 60},

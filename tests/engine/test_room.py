@@ -84,7 +84,7 @@ def ends(result: Result) -> set[tuple[str, str | None]]:
     return {(chain.end, chain.answer) for chain in result.chains}
 
 
-@pytest.mark.parametrize("takeover", ["rewrite", "continue", "resample"])
+@pytest.mark.parametrize("takeover", ["rewrite", "rollback", "continue", "resample"])
 @pytest.mark.parametrize("rate", [0.4, 1.0])
 def test_no_way_of_taking_over_writes_more_than_is_left(takeover: str, rate: float) -> None:
     def run(context_length: int, **options: Any) -> Result:
@@ -156,7 +156,7 @@ def test_where_nothing_can_be_taken_back_a_rejected_statement_is_continued_too()
     assert all("\\boxed{7}." in chain.text for chain in result.chains)
 
 
-@pytest.mark.parametrize("takeover", ["rewrite", "continue", "resample"])
+@pytest.mark.parametrize("takeover", ["rewrite", "rollback", "continue", "resample"])
 def test_a_stop_string_at_the_start_of_a_step_is_no_reason_to_take_over(takeover: str) -> None:
     pair = (ScriptedBackend(Fixed("One and one.\n\n### and more"), name=name) for name in ("draft", "target"))
     result = solve(*pair, takeover=takeover, rejection_rate=0.0, stop=("###",))

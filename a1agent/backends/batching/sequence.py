@@ -127,6 +127,15 @@ class BatchedSequence:
         self._check_room(len(ids))
         return await self._call(Score(self._holder, self._ids[:], ids, end))
 
+    def text_of(self, ids: tuple[int, ...]) -> str | None:
+        """The text of tokens of this model; None where they end inside a character, or the model cannot tell."""
+        if not self._backend.info.can_spell:
+            return None
+        try:
+            return b"".join(map(self._backend.vocabulary.piece, ids)).decode()
+        except UnicodeDecodeError:
+            return None
+
     async def append(self, step: StepText) -> None:
         """Appends the step without running the model: it rides with the next call. Raises `ContextOverflow`."""
         self._check()

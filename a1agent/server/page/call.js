@@ -45,7 +45,7 @@ const FOLDS = {
   StepDrafted(chain, { turn, step: { text } }) {
     const tried = chain.steps[turn]?.tried ?? [];
     chain.steps[turn] = { turn, author: "pending", drafted: text, written: null, verdict: null, tried: [...tried, text],
-      takeover: null };
+      kept: text };
   },
 
   StepVerified(chain, { turn, verdict }, state) {
@@ -55,11 +55,11 @@ const FOLDS = {
   },
 
   StepAccepted(chain, { turn, step: { text } }) {
-    Object.assign(chain.steps[turn], { author: "draft", drafted: text });
+    Object.assign(chain.steps[turn], { author: "draft", drafted: text, kept: text });
   },
 
-  StepTakenOver(chain, { turn, step: { text }, takeover }) {
-    Object.assign(chain.steps[turn], { author: "target", written: text, takeover });
+  StepTakenOver(chain, { turn, step: { text }, kept }) {
+    Object.assign(chain.steps[turn], { author: "target", written: text, kept });
   },
 
   ChainFinished(chain, { result: { answer, end, error } }, state) {

@@ -135,7 +135,7 @@ export class Chains {
 // What of a step stands in the chain.
 function standing(step) {
   const block = make("div");
-  if (step.takeover !== "rewrite") part(block, step.author === "pending" ? "pending" : "draft", step.drafted);
+  if (step.kept) part(block, step.author === "pending" ? "pending" : "draft", step.kept);
   if (step.written !== null) part(block, "target", step.written);
   return block;
 }
@@ -146,9 +146,16 @@ function whole(step, chain) {
   block.append(make("p", "hint", describe(step, chain)));
   const drafts = step.tried.length > 1 ? step.tried : [step.drafted];
   for (const text of drafts) {
-    const dropped = step.takeover === "rewrite" || text !== step.drafted;
-    block.append(make("h4", "", dropped ? "The draft wrote, and it was dropped" : "The draft wrote"));
-    part(block, dropped ? "draft dropped" : "draft", text);
+    const kept = text === step.drafted ? step.kept : "";
+    const dropped = text.slice(kept.length);
+    if (kept) {
+      block.append(make("h4", "", "The draft wrote"));
+      part(block, "draft", kept);
+    }
+    if (dropped) {
+      block.append(make("h4", "", "The draft wrote, and it was dropped"));
+      part(block, "draft dropped", dropped);
+    }
   }
   if (step.written === null) return block;
   block.append(make("h4", "", "The target wrote"));

@@ -34,7 +34,7 @@ const EVENTS = new Map(Object.entries({
   StepDrafted: STEP,
   StepVerified: { chain: count, turn: count, verdict: VERDICT },
   StepAccepted: STEP,
-  StepTakenOver: { ...STEP, takeover: text },
+  StepTakenOver: { ...STEP, kept: text },
   ChainFinished: { chain: count, result: { answer: maybe(text), end: text, error: maybe(text) } },
 }));
 
