@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +58,10 @@ class ModelFiles:
             return str(self.gguf.metadata.get("general.name") or self.path.stem)
         return _repository(self.path) or self.path.name
 
+    def completed(self, text: Json) -> ModelFiles:
+        """With the shape that a full configuration of the text part tells."""
+        return replace(self, shape=_shape_of(text, self.weights, quantized=self.shape.quantized))
+
     def fingerprint(self) -> str:
         """Digest of the configuration, and of sizes and samples of the weights: fast at any size."""
         if self.gguf is not None:
@@ -98,7 +102,8 @@ def read_files(path: Path) -> ModelFiles:
         return ModelFiles(path, info.files, {}, _shape_of_gguf(info), info)
     config = _read_json(path / "config.json")
     weights = _weights(path)
-    return ModelFiles(path, weights, config, _shape_of(config, weights))
+    text: Json = config.get("text_config") or config
+    return ModelFiles(path, weights, config, _shape_of(text, weights, quantized="quantization_config" in config))
 
 
 def _repository(path: Path) -> str:
@@ -157,24 +162,30 @@ def _tensors(path: Path) -> list[Json]:
     return tensors
 
 
-def _shape_of(config: Json, weights: tuple[Path, ...]) -> ModelShape:
-    text: Json = config.get("text_config") or config
+def _shape_of(text: Json, weights: tuple[Path, ...], *, quantized: bool) -> ModelShape:
     tensors = [tensor for path in weights for tensor in _tensors(path)]
-    heads = _first(text, "num_attention_heads", "n_head", "num_heads") or 1
     width = _first(text, "hidden_size", "n_embd", "d_model")
-    layers = _first(text, "num_hidden_layers", "n_layer", "num_layers")
-    kv_heads = _first(text, "num_key_value_heads", "num_kv_heads") or heads
     return ModelShape(
         parameters=sum(_product(tensor["shape"]) for tensor in tensors),
         stored_bytes=sum(path.stat().st_size for path in weights),
-        quantized="quantization_config" in config,
-        cell_values=2 * layers * kv_heads * (_first(text, "head_dim") or width // heads),
+        quantized=quantized,
+        cell_values=_cell_values(text, width),
         vocabulary=_first(text, "vocab_size"),
         width=width,
         inner=_first(text, "intermediate_size", "ffn_dim", "n_inner") or 4 * width,
         context=_first(text, "max_position_embeddings", "n_positions", "max_seq_len"),
         rope_limit=_rope_limit(text),
     )
+
+
+def _cell_values(text: Json, width: int) -> int:
+    """Numbers kept of a token. Latent attention is kept spread out: keys of two parts, values of their own width."""
+    heads = _first(text, "num_attention_heads", "n_head", "num_heads", "n_heads") or 1
+    layers = _first(text, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    kv_heads = _first(text, "num_key_value_heads", "num_kv_heads") or heads
+    latent = _first(text, "qk_nope_head_dim") + _first(text, "qk_rope_head_dim")
+    key = latent or _first(text, "head_dim") or width // heads
+    return layers * kv_heads * (key + (_first(text, "v_head_dim") or key))
 
 
 def _shape_of_gguf(info: GGUFInfo) -> ModelShape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import io
 import logging
@@ -23,11 +24,14 @@ from a1agent.backends.torch_runner import CachedModel
 from a1agent.backends.transformers_options import TransformersOptions, memory_of
 from a1agent.errors import ModelLoadError, NotEnoughMemory
 
-__all__ = ["batched", "enough_memory", "load_model", "place"]
+__all__ = ["batched", "complete", "enough_memory", "load_model", "place"]
 
 transformers: Any = _transformers
 _log = logging.getLogger(__name__)
 _ATTENTION_ONLY = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+_SPARSE = frozenset(
+    {"indexed_attention", "compressed_sparse_attention", "heavily_compressed_attention", "minimax_m3_sparse"}
+)
 _DEVICES = ("cpu", "cuda")
 _FINE = 1e-3  # nats between two ways of rounding in single precision
 _COARSE = 0.25  # the same in half precision, where logits are small
@@ -61,7 +65,7 @@ def place(options: TransformersOptions) -> torch.device:
 
 
 def load_model(files: ModelFiles, options: TransformersOptions, device: torch.device) -> Any:
-    """The model, on its device, attention as transformers' own code spells it out.
+    """The model, on its device, attention as it is by default: some models cannot change theirs later.
 
     Raises `ModelLoadError`, `NotEnoughMemory`.
     """
@@ -69,12 +73,12 @@ def load_model(files: ModelFiles, options: TransformersOptions, device: torch.de
     dtype = options.dtype if options.dtype != "auto" else "float32" if device.type == "cpu" else "auto"
     where: Any = options.device_map or (None if device.type == "cpu" else {"": device})
     with _explained(files, options), _quietly():
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        model, report = _library(config).from_pretrained(
             **_source(files),
             **({} if files.gguf else {"config": config}),
             dtype=dtype,
             device_map=where,
-            attn_implementation="eager",
+            attn_implementation=None,  # whatever the files ask for
             use_safetensors=True,
             trust_remote_code=options.trust_remote_code,
             local_files_only=True,
@@ -89,13 +93,24 @@ def load_model(files: ModelFiles, options: TransformersOptions, device: torch.de
     return model.eval()
 
 
+def complete(files: ModelFiles) -> ModelFiles:
+    """The files, their shape with what the library takes where the configuration is silent."""
+    try:
+        with _quietly():
+            kind = transformers.CONFIG_MAPPING[files.config["model_type"]]
+            return files.completed(kind.from_dict(copy.deepcopy(files.config)).get_text_config().to_dict())
+    except Exception:  # of a kind that is refused later, or brings code of its own
+        return files
+
+
 def batched(model: Any, name: str, options: TransformersOptions, lanes: int, length: int) -> CachedModel:
     """The model with slots where its packed forward equals its plain one, else with a cache for each lane.
 
     Raises `ModelLoadError` when neither does what the model does alone, or slots were asked for and do not work.
     """
-    model.set_attn_implementation("eager")
-    expected = [_plain(model, ids) for _, ids in _CHECKED]
+    with _quietly():
+        model.set_attn_implementation("eager")
+        expected = [_plain(model, ids) for _, ids in _CHECKED]
     tolerance = _tolerance(model, expected)
     _lay_out(model, name, expected, tolerance)
     if options.cache != "lanes":
@@ -221,15 +236,30 @@ def _config(files: ModelFiles, options: TransformersOptions) -> Any:
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise ModelLoadError(f"transformers does not know the model {files.name}: {reason}", hint) from error
-    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
-    known = transformers.AutoModelForCausalLM._model_mapping
-    kind = known.get(type(config), None)
-    if getattr(kind, "_is_stateful", False) or not kinds <= _ATTENTION_ONLY:
-        what = f"{files.name} is a recurrent or hybrid model, which cannot take a step back here"
-        raise ModelLoadError(what, "choose a model with attention only, or use llama-cpp:")
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelLoadError(f"{files.name} is not a decoder-only model", "choose a model that generates text")
+    _check_kind(config, files.name)
     return config
+
+
+def _check_kind(config: Any, name: str) -> None:
+    """Raises `ModelLoadError` for a model that is not a decoder, or keeps more than keys and values of its tokens."""
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
+    library = _library(config)
+    stateful = getattr(library._model_mapping.get(type(config), None), "_is_stateful", False)
+    if (stateful and not kinds) or not kinds <= _ATTENTION_ONLY:
+        sparse = kinds and kinds <= _ATTENTION_ONLY | _SPARSE
+        what = f"{name} {'has sparse attention' if sparse else 'is a recurrent or hybrid model'}"
+        hint = "choose a model with full or sliding attention only, or use llama-cpp:"
+        raise ModelLoadError(f"{what}, which cannot take a step back here", hint)
+    both_ways = getattr(config.get_text_config(), "use_bidirectional_attention", False) is True
+    if both_ways or getattr(config, "is_encoder_decoder", False):
+        raise ModelLoadError(f"{name} is not a decoder-only model", "choose a model that generates text")
+
+
+def _library(config: Any) -> Any:
+    """What reads a checkpoint. A vision-language model is read whole, and only ever given text."""
+    plain, seeing = transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText
+    kind: type[Any] = type(config)
+    return seeing if kind in seeing._model_mapping and kind not in plain._model_mapping else plain
 
 
 def _source(files: ModelFiles) -> dict[str, str]:

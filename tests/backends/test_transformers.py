@@ -220,6 +220,38 @@ async def test_half_precision_scores_nearly_alike(checkpoints: Path) -> None:
         assert mean(scores[0].logprobs) == pytest.approx(mean(scores[1].logprobs), abs=0.1)
 
 
+SEEING = {
+    "text_config": {
+        **tiny_hf.EXTENTS,
+        "vocab_size": len(tiny.bpe_words().tokens),
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+    },
+    "vision_config": {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 64}
+    | {"deepstack_visual_indexes": [0]},
+}
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("qwen3_vl", SEEING), ("falcon", {"alibi": True})])
+async def test_a_model_scores_as_the_library_runs_it_by_default(
+    checkpoints: Path, tmp_path: Path, kind: str, shape: dict[str, Any]
+) -> None:
+    """A vision-language model, given text; one whose attention is another when it is spelled out."""
+    folder = copy_of(checkpoints / "llama", tmp_path / kind)
+    extents = {"vocab_size": len(tiny.bpe_words().tokens), "hidden_size": 64, "num_attention_heads": 4}
+    config = transformers.AutoConfig.for_model(kind, **{**extents, "num_hidden_layers": 2, **shape})
+    torch.manual_seed(1)
+    library = transformers.AutoModelForImageTextToText if kind == "qwen3_vl" else transformers.AutoModelForCausalLM
+    library.from_config(config).save_pretrained(folder)
+    model = library.from_pretrained(folder, dtype=torch.float32).eval()
+    async with loaded(factory(folder)) as backend:
+        prompt = backend.encode(QUESTION).ids
+        scores = await (await backend.open(QUESTION)).score(STEP)
+        with torch.inference_mode():
+            alone = model(torch.tensor([[*prompt, *scores.ids]]), use_cache=False).logits[0].log_softmax(-1)
+    expected = alone[len(prompt) - 1 : -1].gather(1, torch.tensor(scores.ids)[:, None])[:, 0]
+    assert scores.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
 # The pair
 
 
@@ -328,8 +360,10 @@ def test_pickled_weights_are_refused(checkpoints: Path, tmp_path: Path) -> None:
         ({"model_type": "warp"}, "does not know"),
         ({"model_type": "warp", "auto_map": {"AutoConfig": "warp.Config"}}, "trust_remote_code=true"),
         ({"model_type": "mamba"}, "recurrent or hybrid"),
+        ({"model_type": "deepseek_v32"}, "sparse attention"),
         ({"layer_types": ["linear_attention", "full_attention"]}, "recurrent or hybrid"),
         ({"model_type": "t5"}, "not a decoder-only"),
+        ({"model_type": "gemma", "use_bidirectional_attention": True}, "not a decoder-only"),
     ],
 )
 def test_models_of_other_kinds_are_refused_by_name(
@@ -352,6 +386,24 @@ def test_positions_that_depend_on_the_longest_text_bound_the_context(checkpoints
     backend = hf.load(str(folder), n_threads=1)
     assert backend.info.context_length == 200
     asyncio.run(backend.aclose())
+
+
+def test_what_a_configuration_leaves_out_is_as_the_library_takes_it(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "gemma3", tmp_path / "silent")
+    config = json.loads((folder / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    backend = hf.load(str(folder), n_threads=1, n_ctx=9000)
+    assert backend.info.context_length == 9000
+    asyncio.run(backend.aclose())
+
+
+def test_latent_attention_is_counted_as_it_is_kept(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "latent")
+    config = json.loads((folder / "config.json").read_text())
+    extents = {"num_key_value_heads": 4, "head_dim": 8, "qk_nope_head_dim": 24, "qk_rope_head_dim": 8, "v_head_dim": 20}
+    (folder / "config.json").write_text(json.dumps({**config, **extents}))
+    assert read_files(folder).shape.cell_values == 2 * 4 * (24 + 8 + 20)
 
 
 def test_the_memory_of_a_model_is_told_before_loading(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
