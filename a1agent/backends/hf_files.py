@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import struct
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ from a1agent.backends.gguf_info import GGUFInfo, read_gguf, sample
 from a1agent.backends.hub import find_gguf, find_repository, is_gguf, is_repository
 from a1agent.errors import ModelLoadError, ModelNotFound
 
-__all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files"]
+__all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files", "reason_of"]
 
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -100,10 +101,20 @@ def read_files(path: Path) -> ModelFiles:
     if path.is_file():
         info = read_gguf(path)
         return ModelFiles(path, info.files, {}, _shape_of_gguf(info), info)
+    if not (path / "config.json").is_file() and (path / "adapter_config.json").is_file():
+        base = _read_json(path / "adapter_config.json").get("base_model_name_or_path")
+        what = f"{path} holds an adapter, of the model {base}"
+        raise ModelLoadError(what, "name that model, with ?adapter= and this path")
     config = _read_json(path / "config.json")
     weights = _weights(path)
     text: Json = config.get("text_config") or config
     return ModelFiles(path, weights, config, _shape_of(text, weights, quantized="quantization_config" in config))
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what a library says, and the second where the first only announces it; not too long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return textwrap.shorten(" ".join(lines[: 2 if lines and lines[0].endswith(":") else 1]), 400, placeholder=" ...")
 
 
 def _repository(path: Path) -> str:
@@ -129,8 +140,11 @@ def _read_json(path: Path) -> Json:
 def _weights(folder: Path) -> tuple[Path, ...]:
     """The safetensors files of a checkpoint, each whole."""
     index = folder / "model.safetensors.index.json"
-    parts: Json = _read_json(index).get("weight_map", {}) if index.is_file() else {"all": "model.safetensors"}
-    names = sorted(set(parts.values()))
+    parts: Any = _read_json(index).get("weight_map", {}) if index.is_file() else {"all": "model.safetensors"}
+    try:
+        names = sorted({str(name) for name in parts.values()})
+    except AttributeError as error:
+        raise ModelLoadError(f"{index.name} of {folder.name} is damaged", "download it again") from error
     files = tuple(folder / name for name in names)
     missing = [path.name for path in files if not path.is_file()]
     if missing and any(next(folder.glob(pattern), None) for pattern in _PICKLES):

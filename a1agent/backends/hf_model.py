@@ -8,6 +8,7 @@ import importlib
 import io
 import logging
 import traceback
+import warnings
 from collections.abc import Generator
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 import transformers as _transformers
 
 from a1agent.backends.batching.runner import Rows
-from a1agent.backends.hf_files import ModelFiles, locate
+from a1agent.backends.hf_files import ModelFiles, locate, reason_of
 from a1agent.backends.torch_cuda import can_use_varlen
 from a1agent.backends.torch_lanes import LaneModel
 from a1agent.backends.torch_linear import pack, unpack
@@ -57,7 +58,7 @@ def place(options: TransformersOptions) -> torch.device:
         device = torch.device(options.device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = reason_of(error)
         raise ModelLoadError(f"device={options.device} cannot be used: {reason}", "use device=cpu or auto") from error
     if device.type not in _DEVICES:
         raise ModelLoadError(f"device={options.device} cannot be used: its memory is not known", "use cpu or cuda")
@@ -83,14 +84,21 @@ def load_model(files: ModelFiles, options: TransformersOptions, device: torch.de
             trust_remote_code=options.trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        what = f"{files.name} lacks {len(missing)} weights, among them {missing[0]}"
-        raise ModelLoadError(what, "download all files of the checkpoint again")
+    _check_weights(report, files.name)
     if options.adapter:
         model = _adapted(model, options)
     return model.eval()
+
+
+def _check_weights(report: Any, name: str) -> None:
+    """Raises `ModelLoadError` where weights were drawn at random: those not in the files, or not of the right shape."""
+    for kind, what in (("missing_keys", "lacks {} weights"), ("mismatched_keys", "has {} weights of another shape")):
+        found = sorted(key if isinstance(key, str) else key[0] for key in report[kind])
+        if found:
+            told = f"{name} {what.format(len(found))}, among them {found[0]}"
+            raise ModelLoadError(told, "download all files of the checkpoint again")
 
 
 def complete(files: ModelFiles) -> ModelFiles:
@@ -111,6 +119,9 @@ def batched(model: Any, name: str, options: TransformersOptions, lanes: int, len
     with _quietly():
         model.set_attn_implementation("eager")
         expected = [_plain(model, ids) for _, ids in _CHECKED]
+    if any(bool(table.isnan().any()) for table in expected):
+        what = f"what {name} says in {str(model.dtype).rpartition('.')[2]} are no numbers"
+        raise ModelLoadError(what, "use dtype=bfloat16 or float32; if it is so there, the weights are damaged")
     tolerance = _tolerance(model, expected)
     _lay_out(model, name, expected, tolerance)
     if options.cache != "lanes":
@@ -194,7 +205,7 @@ def _in_lanes(model: Any, name: str, expected: list[torch.Tensor], tolerance: fl
             _check(LaneModel(model), expected, tolerance)
             return LaneModel(model)
         except Exception as error:
-            reason = f"{error}".partition("\n")[0]
+            reason = reason_of(error)
     raise ModelLoadError(f"{name} does not keep a cache that can be used: {reason}", "use llama-cpp: or another model")
 
 
@@ -234,7 +245,7 @@ def _config(files: ModelFiles, options: TransformersOptions) -> Any:
                 **_source(files), trust_remote_code=options.trust_remote_code, local_files_only=True
             )
     except Exception as error:
-        reason = str(error).partition("\n")[0]
+        reason = reason_of(error)
         raise ModelLoadError(f"transformers does not know the model {files.name}: {reason}", hint) from error
     _check_kind(config, files.name)
     return config
@@ -257,9 +268,8 @@ def _check_kind(config: Any, name: str) -> None:
 
 def _library(config: Any) -> Any:
     """What reads a checkpoint. A vision-language model is read whole, and only ever given text."""
-    plain, seeing = transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText
-    kind: type[Any] = type(config)
-    return seeing if kind in seeing._model_mapping and kind not in plain._model_mapping else plain
+    libraries = (transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText)
+    return next((each for each in libraries if config.__class__ in each._model_mapping), libraries[0])
 
 
 def _source(files: ModelFiles) -> dict[str, str]:
@@ -277,12 +287,12 @@ def _adapted(model: Any, options: TransformersOptions) -> Any:
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelLoadError(f"{options.adapter} has no adapter_model.safetensors", "name the folder of an adapter")
     try:
-        return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys")  # those would leave the model as it is
+            return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise ModelLoadError(
-            f"the adapter {options.adapter} does not fit: {reason}", "use one of this model"
-        ) from error
+        what = f"the adapter {options.adapter} does not fit: {reason_of(error)}"
+        raise ModelLoadError(what, "use one of this model, of a kind that can be merged into its weights") from error
 
 
 @contextlib.contextmanager
@@ -296,8 +306,8 @@ def _explained(files: ModelFiles, options: TransformersOptions) -> Generator[Non
     except ImportError as error:
         raise ModelLoadError(f"{files.name} needs a package: {error}", "install it") from error
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelLoadError(f"{files.name} does not load: {reason}", "the files may be damaged, or too new") from error
+        what = f"{files.name} does not load: {reason_of(error)}"
+        raise ModelLoadError(what, "the files may be damaged, or too new") from error
 
 
 @contextlib.contextmanager

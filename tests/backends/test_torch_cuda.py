@@ -566,7 +566,7 @@ def test_what_a_model_will_take_of_a_gpu_is_read_from_its_files(
 ) -> None:
     place = torch.device("cuda")
     monkeypatch.setattr(transformers, "locate", lambda *_: None)
-    monkeypatch.setattr(transformers, "read_files", lambda _: SimpleNamespace(shape=SHAPE))
+    monkeypatch.setattr(transformers, "_read", lambda _: SimpleNamespace(shape=SHAPE))
     monkeypatch.setattr(hf_model, "place", lambda _: place)
     width = 4 if options.get("dtype") == "float32" else 2
     found = transformers._companion("large", options)

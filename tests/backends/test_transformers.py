@@ -37,6 +37,7 @@ from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabi
 
 pytestmark = pytest.mark.anyio
 QUESTION = Question.of("the sum of 1 and 2")
+of_old_names = pytest.mark.filterwarnings("ignore::FutureWarning")  # peft and transformers do not agree on some
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +337,9 @@ def test_a_missing_part_is_named(checkpoints: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     with pytest.raises(ModelNotFound, match="model-00002-of-00002"):
         hf.load(str(folder))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": ["lm_head.weight"]}))
+    with pytest.raises(ModelLoadError, match=r"index\.json"):
+        hf.load(str(folder))
 
 
 def test_a_missing_weight_is_an_error_and_not_drawn_at_random(checkpoints: Path, tmp_path: Path) -> None:
@@ -345,6 +349,33 @@ def test_a_missing_weight_is_an_error_and_not_drawn_at_random(checkpoints: Path,
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelLoadError, match="up_proj"):
         hf.load(str(folder))
+
+
+def test_a_weight_of_another_shape_is_named(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "bent")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(65)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"another shape, among them model\.norm\.weight"):
+        hf.load(str(folder))
+
+
+def test_weights_that_give_no_numbers_are_not_blamed_on_the_cache(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "overflowing")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"] *= 1e6
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"(?s)float16 are no numbers.*dtype=bfloat16"):
+        hf.load(str(folder), dtype="float16")
+
+
+def test_ends_that_the_model_does_not_know_are_left_out(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "ends")
+    eos = tiny.bpe_words().eos
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [eos, 7, 99999, -1]}))
+    backend = hf.load(str(folder), n_threads=1)
+    assert {eos, 7} <= backend.vocabulary.end_ids <= set(range(len(tiny.bpe_words().tokens)))
+    asyncio.run(backend.aclose())
 
 
 def test_pickled_weights_are_refused(checkpoints: Path, tmp_path: Path) -> None:
@@ -484,7 +515,7 @@ def test_fingerprints_tell_weights_apart(checkpoints: Path, tmp_path: Path) -> N
     assert one == same != read_files(folder).fingerprint()
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # of names that the two libraries no longer agree on
+@of_old_names
 async def test_an_adapter_changes_the_model_and_its_fingerprint(checkpoints: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     path = checkpoints / "llama"
@@ -495,6 +526,32 @@ async def test_an_adapter_changes_the_model_and_its_fingerprint(checkpoints: Pat
         scores = [await (await backend.open(QUESTION)).score(STEP) for backend in (plain, changed)]
         assert plain.info.fingerprint != changed.info.fingerprint
         assert abs(mean(scores[0].logprobs) - mean(scores[1].logprobs)) > 1e-3
+
+
+def adapter_of(path: Path, folder: Path, **options: Any) -> Path:
+    peft = pytest.importorskip("peft")
+    model = transformers.AutoModelForCausalLM.from_pretrained(path)
+    peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], **options)).save_pretrained(folder)
+    return folder
+
+
+@of_old_names
+def test_the_folder_of_an_adapter_names_its_model(checkpoints: Path, tmp_path: Path) -> None:
+    folder = adapter_of(checkpoints / "llama", tmp_path / "adapter")
+    with pytest.raises(ModelLoadError, match=r"(?s)holds an adapter, of the model .*llama.*adapter="):
+        hf.load(str(folder))
+
+
+@of_old_names
+def test_an_adapter_that_changes_nothing_or_does_not_fit_is_refused(checkpoints: Path, tmp_path: Path) -> None:
+    folder = adapter_of(checkpoints / "llama", tmp_path / "adapter")
+    wide = tiny_hf.write(tmp_path / "wide", "llama", tiny_hf.bpe(), tiny.bpe_words(), hidden_size=96)
+    with pytest.raises(ModelLoadError, match="size mismatch for"):
+        hf.load(str(wide), adapter=str(folder))
+    weights = folder / "adapter_model.safetensors"
+    save_file({f"vision.{name}": tensor for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(ModelLoadError, match="missing adapter keys"):
+        hf.load(str(checkpoints / "llama"), adapter=str(folder))
 
 
 def test_a_folder_without_an_adapter_is_refused(checkpoints: Path) -> None:
