@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import struct
-from dataclasses import dataclass
+import textwrap
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from a1agent.backends.gguf_info import GGUFInfo, read_gguf, sample
 from a1agent.backends.hub import find_gguf, find_repository, is_gguf, is_repository
 from a1agent.errors import ModelLoadError, ModelNotFound
 
-__all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files"]
+__all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files", "reason_of"]
 
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -58,6 +59,10 @@ class ModelFiles:
             return str(self.gguf.metadata.get("general.name") or self.path.stem)
         return _repository(self.path) or self.path.name
 
+    def completed(self, text: Json) -> ModelFiles:
+        """With the shape that a full configuration of the text part tells."""
+        return replace(self, shape=_shape_of(text, self.weights, quantized=self.shape.quantized))
+
     def fingerprint(self) -> str:
         """Digest of the configuration, and of sizes and samples of the weights: fast at any size."""
         if self.gguf is not None:
@@ -96,9 +101,20 @@ def read_files(path: Path) -> ModelFiles:
     if path.is_file():
         info = read_gguf(path)
         return ModelFiles(path, info.files, {}, _shape_of_gguf(info), info)
+    if not (path / "config.json").is_file() and (path / "adapter_config.json").is_file():
+        base = _read_json(path / "adapter_config.json").get("base_model_name_or_path")
+        what = f"{path} holds an adapter, of the model {base}"
+        raise ModelLoadError(what, "name that model, with ?adapter= and this path")
     config = _read_json(path / "config.json")
     weights = _weights(path)
-    return ModelFiles(path, weights, config, _shape_of(config, weights))
+    text: Json = config.get("text_config") or config
+    return ModelFiles(path, weights, config, _shape_of(text, weights, quantized="quantization_config" in config))
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what a library says, and the second where the first only announces it; not too long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return textwrap.shorten(" ".join(lines[: 2 if lines and lines[0].endswith(":") else 1]), 400, placeholder=" ...")
 
 
 def _repository(path: Path) -> str:
@@ -124,8 +140,11 @@ def _read_json(path: Path) -> Json:
 def _weights(folder: Path) -> tuple[Path, ...]:
     """The safetensors files of a checkpoint, each whole."""
     index = folder / "model.safetensors.index.json"
-    parts: Json = _read_json(index).get("weight_map", {}) if index.is_file() else {"all": "model.safetensors"}
-    names = sorted(set(parts.values()))
+    parts: Any = _read_json(index).get("weight_map", {}) if index.is_file() else {"all": "model.safetensors"}
+    try:
+        names = sorted({str(name) for name in parts.values()})
+    except AttributeError as error:
+        raise ModelLoadError(f"{index.name} of {folder.name} is damaged", "download it again") from error
     files = tuple(folder / name for name in names)
     missing = [path.name for path in files if not path.is_file()]
     if missing and any(next(folder.glob(pattern), None) for pattern in _PICKLES):
@@ -157,24 +176,30 @@ def _tensors(path: Path) -> list[Json]:
     return tensors
 
 
-def _shape_of(config: Json, weights: tuple[Path, ...]) -> ModelShape:
-    text: Json = config.get("text_config") or config
+def _shape_of(text: Json, weights: tuple[Path, ...], *, quantized: bool) -> ModelShape:
     tensors = [tensor for path in weights for tensor in _tensors(path)]
-    heads = _first(text, "num_attention_heads", "n_head", "num_heads") or 1
     width = _first(text, "hidden_size", "n_embd", "d_model")
-    layers = _first(text, "num_hidden_layers", "n_layer", "num_layers")
-    kv_heads = _first(text, "num_key_value_heads", "num_kv_heads") or heads
     return ModelShape(
         parameters=sum(_product(tensor["shape"]) for tensor in tensors),
         stored_bytes=sum(path.stat().st_size for path in weights),
-        quantized="quantization_config" in config,
-        cell_values=2 * layers * kv_heads * (_first(text, "head_dim") or width // heads),
+        quantized=quantized,
+        cell_values=_cell_values(text, width),
         vocabulary=_first(text, "vocab_size"),
         width=width,
         inner=_first(text, "intermediate_size", "ffn_dim", "n_inner") or 4 * width,
         context=_first(text, "max_position_embeddings", "n_positions", "max_seq_len"),
         rope_limit=_rope_limit(text),
     )
+
+
+def _cell_values(text: Json, width: int) -> int:
+    """Numbers kept of a token. Latent attention is kept spread out: keys of two parts, values of their own width."""
+    heads = _first(text, "num_attention_heads", "n_head", "num_heads", "n_heads") or 1
+    layers = _first(text, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    kv_heads = _first(text, "num_key_value_heads", "num_kv_heads") or heads
+    latent = _first(text, "qk_nope_head_dim") + _first(text, "qk_rope_head_dim")
+    key = latent or _first(text, "head_dim") or width // heads
+    return layers * kv_heads * (key + (_first(text, "v_head_dim") or key))
 
 
 def _shape_of_gguf(info: GGUFInfo) -> ModelShape:

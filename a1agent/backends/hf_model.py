@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import io
 import logging
 import traceback
+import warnings
 from collections.abc import Generator
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 import transformers as _transformers
 
 from a1agent.backends.batching.runner import Rows
-from a1agent.backends.hf_files import ModelFiles, locate
+from a1agent.backends.hf_files import ModelFiles, locate, reason_of
 from a1agent.backends.torch_cuda import can_use_varlen
 from a1agent.backends.torch_lanes import LaneModel
 from a1agent.backends.torch_linear import pack, unpack
@@ -23,11 +25,14 @@ from a1agent.backends.torch_runner import CachedModel
 from a1agent.backends.transformers_options import TransformersOptions, memory_of
 from a1agent.errors import ModelLoadError, NotEnoughMemory
 
-__all__ = ["batched", "enough_memory", "load_model", "place"]
+__all__ = ["batched", "complete", "enough_memory", "load_model", "place"]
 
 transformers: Any = _transformers
 _log = logging.getLogger(__name__)
 _ATTENTION_ONLY = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+_SPARSE = frozenset(
+    {"indexed_attention", "compressed_sparse_attention", "heavily_compressed_attention", "minimax_m3_sparse"}
+)
 _DEVICES = ("cpu", "cuda")
 _FINE = 1e-3  # nats between two ways of rounding in single precision
 _COARSE = 0.25  # the same in half precision, where logits are small
@@ -53,7 +58,7 @@ def place(options: TransformersOptions) -> torch.device:
         device = torch.device(options.device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = reason_of(error)
         raise ModelLoadError(f"device={options.device} cannot be used: {reason}", "use device=cpu or auto") from error
     if device.type not in _DEVICES:
         raise ModelLoadError(f"device={options.device} cannot be used: its memory is not known", "use cpu or cuda")
@@ -61,7 +66,7 @@ def place(options: TransformersOptions) -> torch.device:
 
 
 def load_model(files: ModelFiles, options: TransformersOptions, device: torch.device) -> Any:
-    """The model, on its device, attention as transformers' own code spells it out.
+    """The model, on its device, attention as it is by default: some models cannot change theirs later.
 
     Raises `ModelLoadError`, `NotEnoughMemory`.
     """
@@ -69,24 +74,41 @@ def load_model(files: ModelFiles, options: TransformersOptions, device: torch.de
     dtype = options.dtype if options.dtype != "auto" else "float32" if device.type == "cpu" else "auto"
     where: Any = options.device_map or (None if device.type == "cpu" else {"": device})
     with _explained(files, options), _quietly():
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        model, report = _library(config).from_pretrained(
             **_source(files),
             **({} if files.gguf else {"config": config}),
             dtype=dtype,
             device_map=where,
-            attn_implementation="eager",
+            attn_implementation=None,  # whatever the files ask for
             use_safetensors=True,
             trust_remote_code=options.trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        what = f"{files.name} lacks {len(missing)} weights, among them {missing[0]}"
-        raise ModelLoadError(what, "download all files of the checkpoint again")
+    _check_weights(report, files.name)
     if options.adapter:
         model = _adapted(model, options)
     return model.eval()
+
+
+def _check_weights(report: Any, name: str) -> None:
+    """Raises `ModelLoadError` where weights were drawn at random: those not in the files, or not of the right shape."""
+    for kind, what in (("missing_keys", "lacks {} weights"), ("mismatched_keys", "has {} weights of another shape")):
+        found = sorted(key if isinstance(key, str) else key[0] for key in report[kind])
+        if found:
+            told = f"{name} {what.format(len(found))}, among them {found[0]}"
+            raise ModelLoadError(told, "download all files of the checkpoint again")
+
+
+def complete(files: ModelFiles) -> ModelFiles:
+    """The files, their shape with what the library takes where the configuration is silent."""
+    try:
+        with _quietly():
+            kind = transformers.CONFIG_MAPPING[files.config["model_type"]]
+            return files.completed(kind.from_dict(copy.deepcopy(files.config)).get_text_config().to_dict())
+    except Exception:  # of a kind that is refused later, or brings code of its own
+        return files
 
 
 def batched(model: Any, name: str, options: TransformersOptions, lanes: int, length: int) -> CachedModel:
@@ -94,8 +116,12 @@ def batched(model: Any, name: str, options: TransformersOptions, lanes: int, len
 
     Raises `ModelLoadError` when neither does what the model does alone, or slots were asked for and do not work.
     """
-    model.set_attn_implementation("eager")
-    expected = [_plain(model, ids) for _, ids in _CHECKED]
+    with _quietly():
+        model.set_attn_implementation("eager")
+        expected = [_plain(model, ids) for _, ids in _CHECKED]
+    if any(bool(table.isnan().any()) for table in expected):
+        what = f"what {name} says in {str(model.dtype).rpartition('.')[2]} are no numbers"
+        raise ModelLoadError(what, "use dtype=bfloat16 or float32; if it is so there, the weights are damaged")
     tolerance = _tolerance(model, expected)
     _lay_out(model, name, expected, tolerance)
     if options.cache != "lanes":
@@ -179,7 +205,7 @@ def _in_lanes(model: Any, name: str, expected: list[torch.Tensor], tolerance: fl
             _check(LaneModel(model), expected, tolerance)
             return LaneModel(model)
         except Exception as error:
-            reason = f"{error}".partition("\n")[0]
+            reason = reason_of(error)
     raise ModelLoadError(f"{name} does not keep a cache that can be used: {reason}", "use llama-cpp: or another model")
 
 
@@ -219,17 +245,31 @@ def _config(files: ModelFiles, options: TransformersOptions) -> Any:
                 **_source(files), trust_remote_code=options.trust_remote_code, local_files_only=True
             )
     except Exception as error:
-        reason = str(error).partition("\n")[0]
+        reason = reason_of(error)
         raise ModelLoadError(f"transformers does not know the model {files.name}: {reason}", hint) from error
-    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
-    known = transformers.AutoModelForCausalLM._model_mapping
-    kind = known.get(type(config), None)
-    if getattr(kind, "_is_stateful", False) or not kinds <= _ATTENTION_ONLY:
-        what = f"{files.name} is a recurrent or hybrid model, which cannot take a step back here"
-        raise ModelLoadError(what, "choose a model with attention only, or use llama-cpp:")
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelLoadError(f"{files.name} is not a decoder-only model", "choose a model that generates text")
+    _check_kind(config, files.name)
     return config
+
+
+def _check_kind(config: Any, name: str) -> None:
+    """Raises `ModelLoadError` for a model that is not a decoder, or keeps more than keys and values of its tokens."""
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
+    library = _library(config)
+    stateful = getattr(library._model_mapping.get(type(config), None), "_is_stateful", False)
+    if (stateful and not kinds) or not kinds <= _ATTENTION_ONLY:
+        sparse = kinds and kinds <= _ATTENTION_ONLY | _SPARSE
+        what = f"{name} {'has sparse attention' if sparse else 'is a recurrent or hybrid model'}"
+        hint = "choose a model with full or sliding attention only, or use llama-cpp:"
+        raise ModelLoadError(f"{what}, which cannot take a step back here", hint)
+    both_ways = getattr(config.get_text_config(), "use_bidirectional_attention", False) is True
+    if both_ways or getattr(config, "is_encoder_decoder", False):
+        raise ModelLoadError(f"{name} is not a decoder-only model", "choose a model that generates text")
+
+
+def _library(config: Any) -> Any:
+    """What reads a checkpoint. A vision-language model is read whole, and only ever given text."""
+    libraries = (transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText)
+    return next((each for each in libraries if config.__class__ in each._model_mapping), libraries[0])
 
 
 def _source(files: ModelFiles) -> dict[str, str]:
@@ -247,12 +287,12 @@ def _adapted(model: Any, options: TransformersOptions) -> Any:
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelLoadError(f"{options.adapter} has no adapter_model.safetensors", "name the folder of an adapter")
     try:
-        return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys")  # those would leave the model as it is
+            return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise ModelLoadError(
-            f"the adapter {options.adapter} does not fit: {reason}", "use one of this model"
-        ) from error
+        what = f"the adapter {options.adapter} does not fit: {reason_of(error)}"
+        raise ModelLoadError(what, "use one of this model, of a kind that can be merged into its weights") from error
 
 
 @contextlib.contextmanager
@@ -266,8 +306,8 @@ def _explained(files: ModelFiles, options: TransformersOptions) -> Generator[Non
     except ImportError as error:
         raise ModelLoadError(f"{files.name} needs a package: {error}", "install it") from error
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelLoadError(f"{files.name} does not load: {reason}", "the files may be damaged, or too new") from error
+        what = f"{files.name} does not load: {reason_of(error)}"
+        raise ModelLoadError(what, "the files may be damaged, or too new") from error
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.gguf_tokenizer import build_tokenizer
-from a1agent.backends.hf_files import ModelFiles
+from a1agent.backends.hf_files import ModelFiles, reason_of
 from a1agent.backends.hf_vocab import HfVocabulary
 from a1agent.backends.json_tokenizer import with_template
 from a1agent.backends.transformers_options import TransformersOptions
@@ -65,8 +65,11 @@ def _load(files: ModelFiles, options: TransformersOptions) -> Any:
             str(files.path), trust_remote_code=options.trust_remote_code, local_files_only=True
         )
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelLoadError(f"the tokenizer of {files.name} does not load: {reason}", "download it again") from error
+        hint = "download all its files again"
+        if "trust_remote_code" in str(error):
+            hint = "it brings code of its own: read it, then add trust_remote_code=true"
+        what = f"the tokenizer of {files.name} does not load: {reason_of(error)}"
+        raise ModelLoadError(what, hint) from error
 
 
 def _ends(tokenizer: Any, model: Any) -> set[int]:

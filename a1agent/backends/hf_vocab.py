@@ -28,7 +28,10 @@ _ENDS = frozenset(
 
 
 class HfVocabulary(TextVocabulary):
-    """Ids of one model. `size`: ids that the model gives logits for; `ends`: ids that its files call ends."""
+    """Ids of one model. `size`: ids that the model gives logits for; `ends`: ids that its files call ends.
+
+    Control tokens beyond `size` are plain text, as Gemma 3's for images to its models that see none.
+    """
 
     def __init__(
         self, tokenizer: Tokenizer, fingerprint: str, size: int, *, ends: Iterable[int] = (), bos: int | None = None
@@ -41,15 +44,22 @@ class HfVocabulary(TextVocabulary):
         self._added = self._tokenizer.get_added_tokens_decoder()
         self.fingerprint = fingerprint
         self.size = size
-        self.control = {each.content: token for token, each in self._added.items() if each.special}
-        self.end_ids = frozenset(ends) | {self.control[text] for text in _ENDS & self.control.keys()}
+        self.control = {each.content: token for token, each in self._added.items() if each.special and token < size}
+        known = {token for token in ends if 0 <= token < size}
+        self.end_ids = frozenset(known | {self.control[text] for text in _ENDS & self.control.keys()})
         self._bos = bos
         self._letters = _letters(json.loads(stored))
-        if self._tokenizer.get_vocab_size() > size:
-            what = f"the tokenizer has {self._tokenizer.get_vocab_size()} ids, the model knows {size}"
-            raise ModelLoadError(what, "the files do not belong together")
+        self._check_size()
         super().__init__()
         self.spaced = self._is_spaced(tokenizer)
+
+    def _check_size(self) -> None:
+        """Raises `ModelLoadError` where a text could give an id that the model does not know."""
+        special = {token for token, each in self._added.items() if each.special}
+        largest = max(set(self._tokenizer.get_vocab().values()) - special, default=-1)
+        if largest >= self.size:
+            what = f"the tokenizer has ids up to {largest}, the model has {self.size}"
+            raise ModelLoadError(what, "the files do not belong together")
 
     @property
     def bos(self) -> int | None:

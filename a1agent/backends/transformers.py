@@ -15,6 +15,7 @@ import importlib.util
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a1agent.backends.base import ModelInfo
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["OPTIONS", "TransformersBackend", "estimate_memory", "load", "load_before"]
 
 _NEEDED = ("torch", "transformers", "tokenizers", "safetensors")
-_turn = threading.Lock()  # transformers sets torch's global defaults while it reads a model
+_turn = threading.RLock()  # transformers sets torch's global defaults while it reads a model
 _GPU_SHARE = 0.85  # most of what is free once the weights are there
 
 
@@ -64,7 +65,7 @@ def load_before(path: str, others: Sequence[tuple[str, Mapping[str, Any]]], **op
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtra(f"the model {path}", "transformers")
-    files = read_files(locate(path, checked.revision, checked.trust_remote_code))
+    files = _read(locate(path, checked.revision, checked.trust_remote_code))
     context = context_of(files.shape, checked)
     import torch
 
@@ -79,7 +80,18 @@ def estimate_memory(path: str, **options: Any) -> int:
     """
     checked = TransformersOptions.of(options)
     found = find_files(path, checked.revision)
-    return 0 if found is None or _leaves_memory(checked) else memory_of(read_files(found).shape, checked)
+    return 0 if found is None or _leaves_memory(checked) else memory_of(_read(found).shape, checked)
+
+
+def _read(path: Path) -> ModelFiles:
+    """What a checkpoint says of itself, completed by the library where that is there."""
+    files = read_files(path)
+    if files.gguf is not None or any(importlib.util.find_spec(name) is None for name in _NEEDED):
+        return files
+    from a1agent.backends.hf_model import complete
+
+    with _turn:
+        return complete(files)
 
 
 def _leaves_memory(options: TransformersOptions) -> bool:
@@ -172,7 +184,7 @@ def _companion(path: str, options: Mapping[str, Any]) -> Companion:
     from a1agent.backends.hf_model import place
 
     checked = TransformersOptions.of(options)
-    shape = read_files(locate(path, checked.revision, checked.trust_remote_code)).shape
+    shape = _read(locate(path, checked.revision, checked.trust_remote_code)).shape
     weights, width = gpu_weights_of(shape, checked)
     token = max(1, shape.cell_values) * width
     fixed = weights + buffers_of(shape, checked.n_batch or 4096, "gpu", width) + checked.kv_tokens * token

@@ -98,13 +98,14 @@ class TransformersOptions:
 
 def context_of(shape: ModelShape, options: TransformersOptions) -> int:
     """Most tokens of one sequence. Raises `InvalidOption` where the positions of a text depend on its length."""
-    trained = shape.context or _DEFAULT_CONTEXT
+    wanted = options.n_ctx or _DEFAULT_CONTEXT
+    trained = shape.context or wanted
     if shape.rope_limit and options.n_ctx > shape.rope_limit:
         what = (
             f"beyond {shape.rope_limit} tokens this model's rotary embedding changes with the longest text of a batch"
         )
         raise InvalidOption(what, f"use n_ctx={shape.rope_limit} or less")
-    return min(options.n_ctx or _DEFAULT_CONTEXT, trained, shape.rope_limit or trained)
+    return min(wanted, trained, shape.rope_limit or trained)
 
 
 def cells_of(shape: ModelShape, options: TransformersOptions, width: int) -> int:

@@ -159,6 +159,16 @@ def test_a_vocabulary_that_no_rule_spells_is_refused() -> None:
         HfVocabulary(tokenizer, "", 2)
 
 
+def test_a_control_token_that_the_model_does_not_know_is_plain_text() -> None:
+    """As Gemma 3's for images, one id beyond those of its models that see none."""
+    tokenizer, words = tiny_hf.bpe(), tiny.bpe_words()
+    tokenizer.add_special_tokens(["<image>"])
+    ours = vocabulary(tokenizer, words)
+    assert ours.size == len(words.tokens)
+    assert "<image>" not in ours.control
+    assert ours.tokenize("a<image>") == vocabulary(tiny_hf.bpe(), words).tokenize("a<image>")
+
+
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused() -> None:
     with pytest.raises(ModelLoadError, match="do not belong together"):
         HfVocabulary(tiny_hf.bpe(), "", 100)

@@ -28,6 +28,23 @@ LENGTHS = {0: 30, 1: 40, 2: 21, 5: 26}
 Piece = tuple[int, int, int, bool]  # lane, first position, last position, whether logits are wanted
 
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 7}
+EXPERTS = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 32,
+}
+LATENT = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "head_dim": 8,
+    "num_key_value_heads": 4,
+}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {},
@@ -43,6 +60,31 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     "starcoder2": {"sliding_window": 9},
     "cohere": {"logit_scale": 0.3},
+    "cohere2": {**SLIDING, "logit_scale": 0.3},
+    "olmo3": SLIDING,
+    "gemma3n_text": {
+        "layer_types": SLIDING["layer_types"] * 2,
+        "sliding_window": 7,
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "hidden_size_per_layer_input": 8,
+        "laurel_rank": 8,
+        "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+    },
+    "gemma4_text": {
+        **SLIDING,
+        "global_head_dim": 32,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "hidden_size_per_layer_input": 8,
+    },
+    "deepseek_v3": {**LATENT, **EXPERTS, "first_k_dense_replace": 1},
+    "granitemoehybrid": {
+        "layer_types": ["full_attention"] * 2,
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "shared_intermediate_size": 96,
+    },
     "gpt_oss": {**SLIDING, "num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": None},
 }
 

@@ -37,6 +37,7 @@ from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabi
 
 pytestmark = pytest.mark.anyio
 QUESTION = Question.of("the sum of 1 and 2")
+of_old_names = pytest.mark.filterwarnings("ignore::FutureWarning")  # peft and transformers do not agree on some
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +221,38 @@ async def test_half_precision_scores_nearly_alike(checkpoints: Path) -> None:
         assert mean(scores[0].logprobs) == pytest.approx(mean(scores[1].logprobs), abs=0.1)
 
 
+SEEING = {
+    "text_config": {
+        **tiny_hf.EXTENTS,
+        "vocab_size": len(tiny.bpe_words().tokens),
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+    },
+    "vision_config": {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 64}
+    | {"deepstack_visual_indexes": [0]},
+}
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("qwen3_vl", SEEING), ("falcon", {"alibi": True})])
+async def test_a_model_scores_as_the_library_runs_it_by_default(
+    checkpoints: Path, tmp_path: Path, kind: str, shape: dict[str, Any]
+) -> None:
+    """A vision-language model, given text; one whose attention is another when it is spelled out."""
+    folder = copy_of(checkpoints / "llama", tmp_path / kind)
+    extents = {"vocab_size": len(tiny.bpe_words().tokens), "hidden_size": 64, "num_attention_heads": 4}
+    config = transformers.AutoConfig.for_model(kind, **{**extents, "num_hidden_layers": 2, **shape})
+    torch.manual_seed(1)
+    library = transformers.AutoModelForImageTextToText if kind == "qwen3_vl" else transformers.AutoModelForCausalLM
+    library.from_config(config).save_pretrained(folder)
+    model = library.from_pretrained(folder, dtype=torch.float32).eval()
+    async with loaded(factory(folder)) as backend:
+        prompt = backend.encode(QUESTION).ids
+        scores = await (await backend.open(QUESTION)).score(STEP)
+        with torch.inference_mode():
+            alone = model(torch.tensor([[*prompt, *scores.ids]]), use_cache=False).logits[0].log_softmax(-1)
+    expected = alone[len(prompt) - 1 : -1].gather(1, torch.tensor(scores.ids)[:, None])[:, 0]
+    assert scores.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
 # The pair
 
 
@@ -304,6 +337,9 @@ def test_a_missing_part_is_named(checkpoints: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     with pytest.raises(ModelNotFound, match="model-00002-of-00002"):
         hf.load(str(folder))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": ["lm_head.weight"]}))
+    with pytest.raises(ModelLoadError, match=r"index\.json"):
+        hf.load(str(folder))
 
 
 def test_a_missing_weight_is_an_error_and_not_drawn_at_random(checkpoints: Path, tmp_path: Path) -> None:
@@ -313,6 +349,33 @@ def test_a_missing_weight_is_an_error_and_not_drawn_at_random(checkpoints: Path,
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelLoadError, match="up_proj"):
         hf.load(str(folder))
+
+
+def test_a_weight_of_another_shape_is_named(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "bent")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(65)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"another shape, among them model\.norm\.weight"):
+        hf.load(str(folder))
+
+
+def test_weights_that_give_no_numbers_are_not_blamed_on_the_cache(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "overflowing")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"] *= 1e6
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"(?s)float16 are no numbers.*dtype=bfloat16"):
+        hf.load(str(folder), dtype="float16")
+
+
+def test_ends_that_the_model_does_not_know_are_left_out(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "ends")
+    eos = tiny.bpe_words().eos
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [eos, 7, 99999, -1]}))
+    backend = hf.load(str(folder), n_threads=1)
+    assert {eos, 7} <= backend.vocabulary.end_ids <= set(range(len(tiny.bpe_words().tokens)))
+    asyncio.run(backend.aclose())
 
 
 def test_pickled_weights_are_refused(checkpoints: Path, tmp_path: Path) -> None:
@@ -328,8 +391,10 @@ def test_pickled_weights_are_refused(checkpoints: Path, tmp_path: Path) -> None:
         ({"model_type": "warp"}, "does not know"),
         ({"model_type": "warp", "auto_map": {"AutoConfig": "warp.Config"}}, "trust_remote_code=true"),
         ({"model_type": "mamba"}, "recurrent or hybrid"),
+        ({"model_type": "deepseek_v32"}, "sparse attention"),
         ({"layer_types": ["linear_attention", "full_attention"]}, "recurrent or hybrid"),
         ({"model_type": "t5"}, "not a decoder-only"),
+        ({"model_type": "gemma", "use_bidirectional_attention": True}, "not a decoder-only"),
     ],
 )
 def test_models_of_other_kinds_are_refused_by_name(
@@ -352,6 +417,24 @@ def test_positions_that_depend_on_the_longest_text_bound_the_context(checkpoints
     backend = hf.load(str(folder), n_threads=1)
     assert backend.info.context_length == 200
     asyncio.run(backend.aclose())
+
+
+def test_what_a_configuration_leaves_out_is_as_the_library_takes_it(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "gemma3", tmp_path / "silent")
+    config = json.loads((folder / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    backend = hf.load(str(folder), n_threads=1, n_ctx=9000)
+    assert backend.info.context_length == 9000
+    asyncio.run(backend.aclose())
+
+
+def test_latent_attention_is_counted_as_it_is_kept(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoints / "llama", tmp_path / "latent")
+    config = json.loads((folder / "config.json").read_text())
+    extents = {"num_key_value_heads": 4, "head_dim": 8, "qk_nope_head_dim": 24, "qk_rope_head_dim": 8, "v_head_dim": 20}
+    (folder / "config.json").write_text(json.dumps({**config, **extents}))
+    assert read_files(folder).shape.cell_values == 2 * 4 * (24 + 8 + 20)
 
 
 def test_the_memory_of_a_model_is_told_before_loading(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,7 +515,7 @@ def test_fingerprints_tell_weights_apart(checkpoints: Path, tmp_path: Path) -> N
     assert one == same != read_files(folder).fingerprint()
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # of names that the two libraries no longer agree on
+@of_old_names
 async def test_an_adapter_changes_the_model_and_its_fingerprint(checkpoints: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     path = checkpoints / "llama"
@@ -443,6 +526,32 @@ async def test_an_adapter_changes_the_model_and_its_fingerprint(checkpoints: Pat
         scores = [await (await backend.open(QUESTION)).score(STEP) for backend in (plain, changed)]
         assert plain.info.fingerprint != changed.info.fingerprint
         assert abs(mean(scores[0].logprobs) - mean(scores[1].logprobs)) > 1e-3
+
+
+def adapter_of(path: Path, folder: Path, **options: Any) -> Path:
+    peft = pytest.importorskip("peft")
+    model = transformers.AutoModelForCausalLM.from_pretrained(path)
+    peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], **options)).save_pretrained(folder)
+    return folder
+
+
+@of_old_names
+def test_the_folder_of_an_adapter_names_its_model(checkpoints: Path, tmp_path: Path) -> None:
+    folder = adapter_of(checkpoints / "llama", tmp_path / "adapter")
+    with pytest.raises(ModelLoadError, match=r"(?s)holds an adapter, of the model .*llama.*adapter="):
+        hf.load(str(folder))
+
+
+@of_old_names
+def test_an_adapter_that_changes_nothing_or_does_not_fit_is_refused(checkpoints: Path, tmp_path: Path) -> None:
+    folder = adapter_of(checkpoints / "llama", tmp_path / "adapter")
+    wide = tiny_hf.write(tmp_path / "wide", "llama", tiny_hf.bpe(), tiny.bpe_words(), hidden_size=96)
+    with pytest.raises(ModelLoadError, match="size mismatch for"):
+        hf.load(str(wide), adapter=str(folder))
+    weights = folder / "adapter_model.safetensors"
+    save_file({f"vision.{name}": tensor for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(ModelLoadError, match="missing adapter keys"):
+        hf.load(str(checkpoints / "llama"), adapter=str(folder))
 
 
 def test_a_folder_without_an_adapter_is_refused(checkpoints: Path) -> None:

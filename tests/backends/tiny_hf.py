@@ -14,7 +14,7 @@ _CUT = (
     r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_EXTENTS = {
+EXTENTS = {
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
@@ -65,7 +65,7 @@ def _with_control(tokenizer: Tokenizer, words: tiny.Words) -> Tokenizer:
 def config_of(kind: str, vocabulary: int, **changes: Any) -> Any:
     """A configuration of an architecture: small extents, and ends that random weights will hardly sample."""
     ids = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
-    return transformers.AutoConfig.for_model(kind, **{**_EXTENTS, **ids, "vocab_size": vocabulary, **changes})
+    return transformers.AutoConfig.for_model(kind, **{**EXTENTS, **ids, "vocab_size": vocabulary, **changes})
 
 
 def random_model(config: Any, seed: int = 0) -> Any:
