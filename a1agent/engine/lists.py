@@ -13,6 +13,10 @@ _OPENERS = frozenset({"(", "[", "{", "\\{", "\\langle"})
 _NAME = r"[A-Za-z](?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z]+\})|\([a-z]\))?"
 _NAMED = re.compile(rf"({_NAME}|\( ?{_NAME}(?: ?, ?{_NAME})+ ?\)) ?(?:=|\u2248|\\(?:in|approx)(?![A-Za-z])) ?(?=[^ =])")
 _AND = re.compile(r",? (?:and|or) ")
+_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_OPENER = re.compile(r"[(\[]|\\\{")
+_PADDED = re.compile(r"0[0-9]")
+"""10,00,000 is one number, as they group digits in India."""
 _WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{2,}|(?<![A-Za-z\\])[A-Z](?![A-Za-z])")
 _RELATION = re.compile(r"[=<>\u2208]|\\(?:leq|geq|neq|lt|gt|in|notin|approx|equiv|ldots|cdots|dots)(?![A-Za-z])|\.\.")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z]) ?")
@@ -66,8 +70,11 @@ def several(text: str) -> Parts | None:
 
     Units, letters of choices, prose and relations may: 2 hours and 30 minutes are not 30 hours and 2 minutes.
     """
-    texts = _split(_AND.sub(", ", text))
-    if texts is None:
+    text = _AND.sub(", ", text)
+    if ", " in text and not _OPENER.search(text):  # else a comma without a space may be what parts them
+        text = _THOUSANDS.sub("", text)
+    texts = _split(text)
+    if texts is None or any(_PADDED.match(part) for part in texts):
         return None
     pairs = [pair for part in texts for pair in _named_values(part.strip())]
     names, values = tuple(name for name, _ in pairs), tuple(value for _, value in pairs)
