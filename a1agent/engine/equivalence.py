@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
-from a1agent.engine.canonical import canonical_key, form_of, number_of, same_key, spoken
+from a1agent.engine.canonical import canonical_key, form_of, parts_of, same_key, spoken
 
 if TYPE_CHECKING:
     from a1agent.engine.math_worker import MathWorker
 
-__all__ = ["Equivalence", "Judge", "canonical_key", "same_key"]
+__all__ = ["Equivalence", "Judge", "canonical_key", "may_equal", "same_key"]
 
 _CACHED_PAIRS = 4096
 _STRIKES = 2
 """An answer that could not be judged this often is not judged again: each time may have cost a deadline."""
+_DEPTH = 3
+"""Lists within lists whose parts are compared one by one."""
+_NO_ALGEBRA = frozenset({"time", "words", "json", "phrase"})
+"""Forms that equal no expression: what is prose to one reader is not a product of letters to another."""
 
 
 class Judge(Protocol):
@@ -42,7 +45,7 @@ class Equivalence:
     async def same(self, a: str, b: str) -> bool:
         """Whether two answers are equal; symmetric, never raises on what a model may write."""
         known = self.known(a, b)
-        return await self._judged(*sorted((a, b))) if known is None else known
+        return await self._judged(*_pair(a, b)) if known is None else known
 
     def known(self, a: str, b: str) -> bool | None:
         """As `same`, as far as that can be told at once; None: only the judge can tell."""
@@ -60,10 +63,10 @@ class Equivalence:
         if self._judge is not None:
             await self._judge.aclose()
 
-    async def _judged(self, a: str, b: str) -> bool:
+    async def _judged(self, key: str, other: str) -> bool:
         if self._judge is None:
             self._judge = _math_worker()
-        verdict, pair = await self._judge.equal(spoken(a), spoken(b)), _pair(a, b)
+        verdict, pair = await self._judge.equal(spoken(key), spoken(other)), (key, other)
         if verdict is None:
             self._strikes.update(pair)
         self._verdicts[pair] = bool(verdict)
@@ -78,27 +81,43 @@ def _pair(a: str, b: str) -> tuple[str, str]:
     return first, second
 
 
-def settled(key: str, other: str) -> bool | None:
+def may_equal(key: str, depth: int = _DEPTH) -> bool:
+    """Whether algebra may find another key equal to this one."""
+    parts = parts_of(key) if form_of(key) == "list" else None
+    if parts is None or depth == 0:
+        return form_of(key) in ("expression", "list")
+    return any(may_equal(part, depth - 1) for part in parts.texts)
+
+
+def settled(key: str, other: str, depth: int = _DEPTH) -> bool | None:
     """What two canonical keys tell by themselves; None when only algebra can.
 
-    50% equals both 50 and 1/2: which of the two is meant, the question decides, and it is the same for all chains.
+    Equality of keys is an equivalence relation, and algebra has a say only where one of them is an expression.
     """
     if key == other:
         return True
-    mine, yours = number_of(key), number_of(other)
-    if mine is not None and yours is not None:
-        return _same_number(mine, yours)
     forms = {form_of(key), form_of(other)}
-    return None if "expression" in forms or forms == {"time", "number"} else False
+    if forms == {"list"}:
+        return _settled_lists(key, other, depth) if depth else None
+    return None if "expression" in forms and not forms & _NO_ALGEBRA else False
 
 
-def _same_number(mine: tuple[Fraction, bool], yours: tuple[Fraction, bool]) -> bool:
-    (value, percent), (other, other_percent) = mine, yours
-    if value == other:
-        return True
-    if percent == other_percent:
+def _settled_lists(key: str, other: str, depth: int) -> bool | None:
+    """Of two lists: False unless they have the same brackets, as many parts, and parts that algebra may yet equate."""
+    mine, yours = parts_of(key), parts_of(other)
+    assert mine is not None and yours is not None
+    if (mine.opener, mine.closer, len(mine.texts)) != (yours.opener, yours.closer, len(yours.texts)):
         return False
-    return value / 100 == other if percent else other / 100 == value
+    if mine.ordered:
+        told = (settled(a, b, depth - 1) for a, b in zip(mine.texts, yours.texts, strict=True))
+        return False if False in told else None
+    return None if _may_match(mine.texts, yours.texts) and _may_match(yours.texts, mine.texts) else False
+
+
+def _may_match(texts: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    """Whether each part may have its like among the others, where an order does not tell which."""
+    left = set(texts) - set(others)
+    return any(map(may_equal, others)) or (any(map(may_equal, texts)) and all(map(may_equal, left)))
 
 
 def _math_worker() -> MathWorker:

@@ -103,14 +103,19 @@ def _boxed(text: str) -> Answer | None:
 
 # --- "the answer is" ---
 
+# What must or would be is an answer only where a value follows: "the answer must be positive" states none.
 _PHRASE = re.compile(
     r"\banswers?\b(?:[ \t]+to[ \t][^.\n]{1,60}?)?[*_]{0,3}[ \t]{0,4}"
-    r"(?:\b(?:is|was|are)\b|[:=\uff1a])[*_:\uff1a \t]{0,8}"
+    r"(?:\b(?:is|was|are|equals)\b|[:=\uff1a\u2248]"
+    r"|\b(?:must|would|should|will|has to) be\b(?=[*_ \t]{1,4}(?:[^\w\s]|\d|[A-J]\b)))"
+    r"[*_:\uff1a \t]{0,8}"
     r"|^\#{4}[ \t]{0,4}",
     re.IGNORECASE | re.MULTILINE,
 )
 _FILLER = re.compile(
-    r"(?:(?:therefore|thus|then|hence|simply|just|clearly|equal to|given by)\b[,:]?\s*){1,4}", re.IGNORECASE
+    r"(?:(?:therefore|thus|then|hence|simply|just|clearly|equal to|given by"
+    r"|exactly|approx(?:\.|imately)?|about|roughly)(?!\w)[,:]?\s*){1,4}",
+    re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z][a-z])(?<!\b[A-Z])[.!?;](?=\s)")
 _DISPLAY = re.compile(r"\s*(?:\$\$|\\\[|```\w*)\s*\n")

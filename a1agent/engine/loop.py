@@ -80,7 +80,7 @@ class _Run:
     async def watch(self) -> None:
         """Starts chains and takes them in as they finish, until all have, the majority stands, or time is up."""
         while (self.tasks or self.left) and not self._decided():
-            for _ in range(earlystop.needed(self.call.options, self.tally.counts(), len(self.tasks), self.left)):
+            for _ in range(earlystop.needed(self.call.options, self.tally.contest(), len(self.tasks), self.left)):
                 self._start()
             try:
                 async with asyncio.timeout_at(self.call.deadline):
@@ -133,7 +133,7 @@ class _Run:
     def _decided(self) -> bool:
         """Whether the vote may be closed now."""
         options = self.call.options
-        if not earlystop.closes(options, self.tally.counts(), len(self.tasks) + self.left):
+        if not earlystop.closes(options, self.tally.contest(), len(self.tasks) + self.left):
             return False
         return not (options.vote == "auto" and self._contested())
 

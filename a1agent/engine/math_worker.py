@@ -1,16 +1,14 @@
-"""math-verify in a worker process that can be killed: it may hang, fill memory, and uses SIGALRM when left to itself.
+"""Algebra in a worker process that can be killed: it may hang and fill memory.
 
-The worker is this file run as a program: one JSON request a line on stdin, one JSON reply a line on stdout. It loads
-nothing of a1agent, sees no environment variable that could hold a key, and ends when stdin closes, when a deadline
-passes (enforced on both sides), or when it outgrows its memory.
+The worker is `algebra.py` run as a program: one JSON request a line on stdin, one JSON reply a line on stdout. It sees
+no environment variable that could hold a key, and ends when stdin closes, when a deadline passes (enforced on both
+sides), or when it outgrows its memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
-import importlib
 import importlib.util
 import json
 import os
@@ -19,12 +17,12 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
-from typing import IO, Any
+from pathlib import Path
 
-__all__ = ["MathWorker", "refusal"]
+__all__ = ["PROGRAM", "MathWorker", "refusal"]
+
+PROGRAM = str(Path(__file__).with_name("algebra.py"))
 
 MAX_CHARS = 1000
 """Longest answer that is judged."""
@@ -58,7 +56,7 @@ _KEPT_VARIABLES = {*_LIBRARY_VARIABLES, *_SYSTEM_VARIABLES, "HOME", "USERPROFILE
 
 
 class MathWorker:
-    """Judges by math-verify whether two answers are equal, one pair at a time, in a process that starts when needed.
+    """Judges by algebra whether two answers are equal, one pair at a time, in a process that starts when needed.
 
     Bound to no event loop: calls may come from several loops, in turn or at once. `deadline_s` is for one pair, in
     seconds from when its turn comes; a pair that takes longer, or more than `memory_bytes` (where the system can limit
@@ -80,10 +78,11 @@ class MathWorker:
     async def equal(self, a: str, b: str) -> bool | None:
         """Whether two answers (LaTeX or plain) are equal in either direction.
 
-        None: not judged, because math-verify is not installed, or failed, or must not see such an answer (`refusal`).
+        False, too, of answers that cannot be read, or must not be (`refusal`): that costs nothing, and says nothing of
+        the other one. None: not judged, because math-verify is not installed, or the deadline passed, or sympy failed.
         """
         if refusal(a) is not None or refusal(b) is not None:
-            return None
+            return False
         with self._lock:
             if self._line is None:
                 self._line = _Line(self._deadline_s, self._memory_bytes)
@@ -167,7 +166,7 @@ class _Line:
 
 
 def _is_installed() -> bool:
-    return importlib.util.find_spec("math_verify") is not None
+    return importlib.util.find_spec("latex2sympy2_extended") is not None
 
 
 class _Process:
@@ -177,7 +176,7 @@ class _Process:
         environment = {name: value for name, value in os.environ.items() if name.upper() in _KEPT_VARIABLES}
         # By path and with -P: neither a1agent nor the current folder has to be importable there.
         self._popen = subprocess.Popen(
-            [sys.executable, "-P", __file__, *arguments],
+            [sys.executable, "-P", PROGRAM, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -265,107 +264,3 @@ def _is_giant(exponent: str) -> bool:
     if _NUMERIC.fullmatch(exponent):
         return any(character.isdigit() for character in exponent)
     return _LONG_DIGITS.search(exponent) is not None
-
-
-# --- the worker itself ---
-
-
-def main(arguments: list[str]) -> None:
-    """Serves requests until stdin ends. Arguments: seconds a pair may take, bytes of memory."""
-    deadline_s, memory_bytes = float(arguments[0]), int(arguments[1])
-    _limit_memory(memory_bytes)
-    _ignore_interrupts()
-    out = _take_stdout()
-    requests: SimpleQueue[str] = SimpleQueue()
-    threading.Thread(target=_read, args=(requests,), daemon=True).start()
-    judge = _load_judge()
-    _say(out, {"ready": judge is not None})
-    while judge is not None:
-        a, b = json.loads(requests.get())
-        _say(out, {"equal": _within(deadline_s, judge, a, b)})
-
-
-def _read(requests: SimpleQueue[str]) -> None:
-    for line in sys.stdin:
-        requests.put(line)
-    os._exit(0)  # the parent is gone or has closed us: whatever the main thread does, nobody waits for it
-
-
-def _within(deadline_s: float, judge: Callable[[str, str], bool], a: str, b: str) -> bool | None:
-    # Its watchdog needs no interpreter lock: it ends even a giant integer power whose parent died.
-    with open(os.devnull, "w") as nowhere:
-        faulthandler.dump_traceback_later(deadline_s, exit=True, file=nowhere)
-        try:
-            return judge(a, b)
-        except MemoryError:
-            os._exit(1)  # what was allocated may never be given back
-        except Exception:  # sympy raises nearly anything on what it cannot read
-            return None
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-
-
-def _load_judge() -> Callable[[str, str], bool] | None:
-    try:
-        import logging
-        from functools import lru_cache
-
-        library = importlib.import_module("math_verify")
-    except ImportError:
-        return None
-    logging.disable(logging.CRITICAL)
-    # Expressions only within $...$: outside, it compares whatever number it finds first.
-    config = [library.LatexExtractionConfig()]
-
-    @lru_cache(maxsize=256)
-    def parse(text: str) -> Any:
-        return library.parse(
-            _as_latex(text), extraction_config=config, fallback_mode="no_fallback", parsing_timeout=None
-        )
-
-    def judge(a: str, b: str) -> bool:
-        left, right = parse(a), parse(b)
-        if not left or not right:
-            return False
-        # It takes one side for the reference, so each side has to be it once.
-        return any(library.verify(x, y, timeout_seconds=None) for x, y in ((left, right), (right, left)))
-
-    return judge
-
-
-def _as_latex(text: str) -> str:
-    inner = text.replace("\\(", "").replace("\\)", "").replace("\\[", "").replace("\\]", "")
-    return "$" + inner.replace("\\$", "").replace("$", "").strip() + "$"
-
-
-def _limit_memory(memory_bytes: int) -> None:
-    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such module, macOS not every limit
-        import resource
-
-        for limit, value in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CORE, 0)):
-            hard = resource.getrlimit(limit)[1]
-            resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
-
-
-def _ignore_interrupts() -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes us
-
-
-def _take_stdout() -> IO[str]:
-    """The pipe to the parent; what libraries print goes nowhere."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
-    return out
-
-
-def _say(out: IO[str], reply: dict[str, bool | None]) -> None:
-    out.write(json.dumps(reply) + "\n")
-    out.flush()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from a1agent.config import VoteMethod
 from a1agent.conformal.scores import mean_score
-from a1agent.engine.equivalence import Equivalence, canonical_key
+from a1agent.engine.equivalence import Equivalence, canonical_key, may_equal
 from a1agent.engine.extract import Answer
 
 __all__ = ["Candidate", "Group", "Tally", "Vote"]
@@ -97,10 +97,22 @@ class Tally:
 
     def counts(self) -> list[int]:
         """Chains per answer, most first."""
-        groups: Counter[int] = Counter()
-        for key, chains in self._ended_with.items():
-            groups[self._group_of[key]] += chains
-        return sorted(groups.values(), reverse=True)
+        return [chains for _, chains in self._standing().most_common()]
+
+    def contest(self) -> list[int]:
+        """Chains of the answer that most give, and the most that one more answer could make another one have.
+
+        It may equal several groups that were not found equal to each other: algebra proves less than is true, and a
+        pair may outlast its deadline. So all that algebra may speak of count with the runner-up; answers that it has no
+        say on, such as two numbers, are never joined.
+        """
+        standing = self._standing()
+        if not standing:
+            return []
+        (leader, most), *_ = standing.most_common(1)
+        joined = {self._group_of[key] for key in self._ended_with if self._may_join(key)} - {leader}
+        apart = max((chains for group, chains in standing.items() if group not in {leader, *joined}), default=0)
+        return [most, min(most, apart + sum(standing[group] for group in joined))]
 
     def leader(self, method: VoteMethod = "majority") -> Group | None:
         """The group that is first so far; None when no chain has stated an answer."""
@@ -169,6 +181,16 @@ class Tally:
                     return await self._equivalence.same(answer.text, other.text)
         self.cut_short = True
         return False
+
+    def _standing(self) -> Counter[int]:
+        """Chains of each group that has any."""
+        standing: Counter[int] = Counter()
+        for key, chains in self._ended_with.items():
+            standing[self._group_of[key]] += chains
+        return standing
+
+    def _may_join(self, key: str) -> bool:
+        return self._spellings[key].kind not in _UNJUDGED_KINDS and may_equal(key)
 
     def _merge(self, groups: set[int]) -> None:
         first = min(groups)

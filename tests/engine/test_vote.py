@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from a1agent.config import VoteMethod
+from a1agent.engine.canonical import canonical_key, spoken
+from a1agent.engine.earlystop import decided
 from a1agent.engine.equivalence import Equivalence
 from a1agent.engine.extract import Answer
 from a1agent.engine.vote import Candidate, Tally, Vote
@@ -241,6 +243,66 @@ def test_order_of_arrival_changes_nothing(rng: random.Random) -> None:
     assert asyncio.run(votes(chains)) == asyncio.run(votes(shuffled))
 
 
+TRUTHS = (
+    ("50", "50%", "5 \\cdot 10^1", "7^2+1", "2 \\cdot 5^2", "\\sqrt{2500}"),
+    ("1/2", "0.5", "\\frac{1}{4}+\\frac{1}{4}", "2^{-1}"),
+    ("x+1", "1+x", "(1+x)", "x-1+2"),
+    ("y", "y+0", "2y-y"),
+    ("17:30", "5:30 pm"),
+)
+SPELLED = [spelling for truth in TRUTHS for spelling in truth]
+
+
+def _proofs() -> st.SearchStrategy[list[tuple[str, str]]]:
+    """What a judge may know: nothing that is not true, and not all that is."""
+    true = [(a, b) for truth in TRUTHS for i, a in enumerate(truth) for b in truth[:i]]
+    return st.lists(st.sampled_from(true), unique=True)
+
+
+def _judge(proofs: list[tuple[str, str]]) -> FakeJudge:
+    return FakeJudge(*((spoken(canonical_key(a)), spoken(canonical_key(b))) for a, b in proofs))
+
+
+@given(_proofs(), st.lists(st.sampled_from(SPELLED), max_size=9), st.randoms(use_true_random=False))
+def test_groups_do_not_depend_on_the_order_of_arrival(
+    proofs: list[tuple[str, str]], answers: list[str], rng: random.Random
+) -> None:
+    chains = [chain(index, answer) for index, answer in enumerate(answers)]
+
+    async def groups(order: list[Candidate]) -> set[frozenset[int]]:
+        tally = await tally_of(*order, judge=_judge(proofs))
+        return {frozenset(group.chains) for group in tally.vote("majority", len(order)).groups}
+
+    assert asyncio.run(groups(chains)) == asyncio.run(groups(rng.sample(chains, len(chains))))
+
+
+@given(_proofs(), st.lists(st.sampled_from(SPELLED), min_size=1, max_size=12))
+def test_an_end_that_is_exact_never_changes_the_winner(proofs: list[tuple[str, str]], answers: list[str]) -> None:
+    async def winners() -> None:
+        tally = await tally_of(judge=_judge(proofs))
+        early: set[int] = set()
+        for index, answer in enumerate(answers):
+            await tally.add(chain(index, answer))
+            leader = tally.leader()
+            if not early and leader is not None and decided(tally.contest(), len(answers) - index - 1):
+                early = set(leader.chains)
+        leader = tally.leader()
+        assert leader is not None and early <= set(leader.chains)
+
+    asyncio.run(winners())
+
+
+async def test_what_algebra_may_yet_join_counts_with_the_runner_up() -> None:
+    judge = FakeJudge(("x+1", "1+x"), ("1+x", "(1+x)"))
+    tally = await tally_of(chain(0, "x+1"), chain(1, "(1+x)"), *(chain(i, "y") for i in range(2, 5)), judge=judge)
+    assert (tally.counts(), tally.contest()) == ([3, 1, 1], [3, 2])
+    await tally.add(chain(5, "1+x"))
+    assert (tally.counts(), tally.contest()) == ([3, 3], [3, 3])
+    numbers = await tally_of(*(chain(i, answer) for i, answer in enumerate(["1", "2", "3", "3"])))
+    assert (numbers.counts(), numbers.contest()) == ([2, 1, 1], [2, 1])
+    assert (await tally_of()).contest() == []
+
+
 async def test_leader_and_counts_follow_arrivals() -> None:
     tally = await tally_of()
     assert (tally.leader(), tally.counts()) == (None, [])
@@ -272,7 +334,7 @@ async def test_after_its_deadline_answers_are_compared_by_what_is_known_at_once(
     equivalence = Equivalence(judge)
     assert await equivalence.same("x+1", "1+x")
     tally = Tally(equivalence, deadline=asyncio.get_running_loop().time())
-    for index, answer in enumerate(["1/2", "0.5", "50%"]):
+    for index, answer in enumerate(["1/2", "0.5", "\\frac{1}{2}"]):
         await tally.add(chain(index, answer))
     assert (tally.counts(), tally.cut_short) == ([3], False)
     judge.asked.clear()
