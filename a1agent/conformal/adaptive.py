@@ -6,7 +6,7 @@ from functools import lru_cache
 from statistics import NormalDist
 
 from a1agent.conformal.effects import OpenQuestion, QuestionEffects, probit, probit_inverse
-from a1agent.conformal.feedback import TURN_GAIN, GlobalTerm, RateBudget, moved
+from a1agent.conformal.feedback import GLOBAL_GAIN, TURN_GAIN, GlobalTerm, RateBudget, moved
 from a1agent.conformal.pvalue import p_value
 from a1agent.conformal.values import Coverage, Decision, Observed, turn_bucket
 from a1agent.conformal.window import ScoreWindow, ranks_in
@@ -27,6 +27,10 @@ class AdaptiveRule:
     function and density its slope at the asked rate: to first order the sum of the terms is added to the level, but
     the level stays within [0, 1]. With nothing learned it is the rate. `effect` and `spread` come from `effects.py`.
 
+    Steps may be asked for different rates. The term over all of them alone would let some pay for others: what easy
+    questions asked for 0.1 leave to be taken over, hard ones asked for 0.6 would be charged with. So half of it is the
+    term of the asked rate; where all ask for one rate the two are the same.
+
     Marginal coverage takes the effect of all questions under way: one alone on the machine is kept close to the rate,
     among many each may follow its difficulty. Conditional coverage takes that of this question. What has the rate to
     keep, all steps or this question, pulls the level by how far it is off, and stays within a margin (`RateBudget`).
@@ -38,6 +42,7 @@ class AdaptiveRule:
         self._effects = QuestionEffects()
         self._global = GlobalTerm()
         self._all = RateBudget()
+        self._rates: dict[float, float] = {}  # a term for each asked rate, to a hundredth
         self._turns: dict[int, float] = {}  # a term for each bucket; there are few
         grouped: dict[int, list[float]] = {}
         for turn, score in initial:
@@ -85,15 +90,19 @@ class AdaptiveRule:
         if rate in (0.0, 1.0):
             return rate
         z, density = _at_rate(rate)
-        terms = self._global.value + self._turns.get(bucket, 0.0)
         if self._conditional:
             effect, spread = self._effects.of_question(question)
         else:
             effect, spread = TRAFFIC_WEIGHT * self._effects.of_traffic(), 1.0
-        return probit_inverse(z * spread + effect + terms / density - self._budget(question).pull)
+        return probit_inverse(z * spread + effect + self._terms(bucket, rate) / density - self._budget(question).pull)
+
+    def _terms(self, bucket: int, rate: float) -> float:
+        """Sum of the feedback terms: half of that over all steps, half of this rate's, and the turn's."""
+        return 0.5 * (self._global.value + self._rates.get(round(rate, 2), 0.0)) + self._turns.get(bucket, 0.0)
 
     def _feed_back(self, question: OpenQuestion, bucket: int, rejected: bool, rate: float) -> None:
         self._global.move(rejected, rate)
+        self._rates[round(rate, 2)] = moved(self._rates.get(round(rate, 2), 0.0), GLOBAL_GAIN, rejected, rate)
         self._turns[bucket] = moved(self._turns.get(bucket, 0.0), TURN_GAIN, rejected, rate)
         self._budget(question).move(rejected, rate)
 

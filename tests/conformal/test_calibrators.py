@@ -230,6 +230,22 @@ def test_a_rate_per_call_overrides_the_calibrators_own():
     assert abs(sum(many) / 3000 - 0.6) <= rate_gap_bound(3000)
 
 
+@pytest.mark.parametrize("coverage", ["marginal", "conditional"])
+@pytest.mark.parametrize("rates", [(0.1, 0.6), (0.05, 0.8), (0.1, 0.3, 0.5, 0.7)])
+def test_calls_that_ask_for_different_rates_do_not_pay_for_each_other(rates, coverage):
+    calibrator = make_calibrator("adaptive", rejection_rate=0.3, coverage=coverage)
+    rng = random.Random(0)
+    rejected: dict[float, list[bool]] = {rate: [] for rate in rates}
+    for question in range(160):
+        hard, rate = rng.gauss(0, 2), rates[question % len(rates)]
+        for i in range(48):
+            observed = step(hard + rng.gauss(0, 1), f"q{question}", i % 8, i // 8)
+            rejected[rate].append(calibrator.decide(observed, rate).rejected)
+        calibrator.close_question(f"q{question}")
+    for rate, decided in rejected.items():
+        assert abs(sum(decided) / len(decided) - rate) <= 0.025
+
+
 def test_the_same_question_asked_twice_does_not_mix():
     def second_level(first_key: str) -> float:
         calibrator = make_calibrator("adaptive", rejection_rate=0.4, coverage="conditional")
