@@ -102,7 +102,8 @@ class AdaptiveRule:
 
     def _feed_back(self, question: OpenQuestion, bucket: int, rejected: bool, rate: float) -> None:
         self._global.move(rejected, rate)
-        self._rates[round(rate, 2)] = moved(self._rates.get(round(rate, 2), 0.0), GLOBAL_GAIN, rejected, rate)
+        asked = round(rate, 2)
+        self._rates[asked] = moved(self._rates.get(asked, 0.0), GLOBAL_GAIN, rejected, rate)
         self._turns[bucket] = moved(self._turns.get(bucket, 0.0), TURN_GAIN, rejected, rate)
         self._budget(question).move(rejected, rate)
 
