@@ -47,6 +47,7 @@ class StatsFold:
     reused_tokens: int = 0
     reread_tokens: int = 0
     target_tokens: int = 0
+    spared_tokens: int = 0
     target_output_tokens: int = 0
     draft_prompt: tuple[int, int] = (0, 0)
     target_prompt: tuple[int, int] = (0, 0)
@@ -112,6 +113,7 @@ class StatsFold:
 
     def _taken_over(self, event: events.StepTakenOver) -> None:
         self._settle(event.chain, event.kept_tokens)
+        self.spared_tokens += event.kept_tokens if event.takeover == "rollback" else 0
         self.target_tokens += event.step.tokens
         self.target_output_tokens += event.step.tokens + event.trimmed_tokens
         self.takeover_s += self._seconds(event.work)
@@ -191,6 +193,7 @@ class StatsFold:
             reused_tokens=self.reused_tokens,
             reread_tokens=self.reread_tokens,
             target_tokens=self.target_tokens,
+            spared_tokens=self.spared_tokens,
             prompt_tokens=self.draft_prompt[0] + self.target_prompt[0],
             cached_tokens=self.draft_prompt[1] + self.target_prompt[1],
             draft_s=self.draft_s,

@@ -3,13 +3,15 @@ that is faster alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from a1agent.backends.base import ModelInfo
 from a1agent.conformal.feedback import RATE_MARGIN, RATE_STEPS
 from a1agent.models import Loaded
 from a1agent.stats import RejectionStats
 from a1agent.types import Question
 
-__all__ = ["UNLIKE_LEVEL", "Once", "ceiling", "off_rate", "together"]
+__all__ = ["UNLIKE_LEVEL", "Once", "ceiling", "off_rate", "together", "written_share"]
 
 UNLIKE_LEVEL = 0.01
 """A question is called unlike the training data when fewer than this share of training prompts are as strange."""
@@ -21,7 +23,8 @@ def ceiling(stats: RejectionStats) -> float | None:
     """The speed-up over the target alone that the measured rates allow (1/R_t) / (1/R_d + v/S_t + rate/R_t).
 
     R_d, S_t, R_t are tokens per second of drafting, scoring and the target's writing, v and rate the shares of all
-    steps that were scored and taken over; None when one was not measured. Of models that may run at once the larger of
+    steps that were scored and taken over (times the share of such steps that the target wrote, where they were rolled
+    back); None when one was not measured. Of models that may run at once the larger of
     the draft's part and the target's counts instead of both.
     """
     if not (stats.draft_tokens_per_s and stats.target_tokens_per_s and stats.verify_s > 0 and stats.scored_tokens):
@@ -29,8 +32,14 @@ def ceiling(stats: RejectionStats) -> float | None:
     target_alone = 1 / stats.target_tokens_per_s
     steps = stats.verifications + stats.unverified
     scoring = stats.verify_s / stats.scored_tokens * stats.verifications / steps
-    targeting = scoring + stats.rejections / steps * target_alone
+    targeting = scoring + stats.rejections / steps * written_share([stats]) * target_alone
     return target_alone / together(1 / stats.draft_tokens_per_s, targeting, in_turn=stats.in_turn)
+
+
+def written_share(calls: Sequence[RejectionStats]) -> float:
+    """Share of the steps it took over that the target wrote itself: below 1 only where they were rolled back."""
+    written, spared = (sum(getattr(s, name) for s in calls) for name in ("target_tokens", "spared_tokens"))
+    return written / (written + spared) if spared else 1.0
 
 
 def together(drafting: float, targeting: float, *, in_turn: bool) -> float:

@@ -50,6 +50,11 @@ def test_the_ceiling_of_models_that_run_at_once_is_that_of_the_busier_one() -> N
     assert ceiling(stats(in_turn=False, rejections=20)) == pytest.approx(1.25 / (0.25 + 1.25))
 
 
+def test_the_ceiling_counts_of_steps_that_were_rolled_back_what_the_target_wrote() -> None:
+    rolled_back = stats(target_tokens=30, spared_tokens=10)
+    assert ceiling(rolled_back) == pytest.approx(1.25 / (0.5 + 0.25 + 0.2 * 0.75 * 1.25))
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("processors", [("one", "one"), ("one", "another"), (None, None)])
 async def test_models_with_devices_of_their_own_may_run_at_once(processors: tuple[str | None, str | None]) -> None:

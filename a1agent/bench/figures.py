@@ -11,7 +11,7 @@ import numpy as np
 from a1agent.bench.ledger import BareRates, Record
 from a1agent.bench.statistics import Bootstrap, Estimate, Values, paired_p_value
 from a1agent.bench.ways import RATED, Way
-from a1agent.notices import together
+from a1agent.notices import together, written_share
 from a1agent.stats import RejectionStats, TurnStats
 
 __all__ = ["Account", "Compared", "Figures", "WayFigures", "ceiling", "compare", "figures"]
@@ -147,7 +147,8 @@ def compare(one: WayFigures, other: WayFigures, vote: str, bootstrap: Bootstrap)
 def ceiling(bare: BareRates, scored: float, rejected: float, *, shared: bool = True) -> float | None:
     """The speed-up over the target alone that the bare rates allow, at equal lengths (design: what it costs).
 
-    (1/R_t) / (1/R_d + scored/S_t + rejected/R_t), where `scored` and `rejected` are shares of all steps, and the first
+    (1/R_t) / (1/R_d + scored/S_t + rejected/R_t), where `scored` and `rejected` are shares of all steps (of those that
+    were rolled back only what the target wrote), and the first
     R_t is at the batch of the target alone, the second at that of takeovers. Models that do not share a device may run
     at once: then the larger of the draft's part and the target's counts. None where a rate was not measured.
     """
@@ -166,6 +167,7 @@ def _figures_of(
     rated = way.mode in RATED and verified > 0
     observed, steps = rejected / verified if rated else None, verified + _total(stats, "unverified")
     waiting, compute = _total(stats, "waiting_s"), sum(_total(stats, f"{p}_s") for p in ("draft", "verify", "takeover"))
+    written = rejected * written_share(stats)
     fits = bare is not None and way.mode == "a1" and way.also != "chains"
     return WayFigures(
         way=way,
@@ -176,7 +178,7 @@ def _figures_of(
         chains_right=statistics.fmean(row.chains_right for row in rows),
         seconds=bootstrap.mean(seconds),
         speedup=None if alone is None else bootstrap.ratio(alone, seconds),
-        ceiling=ceiling(bare, verified / steps, rejected / steps, shared=shared) if fits and bare and steps else None,
+        ceiling=ceiling(bare, verified / steps, written / steps, shared=shared) if fits and bare and steps else None,
         tokens=_tokens(way, stats, len(rows)),
         by_turn=by_turn,
         observed_rate=observed,

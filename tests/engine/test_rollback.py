@@ -13,6 +13,7 @@ from a1agent import A1, Event, Result, StepTakenOver, VoteClosed
 from a1agent.backends.base import ModelInfo, StepText, TokenScores
 from a1agent.backends.scripted import ScriptedBackend, ScriptedSequence
 from a1agent.engine.rollback import NOTHING, first_strange, kept_of
+from a1agent.notices import written_share
 from a1agent.types import Question
 from tests.doubles import Fixed
 
@@ -137,7 +138,8 @@ def test_the_target_writes_on_from_the_mistake() -> None:
     assert result.chains[0].token_count == 30 and len(result.chains[0].scores) == 1
     stats = result.stats
     assert (stats.kept_tokens, stats.discarded_tokens, stats.target_tokens) == (16, 16, 14)
-    assert stats.drafted_tokens == 32
+    assert (stats.drafted_tokens, stats.spared_tokens) == (32, 16)
+    assert written_share([stats]) == 14 / 30
 
 
 @pytest.mark.parametrize("lookahead", ["on", "off"])
