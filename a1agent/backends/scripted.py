@@ -182,6 +182,11 @@ class ScriptedBackend:
             sequences_alive=self.state.alive,
         )
 
+    @property
+    def sequence_type(self) -> type[ScriptedSequence]:
+        """What `open` makes."""
+        return ScriptedSequence
+
     def tokenize(self, text: str) -> tuple[int, ...]:
         """The bytes of the text."""
         return tuple(text.encode())
@@ -195,7 +200,7 @@ class ScriptedBackend:
                 f"the prompt has {len(ids)} tokens, the context of {self.info.name} holds {self.info.context_length}",
                 "shorten the question",
             )
-        sequence = ScriptedSequence(self, prompt, ids, decoded=0, thinking=opens_thought(prompt, question))
+        sequence = self.sequence_type(self, prompt, ids, decoded=0, thinking=opens_thought(prompt, question))
         try:
             sequence.prompt_work = await sequence.decode(len(ids) - 1)
         except BaseException:
@@ -320,7 +325,7 @@ class ScriptedSequence:
 
     def fork(self) -> ScriptedSequence:
         """An independent copy."""
-        copy = ScriptedSequence(self.backend, self.prompt, list(self.ids), self.decoded, self.thinking)
+        copy = type(self)(self.backend, self.prompt, list(self.ids), self.decoded, self.thinking)
         copy.prompt_tokens = self.prompt_tokens
         return copy
 

@@ -14,7 +14,6 @@ from a1agent.backends.base import ModelInfo, StepText, TokenScores
 from a1agent.backends.scripted import ScriptedBackend, ScriptedSequence
 from a1agent.engine.rollback import NOTHING, first_strange, kept_of
 from a1agent.notices import written_share
-from a1agent.types import Question
 from tests.doubles import Fixed
 
 LIKELY, STRANGE = -0.01, -6.0
@@ -100,20 +99,11 @@ class Knowing(ScriptedSequence):
         told = scores_of(step.text, right, found.end and STRANGE)
         return TokenScores(ids=found.ids, logprobs=told.logprobs, end=told.end, work=found.work)
 
-    def fork(self) -> "Knowing":
-        copy = Knowing(self.backend, self.prompt, list(self.ids), self.decoded, self.thinking)
-        copy.prompt_tokens = self.prompt_tokens
-        return copy
-
 
 class KnowingBackend(ScriptedBackend):
     """Scores token by token."""
 
-    async def open(self, question: Question) -> ScriptedSequence:
-        first = await super().open(question)
-        knowing = Knowing(self, first.prompt, list(first.ids), first.decoded, first.thinking)
-        await first.close()
-        return knowing
+    sequence_type = Knowing
 
 
 def ask(wrong: str, right: str, **options: Any) -> tuple[Result, list[Event]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from a1agent import A1, ChainResult, Question, Result
+from a1agent import A1, ChainResult, Result
 from a1agent.backends.base import Generated, ModelInfo, Sampling, Stop
 from a1agent.backends.scripted import ScriptedBackend, ScriptedSequence
 from a1agent.errors import ContextOverflow, SolveError
@@ -52,26 +52,16 @@ class Finer(ScriptedSequence):
         self._check_room(self._tokens(list(step.text.encode())))
         return await super().score(step, end)
 
-    def fork(self) -> "Finer":
-        copy = Finer(self.backend, self.prompt, list(self.ids), self.decoded, self.thinking)
-        copy.prompt_tokens = self.prompt_tokens
-        return copy
-
 
 class FinerBackend(ScriptedBackend):
     """A target with a tokenizer of its own."""
 
     pieces = 4
+    sequence_type = Finer
 
     @property
     def info(self) -> ModelInfo:
         return dataclasses.replace(super().info, tokenizer_fingerprint="finer")
-
-    async def open(self, question: Question) -> ScriptedSequence:
-        first = await super().open(question)
-        finer = Finer(self, first.prompt, list(first.ids), first.decoded, first.thinking)
-        await first.close()
-        return finer
 
 
 def solve(draft: ScriptedBackend, target: ScriptedBackend, **options: Any) -> Result:
