@@ -76,6 +76,10 @@ _COMMANDS = {
 }
 
 
+_ELSEWHERE = {"mcp": "a1agent-mcp"}
+"""Commands of distributions of ours that may not be installed."""
+
+
 def _version(asked: bool) -> None:
     if asked:
         from a1agent import __version__
@@ -118,9 +122,16 @@ def _report(error: Exception, commands: Collection[str], words: Sequence[str]) -
     command = next((word for word in words if word in commands), None)
     path = getattr(context, "command_path", f"a1 {command}" if command else "a1")  # a value left out has no context
     what = str(describe()).replace("Value error, ", "")
-    unknown = what.startswith("No such command ")
-    fail(UsageError(what, f"known: {', '.join(sorted(commands))}" if unknown else f"{path} --help lists what there is"))
+    fail(UsageError(what, _hint(what, commands) or f"{path} --help lists what there is"))
     return int(getattr(error, "exit_code", 2))
+
+
+def _hint(what: str, commands: Collection[str]) -> str | None:
+    """What to do about a command that is not there."""
+    if not what.startswith("No such command "):
+        return None
+    elsewhere = (f"pip install {package}" for name, package in _ELSEWHERE.items() if f"{name!r}" in what)
+    return next(elsewhere, f"known: {', '.join(sorted(commands))}")
 
 
 @contextmanager

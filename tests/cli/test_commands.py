@@ -52,6 +52,12 @@ def test_an_unknown_command_names_those_of_other_distributions_too(a1, plugins: 
     assert known.startswith("hint: known: ask, bench, ") and "greet" in known
 
 
+def test_a_command_of_a_distribution_that_is_missing_names_the_pip_command(a1, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("a1agent.cli.app.entry_points", lambda group: [])
+    done = a1("mcp")
+    assert done.exit_code == 2 and "pip install a1agent-mcp" in done.stderr
+
+
 @pytest.mark.parametrize("command", [(), ("ask",), ("models",), ("greet",)])
 def test_a_short_flag_asks_every_command_for_help(a1, plugins: None, command: tuple[str, ...]) -> None:
     assert a1(*command, "-h").stdout == a1(*command, "--help").stdout
