@@ -83,7 +83,10 @@ def _accuracy(found: Figures, options: Options) -> str:
     table = _table(head, [_accuracy_row(found, f) for f in ways])
     if all(f.way.mode not in RATED for f in ways):
         return table
-    return f"A1 ran with {options.coverage} coverage and the {options.calibrator} calibrator.\n\n{table}"
+    ran = (
+        f"A1 ran with {options.coverage} coverage, the {options.calibrator} calibrator and takeover={options.takeover}."
+    )
+    return f"{ran}\n\n{table}"
 
 
 def _accuracy_row(found: Figures, f: WayFigures) -> list[str]:

@@ -180,7 +180,9 @@ def test_the_coverage_stands_beside_the_accuracy_that_was_measured_with_it() -> 
         return report(of(*runs), context).partition("## Accuracy")[2].partition("## ")[0]
 
     for coverage in get_args(Coverage):
-        assert f"A1 ran with {coverage} coverage" in accuracy(coverage, (TARGET, 0.9, 1.0), (A1, 0.9, 1.0))
+        assert f"A1 ran with {coverage} coverage, the adaptive calibrator and takeover=rewrite." in accuracy(
+            coverage, (TARGET, 0.9, 1.0), (A1, 0.9, 1.0)
+        )
     assert "coverage" not in accuracy("marginal", (TARGET, 0.9, 1.0))
 
 

@@ -44,6 +44,13 @@ RUNS = {
         "Accuracy on 500 held-out problems",
         ["--limit", "500", "--seed", "7", "--modes", "draft,target,a1,a1-random"],
     ),
+    "rollback": (
+        "Rejected steps of which the target keeps the beginning",
+        [
+            *("--limit", "500", "--seed", "7", "--modes", "target,a1"),
+            *("--rates", "0.1,0.2,0.3,0.5", "--takeover", "rollback"),
+        ],
+    ),
     "chains": (
         "More and fewer chains, a barrier, and screening",
         [
