@@ -86,7 +86,8 @@ def _spell(text: str, depth: int) -> str:
         return key
     parts = bracketed(value) or several(plain)
     if parts is not None:
-        return key_of_parts(parts, [_spell(part, depth - 1) for part in parts.texts])
+        keys = [_spell(part, depth - 1) for part in parts.texts]
+        return key_of_parts(parts, keys, nested=depth < _MAX_DEPTH)
     return _expression_key(plain if _LETTER.search(value) else value)
 
 
