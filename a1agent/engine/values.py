@@ -59,6 +59,8 @@ _VALUE_WORDS = """
     cos tan cot sec csc exp div base infinity inf choose factorial less more than with remainder not off equals frac
     cdot the noon midnight odd even above north south east west choice option score
     january february march april may june july august september october november december
+    matrix matrices rectangle order respectively respective
+    loss deficit decrease younger down downward downwards clockwise counterclockwise anticlockwise
     jan feb mar apr jun jul aug sep sept oct nov dec
 """
 _NOT_UNITS = frozenset(_VALUE_WORDS.split())
