@@ -30,6 +30,7 @@ _REPEATING = re.compile(
 )
 _SCIENTIFIC = re.compile(rf"({_SIGNED})(?:[eE]| ?[*xX] ?10 ?\^)(?:([+-]?[0-9]{{1,4}})|\{{ ?([+-]?[0-9]{{1,4}}) ?\}})")
 _POWER_OF_TEN = re.compile(r"([+-]?) ?10 ?\^ ?(?:([+-]?[0-9]{1,4})|\{ ?([+-]?[0-9]{1,4}) ?\})")
+_PREFIXED = re.compile(r"[+-]?0(?:[xX][0-9A-Fa-f]+|[oO][0-7]+|[bB][01]+)")
 _CURRENCY = re.compile(
     r"([+-]? ?)(?:(?:US ?)?\\?\$|[\u20ac\u00a3\u00a5\u20b9\u20a9\u20bd]|(?:USD|EUR|GBP|INR|Rs\.?) ) ?"
 )
@@ -122,9 +123,11 @@ def is_boxed_unit(words: str) -> bool:
 
 
 def decimal_or_fraction(text: str) -> Fraction | None:
-    """The exact value of a bare number, fraction, mixed number, repeating decimal or power of ten."""
+    """The exact value of a bare number, fraction, mixed number, repeating decimal or power of ten; of 0xFF, too."""
     if _PLAIN.fullmatch(text):
         return _decimal(text)
+    if _PREFIXED.fullmatch(text):
+        return Fraction(int(text, 0))
     if mixed := _MIXED.fullmatch(text):
         sign, whole, *parts = mixed.groups()
         top, bottom = (int(part) for part in parts if part is not None)
