@@ -226,11 +226,12 @@ _CHOICE = re.compile(r"\( ?([A-Za-z]) ?\)[.:]?|\[([A-Z])\]|([A-Z])[).:]?|(?:[Oo]
 _CHOICES = re.compile(r"[A-Z](?:(?:,| and |, and ) ?[A-Z])+")
 _WORDS = re.compile(r"[^\W\d_][^\W\d_]*(?:[ ,.'-]+[^\W\d_]+)*")
 _PROSE = re.compile(
-    r"(?<![\\A-Za-z{_])(?:[A-Za-z]{4,}|not|for|all|any|are|odd|the|day|mod|one|two|six|ten|if|is)(?![A-Za-z])"
+    r"(?<![\\A-Za-z{_])(?:[A-Za-z]{4,}|not|for|all|any|are|odd|the|day|mod|one|two|six|ten|per|if|is|to|by|of|at|vs)(?![A-Za-z])"
     r"|(?<=[0-9}]) ?(?:mm|cm|dm|km|in|ft|yd|mi|ml|mg|kg|lb|oz|hr|min|sec)(?![A-Za-z])"
-    r"|(?<![\^0-9])[0-9]+_|\b[0-9]+[A-F]+_|[0-9] ?:|, ?0[0-9]"
+    r"|(?<![\^0-9])[0-9]+_|\b[0-9]+[A-F]+_|[0-9] ?[:']|, ?0[0-9]|^[IVX]{2,}$"
 )
-"""Words, units between numbers, digits with a base or in groups, ratios: what algebra would take for products."""
+"""What algebra would take for products: words, units between numbers, digits with a base or in groups, ratios, feet,
+and Roman numbers."""
 
 
 def _choice_key(text: str) -> str | None:
