@@ -35,8 +35,18 @@ _WHOLE_POINTS = 8
 """Where a step function leaps, which no other point shows."""
 _TINY = 1e-60
 _TRIG = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?[0-9]+\}?)?) ?[({]?([0-9.]+)\u00b0[)}]?")
-_LOST = re.compile(r"\\[gl]c[dm](?![a-z])|\^\{?(?:T|\\top)(?![A-Za-z])|\\(?:ldots|cdots|dots)(?![a-z])|\.\.\.")
-"""What the parser reads over: a greatest common divisor is 1 to it, and a transposed matrix the matrix."""
+_FIGURE = re.compile(r"\\(angle|measuredangle|triangle) ?([A-Z]+)(?![A-Za-z_])")
+_NAMED_I = re.compile(r"(?<![\\a-z_])(?<!_\{)I(?![a-z])(?:_(?:([0-9A-Za-z])|\{([^{}]*)\}))?")
+"""A current or an identity: only i is the imaginary unit."""
+_LOST = re.compile(
+    r"\\[gl]c[dm](?![a-z])|\^\{?(?:T|\\top)(?![a-z])|\\(?:ldots|cdots|dots)(?![a-z])|\.\.\."
+    r"|\\(?:cross|nabla)(?![A-Za-z])|!!|[A-Z]\["
+    r"|[A-Z]\^\{-1\} ?[A-Z]|[A-Z] ?[A-Z]\^\{-1\}"
+    r"|\\frac\{(?:d|\\partial)[^{}]*[A-Za-z]\}\{(?:d|\\partial ?)[A-Za-z](?:\^[0-9])?\}"
+    r"|\\(?:sum|prod)_\{ ?([a-z]) ?=.*_\{?[^{}^=]*\1"
+)
+"""What the parser reads over or takes for something else: a greatest common divisor is 1 to it, a transposed matrix the
+matrix, a cross product a product, 3!! (3!)!, E[X] E times X, BAB^{-1} A, dy/dx 0, and a sum of a_k over k n a_k."""
 
 
 def load_judge() -> Callable[[str, str], bool] | None:
@@ -78,6 +88,8 @@ def _load_parser() -> Callable[[str], Any]:
 
 
 def _prepared(text: str) -> str:
+    text = _FIGURE.sub(lambda figure: f"v_{{{figure[1]}{figure[2].lower()}}}", text)
+    text = _NAMED_I.sub(r"v_{I\1\2}", text)
     text = _TRIG.sub(r"\1(\\frac{\2\\pi}{180})", text).replace("\u00b0", "")
     return text.replace("\\langle", "(").replace("\\rangle", ")").replace("*", "\\cdot ")
 

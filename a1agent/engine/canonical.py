@@ -116,6 +116,7 @@ _UNICODE = str.maketrans(
     }
 )
 _FUNCTION = r"(?<![\\A-Za-z_{])(sin|cos|tan|ln|log|arcsin|arccos|arctan)(?= ?[\\(0-9A-Za-z{])"
+_VECTOR = r"\\(?:vec|hat|mathbf|boldsymbol|overrightarrow)(?![A-Za-z])"
 _REWRITES = tuple(
     (re.compile(pattern), by)
     for pattern, by in (
@@ -127,6 +128,7 @@ _REWRITES = tuple(
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\{ ?([^{}]*?) ?\\over(?![A-Za-z]) ?([^{}]*?) ?\}", r"\\frac{\1}{\2}"),
         (r"\\(begin|end)\s*\{[bB]matrix\}", r"\\\1{pmatrix}"),
+        (rf"(\\nabla ?)\\times(?![A-Za-z])|\\times(?= ?{_VECTOR})", r"\1\\cross "),
         (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
         (r"\\div(?![A-Za-z])", "/"),
         (r"\*\*", "^"),
