@@ -129,7 +129,8 @@ def _value_of(value: Any) -> Any:
     if not isinstance(value, sympy.Eq):
         return value
     constant = not getattr(value.rhs, "free_symbols", ())
-    names = value.lhs.is_Symbol or (constant and all(leaf.is_Symbol for leaf in _leaves(value.lhs)))
+    named = value.lhs.is_polynomial() and all(leaf.is_Symbol for leaf in _leaves(value.lhs))
+    names = value.lhs.is_Symbol or (constant and named)
     return value.rhs if names else value
 
 
@@ -179,8 +180,11 @@ def _same_parts(a: Any, b: Any) -> bool:
 
 
 def _same_members(a: Any, b: Any) -> bool:
-    mine, yours = a.args, b.args
-    return len(mine) == len(yours) and all(any(equal(x, y) for y in yours) for x in mine)
+    return _all_among(a.args, b.args) and _all_among(b.args, a.args)
+
+
+def _all_among(some: Any, others: Any) -> bool:
+    return all(any(equal(x, y) for y in others) for x in some)
 
 
 def _same_interval(a: Any, b: Any) -> bool:
