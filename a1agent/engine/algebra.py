@@ -221,10 +221,13 @@ def _same_value(a: Any, b: Any) -> bool:
     if a.is_infinite or b.is_infinite:
         return False
     whole = _WHOLE_POINTS if any(value.has(sympy.floor, sympy.ceiling, sympy.Mod) for value in (a, b)) else 0
+    both_real = all(not value.has(sympy.I) and getattr(_at(value, 0), "is_real", False) for value in (a, b))
     for point in range(-whole, _POINTS):
         mine, yours = _at(a, point), _at(b, point)
         if mine is None or yours is None:
             return bool(sympy.simplify(a - b) == 0)
+        if both_real and not (mine.is_real or yours.is_real):
+            continue  # the root of what is negative here: neither has a value
         if not _close(mine, yours):
             return False
     return True
