@@ -35,6 +35,7 @@ _WHOLE_POINTS = 8
 """Where a step function leaps, which no other point shows."""
 _TINY = 1e-60
 _TRIG = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?[0-9]+\}?)?) ?[({]?([0-9.]+)\u00b0[)}]?")
+_MIXED = re.compile(r"(?<![0-9A-Za-z.^_}])([0-9]+) ?\\frac\{([0-9]+)\}\{([0-9]+)\}")
 _FIGURE = re.compile(r"\\(angle|measuredangle|triangle) ?([A-Z]+)(?![A-Za-z_])")
 _NAMED_I = re.compile(r"(?<![\\a-z_])(?<!_\{)I(?![a-z])(?:_(?:([0-9A-Za-z])|\{([^{}]*)\}))?")
 """A current or an identity: only i is the imaginary unit."""
@@ -88,10 +89,17 @@ def _load_parser() -> Callable[[str], Any]:
 
 
 def _prepared(text: str) -> str:
+    text = _MIXED.sub(_sum, text)
     text = _FIGURE.sub(lambda figure: f"v_{{{figure[1]}{figure[2].lower()}}}", text)
     text = _NAMED_I.sub(r"v_{I\1\2}", text)
     text = _TRIG.sub(r"\1(\\frac{\2\\pi}{180})", text).replace("\u00b0", "")
     return text.replace("\\langle", "(").replace("\\rangle", ")").replace("*", "\\cdot ")
+
+
+def _sum(mixed: re.Match[str]) -> str:
+    r"""The sum that a mixed number before a symbol is, 1\frac{1}{2}x; with more than a whole it is a product."""
+    whole, top, bottom = mixed.groups()
+    return rf"({whole}+\frac{{{top}}}{{{bottom}}})" if int(top) < int(bottom) else mixed[0]
 
 
 # --- one form of each kind ---
