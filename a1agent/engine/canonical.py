@@ -115,13 +115,14 @@ _UNICODE = str.maketrans(
         "\u211d": "\\mathbb{R}",
     }
 )
-_FUNCTION = r"(?<![\\A-Za-z_{])(sin|cos|tan|ln|log|arcsin|arccos|arctan)(?= ?[\\(0-9A-Za-z{])"
+_FUNCTION = r"(?<![\\A-Za-z_{])(sin|cos|tan|cot|csc|exp|ln|log|arcsin|arccos|arctan)(?= ?[\\(0-9A-Za-z{])"
 _VECTOR = r"\\(?:vec|hat|mathbf|boldsymbol|overrightarrow)(?![A-Za-z])"
 _REWRITES = tuple(
     (re.compile(pattern), by)
     for pattern, by in (
         (r"\\(?:left|right|displaystyle|textstyle|limits|[Bb]igg?[lr]?)(?![A-Za-z])", ""),
         (r"\\!", ""),
+        (r"(?<![\\$])\$(?=[^\s$])([^$]*[^\s$\\,;])\$(?![0-9$])", r" \1 "),
         (r"^(?:\\approx(?![A-Za-z])|\u2248|\b(?:approx(?:imately|\.)?|about|roughly)(?![A-Za-z]))\s*(?=\S)", ""),
         (r"\{([,:])\}|\\text\s*\{(,)\}", r"\1\2"),
         (r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])", " "),
@@ -143,6 +144,7 @@ _REWRITES = tuple(
         (r"(\\frac\s*\{[^{}]*\})\s*([0-9A-Za-z])", r"\1{\2}"),
         (r"\\frac\{-([0-9]+)\}\{-([0-9]+)\}", r"\\frac{\1}{\2}"),
         (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
+        (r"\^ ?-([0-9]+|[A-Za-z])(?![0-9A-Za-z(\\{])", r"^{-\1}"),
         (r"([\^_])\s*\{\s*([0-9A-Za-z])\s*\}(?! ?[0-9])", r"\1\2"),
     )
 )
