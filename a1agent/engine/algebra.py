@@ -241,6 +241,7 @@ def _same_value(a: Any, b: Any) -> bool:
     return True
 
 
+@lru_cache(maxsize=4096)
 def _at(value: Any, point: int) -> Any:
     """The value where symbols, and functions without a definition, have those of this point; None: there is none."""
     unknown = value.atoms(sympy.core.function.AppliedUndef)
