@@ -35,8 +35,19 @@ _WHOLE_POINTS = 8
 """Where a step function leaps, which no other point shows."""
 _TINY = 1e-60
 _TRIG = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?[0-9]+\}?)?) ?[({]?([0-9.]+)\u00b0[)}]?")
-_LOST = re.compile(r"\\[gl]c[dm](?![a-z])|\^\{?(?:T|\\top)(?![A-Za-z])|\\(?:ldots|cdots|dots)(?![a-z])|\.\.\.")
-"""What the parser reads over: a greatest common divisor is 1 to it, and a transposed matrix the matrix."""
+_MIXED = re.compile(r"(?<![0-9A-Za-z.^_}])([0-9]+) ?\\frac\{([0-9]+)\}\{([0-9]+)\}")
+_FIGURE = re.compile(r"\\(angle|measuredangle|triangle) ?([A-Z]+)(?![A-Za-z_])")
+_NAMED_I = re.compile(r"(?<![\\a-z_])(?<!_\{)I(?![a-z])(?:_(?:([0-9A-Za-z])|\{([^{}]*)\}))?")
+"""A current or an identity: only i is the imaginary unit."""
+_LOST = re.compile(
+    r"\\[gl]c[dm](?![a-z])|\^\{?(?:T|\\top)(?![a-z])|\\(?:ldots|cdots|dots)(?![a-z])|\.\.\."
+    r"|\\(?:cross|nabla)(?![A-Za-z])|!!|[A-Z]\["
+    r"|[A-Z]\^\{-1\} ?[A-Z]|[A-Z] ?[A-Z]\^\{-1\}"
+    r"|\\frac\{(?:d|\\partial)[^{}]*[A-Za-z]\}\{(?:d|\\partial ?)[A-Za-z](?:\^[0-9])?\}"
+    r"|\\(?:sum|prod)_\{ ?([a-z]) ?=.*_\{?[^{}^=]*\1"
+)
+"""What the parser reads over or takes for something else: a greatest common divisor is 1 to it, a transposed matrix the
+matrix, a cross product a product, 3!! (3!)!, E[X] E times X, BAB^{-1} A, dy/dx 0, and a sum of a_k over k n a_k."""
 
 
 def load_judge() -> Callable[[str, str], bool] | None:
@@ -78,8 +89,17 @@ def _load_parser() -> Callable[[str], Any]:
 
 
 def _prepared(text: str) -> str:
+    text = _MIXED.sub(_sum, text)
+    text = _FIGURE.sub(lambda figure: f"v_{{{figure[1]}{figure[2].lower()}}}", text)
+    text = _NAMED_I.sub(r"v_{I\1\2}", text)
     text = _TRIG.sub(r"\1(\\frac{\2\\pi}{180})", text).replace("\u00b0", "")
     return text.replace("\\langle", "(").replace("\\rangle", ")").replace("*", "\\cdot ")
+
+
+def _sum(mixed: re.Match[str]) -> str:
+    r"""The sum that a mixed number before a symbol is, 1\frac{1}{2}x; with more than a whole it is a product."""
+    whole, top, bottom = mixed.groups()
+    return rf"({whole}+\frac{{{top}}}{{{bottom}}})" if int(top) < int(bottom) else mixed[0]
 
 
 # --- one form of each kind ---
@@ -117,7 +137,8 @@ def _value_of(value: Any) -> Any:
     if not isinstance(value, sympy.Eq):
         return value
     constant = not getattr(value.rhs, "free_symbols", ())
-    names = value.lhs.is_Symbol or (constant and all(leaf.is_Symbol for leaf in _leaves(value.lhs)))
+    named = value.lhs.is_polynomial() and all(leaf.is_Symbol for leaf in _leaves(value.lhs))
+    names = value.lhs.is_Symbol or (constant and named)
     return value.rhs if names else value
 
 
@@ -167,8 +188,11 @@ def _same_parts(a: Any, b: Any) -> bool:
 
 
 def _same_members(a: Any, b: Any) -> bool:
-    mine, yours = a.args, b.args
-    return len(mine) == len(yours) and all(any(equal(x, y) for y in yours) for x in mine)
+    return _all_among(a.args, b.args) and _all_among(b.args, a.args)
+
+
+def _all_among(some: Any, others: Any) -> bool:
+    return all(any(equal(x, y) for y in others) for x in some)
 
 
 def _same_interval(a: Any, b: Any) -> bool:
@@ -205,15 +229,19 @@ def _same_value(a: Any, b: Any) -> bool:
     if a.is_infinite or b.is_infinite:
         return False
     whole = _WHOLE_POINTS if any(value.has(sympy.floor, sympy.ceiling, sympy.Mod) for value in (a, b)) else 0
+    both_real = all(not value.has(sympy.I) and getattr(_at(value, 0), "is_real", False) for value in (a, b))
     for point in range(-whole, _POINTS):
         mine, yours = _at(a, point), _at(b, point)
         if mine is None or yours is None:
             return bool(sympy.simplify(a - b) == 0)
+        if both_real and not (mine.is_real or yours.is_real):
+            continue  # the root of what is negative here: neither has a value
         if not _close(mine, yours):
             return False
     return True
 
 
+@lru_cache(maxsize=4096)
 def _at(value: Any, point: int) -> Any:
     """The value where symbols, and functions without a definition, have those of this point; None: there is none."""
     unknown = value.atoms(sympy.core.function.AppliedUndef)

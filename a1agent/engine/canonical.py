@@ -86,7 +86,8 @@ def _spell(text: str, depth: int) -> str:
         return key
     parts = bracketed(value) or several(plain)
     if parts is not None:
-        return key_of_parts(parts, [_spell(part, depth - 1) for part in parts.texts])
+        keys = [_spell(part, depth - 1) for part in parts.texts]
+        return key_of_parts(parts, keys, nested=depth < _MAX_DEPTH)
     return _expression_key(plain if _LETTER.search(value) else value)
 
 
@@ -114,18 +115,21 @@ _UNICODE = str.maketrans(
         "\u211d": "\\mathbb{R}",
     }
 )
-_FUNCTION = r"(?<![\\A-Za-z_{])(sin|cos|tan|ln|log|arcsin|arccos|arctan)(?= ?[\\(0-9A-Za-z{])"
+_FUNCTION = r"(?<![\\A-Za-z_{])(sin|cos|tan|cot|csc|exp|ln|log|arcsin|arccos|arctan)(?= ?[\\(0-9A-Za-z{])"
+_VECTOR = r"\\(?:vec|hat|mathbf|boldsymbol|overrightarrow)(?![A-Za-z])"
 _REWRITES = tuple(
     (re.compile(pattern), by)
     for pattern, by in (
         (r"\\(?:left|right|displaystyle|textstyle|limits|[Bb]igg?[lr]?)(?![A-Za-z])", ""),
         (r"\\!", ""),
+        (r"(?<![\\$])\$(?=[^\s$])([^$]*[^\s$\\,;])\$(?![0-9$])", r" \1 "),
         (r"^(?:\\approx(?![A-Za-z])|\u2248|\b(?:approx(?:imately|\.)?|about|roughly)(?![A-Za-z]))\s*(?=\S)", ""),
         (r"\{([,:])\}|\\text\s*\{(,)\}", r"\1\2"),
         (r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])", " "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\{ ?([^{}]*?) ?\\over(?![A-Za-z]) ?([^{}]*?) ?\}", r"\\frac{\1}{\2}"),
         (r"\\(begin|end)\s*\{[bB]matrix\}", r"\\\1{pmatrix}"),
+        (rf"(\\nabla ?)\\times(?![A-Za-z])|\\times(?= ?{_VECTOR})", r"\1\\cross "),
         (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
         (r"\\div(?![A-Za-z])", "/"),
         (r"\*\*", "^"),
@@ -140,7 +144,8 @@ _REWRITES = tuple(
         (r"(\\frac\s*\{[^{}]*\})\s*([0-9A-Za-z])", r"\1{\2}"),
         (r"\\frac\{-([0-9]+)\}\{-([0-9]+)\}", r"\\frac{\1}{\2}"),
         (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
-        (r"([\^_])\s*\{\s*([0-9A-Za-z])\s*\}", r"\1\2"),
+        (r"\^ ?-([0-9]+|[A-Za-z])(?![0-9A-Za-z(\\{])", r"^{-\1}"),
+        (r"([\^_])\s*\{\s*([0-9A-Za-z])\s*\}(?! ?[0-9])", r"\1\2"),
     )
 )
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("'", "'"))
@@ -225,11 +230,12 @@ _CHOICE = re.compile(r"\( ?([A-Za-z]) ?\)[.:]?|\[([A-Z])\]|([A-Z])[).:]?|(?:[Oo]
 _CHOICES = re.compile(r"[A-Z](?:(?:,| and |, and ) ?[A-Z])+")
 _WORDS = re.compile(r"[^\W\d_][^\W\d_]*(?:[ ,.'-]+[^\W\d_]+)*")
 _PROSE = re.compile(
-    r"(?<![\\A-Za-z{_])(?:[A-Za-z]{4,}|not|for|all|any|are|odd|the|day|mod|one|two|six|ten|if|is)(?![A-Za-z])"
+    r"(?<![\\A-Za-z{_])(?:[A-Za-z]{4,}|not|for|all|any|are|odd|the|day|mod|one|two|six|ten|per|if|is|to|by|of|at|vs)(?![A-Za-z])"
     r"|(?<=[0-9}]) ?(?:mm|cm|dm|km|in|ft|yd|mi|ml|mg|kg|lb|oz|hr|min|sec)(?![A-Za-z])"
-    r"|(?<![\^0-9])[0-9]+_|\b[0-9]+[A-F]+_|[0-9] ?:|, ?0[0-9]"
+    r"|(?<![\^0-9])[0-9]+_|\b[0-9]+[A-F]+_|[0-9] ?[:']|, ?0[0-9]|^[IVX]{2,}$"
 )
-"""Words, units between numbers, digits with a base or in groups, ratios: what algebra would take for products."""
+"""What algebra would take for products: words, units between numbers, digits with a base or in groups, ratios, feet,
+and Roman numbers."""
 
 
 def _choice_key(text: str) -> str | None:

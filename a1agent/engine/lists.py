@@ -62,7 +62,9 @@ def bracketed(text: str) -> Parts | None:
     texts = _split(inner[: -len(closer)])
     if texts is None or (len(texts) < 2 and opener != "\\{"):
         return None
-    return Parts("\\{", "\\}", texts) if opener == "{" else Parts(opener, closer, texts)
+    if opener not in ("{", "\\{"):
+        return Parts(opener, closer, texts)
+    return Parts("\\{", "\\}", tuple(signed for text in texts for signed in _signed(text)))
 
 
 def several(text: str) -> Parts | None:
@@ -88,20 +90,32 @@ def several(text: str) -> Parts | None:
 def _named_values(part: str) -> list[tuple[str, str]]:
     named = _NAMED.match(part)
     name, value = (named[1], part[named.end() :]) if named else ("", part)
-    if len(_PLUS_MINUS.findall(value)) != 1:
-        return [(name, value)]
-    return [(name, _PLUS_MINUS.sub(sign, value)) for sign in "+-"]
+    return [(name, signed) for signed in _signed(value)]
 
 
-def key_of_parts(parts: Parts, keys: list[str]) -> str:
-    """A list with the keys of its parts in place of the parts; those of a set, and of a bare list, in order."""
+def _signed(value: str) -> list[str]:
+    """The two values of one plus-minus; two of them may be meant to have the same sign."""
+    return [_PLUS_MINUS.sub(sign, value) for sign in "+-"] if len(_PLUS_MINUS.findall(value)) == 1 else [value]
+
+
+def key_of_parts(parts: Parts, keys: list[str], *, nested: bool) -> str:
+    """A list with the keys of its parts in place of the parts; those of a set, and of a bare list, in order.
+
+    A set of one answer is that answer, unless it is `nested` in another list or holds a set.
+    """
     if parts.ordered:
         return parts.opener + ", ".join(keys) + parts.closer
     if parts.names:
         return ", ".join(sorted(f"{name}={key}" if name else key for name, key in zip(parts.names, keys, strict=True)))
     if not parts.opener and len(set(keys)) < len(keys):  # a root that counts twice; a set holds nothing twice
         return ", ".join(sorted(keys))
-    return "\\{" + ", ".join(sorted(set(keys))) + "\\}" if len(set(keys)) > 1 else keys[0]
+    if len(set(keys)) == 1 and not (nested or _is_set(keys[0])):  # the only answer
+        return keys[0]
+    return "\\{" + ", ".join(sorted(set(keys))) + "\\}"
+
+
+def _is_set(key: str) -> bool:
+    return key.startswith(("\\{", "\\emptyset"))
 
 
 def _split(inner: str) -> tuple[str, ...] | None:

@@ -30,6 +30,7 @@ _REPEATING = re.compile(
 )
 _SCIENTIFIC = re.compile(rf"({_SIGNED})(?:[eE]| ?[*xX] ?10 ?\^)(?:([+-]?[0-9]{{1,4}})|\{{ ?([+-]?[0-9]{{1,4}}) ?\}})")
 _POWER_OF_TEN = re.compile(r"([+-]?) ?10 ?\^ ?(?:([+-]?[0-9]{1,4})|\{ ?([+-]?[0-9]{1,4}) ?\})")
+_PREFIXED = re.compile(r"[+-]?0(?:[xX][0-9A-Fa-f]+|[oO][0-7]+|[bB][01]+)")
 _CURRENCY = re.compile(
     r"([+-]? ?)(?:(?:US ?)?\\?\$|[\u20ac\u00a3\u00a5\u20b9\u20a9\u20bd]|(?:USD|EUR|GBP|INR|Rs\.?) ) ?"
 )
@@ -40,14 +41,18 @@ _PERCENT = re.compile(r" ?(?:%|per ?cents?)", re.IGNORECASE)
 _DEGREES = re.compile(r" ?\u00b0 ?[CF]?")
 _EXPONENT = r"(?: ?\^ ?(?:-?[123]|\{ ?-?[123] ?\}))?"
 _UNIT = re.compile(rf"[A-Za-z][A-Za-z. -]*{_EXPONENT}(?: ?/ ?[A-Za-z]+{_EXPONENT})?")
-_MARKED = re.compile(rf"(.*?[0-9.}})]) ?([%\u00b0A-Za-z][%\u00b0A-Za-z./ -]*{_EXPONENT}(?: ?/ ?[A-Za-z]+{_EXPONENT})?)")
+_MARK = rf"[%\u00b0A-Za-z][%\u00b0A-Za-z./ -]*{_EXPONENT}(?: ?/ ?[A-Za-z]+{_EXPONENT})?"
+_MARKED = re.compile(rf"(.*?[0-9.}})])( ?)({_MARK})")
 _BOXED_LETTER = re.compile(
     r"(?:[mgshLNJWVKC]|[kMmn][JVAWNT]|[kMG]B|Pa|nm)(?:\^[23])?(?: ?/ ?(?:[mgshL]|kg)(?:\^\{?-?[23]\}?)?)?"
 )
 """A unit of one letter is told from a variable by its box: 5\\text{ m} is a length, 5m a product."""
-_SHORT_UNITS = frozenset(
-    re.findall(r"\w+", "mm cm dm km in ft yd mi ha ml cl dl mg kg lb oz ms hr hrs min sec mph kph rad deg sq cu hz ev")
-)
+_PRODUCT = re.compile(r"(?:[A-Za-z]{3}|abcde?|pqrst?|[uv]?wxyz)(?![A-Za-z])")
+_SHORT_UNIT_WORDS = """
+    mm cm dm km in ft yd mi ha ml cl dl gal mg kg lb oz ms hr hrs min sec mph kph rad deg sq cu hz ev kwh
+    usd eur gbp inr
+"""
+_SHORT_UNITS = frozenset(_SHORT_UNIT_WORDS.split())
 _VALUE_WORDS = """
     thousand hundred million billion trillion dozen half halves third thirds quarter quarters fifth fifths sixth sixths
     seventh sevenths eighth eighths ninth ninths tenth tenths twelfth twelfths hundredth hundredths thousandth
@@ -55,9 +60,11 @@ _VALUE_WORDS = """
     cos tan cot sec csc exp div base infinity inf choose factorial less more than with remainder not off equals frac
     cdot the noon midnight odd even above north south east west choice option score
     january february march april may june july august september october november december
+    matrix matrices rectangle order respectively respective
+    loss deficit decrease younger down downward downwards clockwise counterclockwise anticlockwise
     jan feb mar apr jun jul aug sep sept oct nov dec
 """
-_NOT_UNITS = frozenset(re.findall(r"\w+", _VALUE_WORDS))
+_NOT_UNITS = frozenset(_VALUE_WORDS.split())
 
 
 def number_in(text: str) -> Fraction | None:
@@ -87,9 +94,18 @@ def _with_unit(text: str) -> Fraction | None:
     split = _MARKED.fullmatch(text)
     if split is None:
         return None
-    if not (_PERCENT.fullmatch(split[2]) or _DEGREES.fullmatch(split[2]) or is_unit(split[2])):
+    _, space, mark = split.groups()
+    if not space and _is_product(mark):
+        return None
+    if not (_PERCENT.fullmatch(mark) or _DEGREES.fullmatch(mark) or is_unit(mark)):
         return None
     return decimal_or_fraction(split[1])
+
+
+def _is_product(mark: str) -> bool:
+    """Whether what stands right behind a digit may be several variables: 3xyz, 6abcd^2."""
+    word = _PRODUCT.match(mark)
+    return word is not None and word[0].lower() not in _SHORT_UNITS
 
 
 def is_unit(tail: str) -> bool:
@@ -107,9 +123,11 @@ def is_boxed_unit(words: str) -> bool:
 
 
 def decimal_or_fraction(text: str) -> Fraction | None:
-    """The exact value of a bare number, fraction, mixed number, repeating decimal or power of ten."""
+    """The exact value of a bare number, fraction, mixed number, repeating decimal or power of ten; of 0xFF, too."""
     if _PLAIN.fullmatch(text):
         return _decimal(text)
+    if _PREFIXED.fullmatch(text):
+        return Fraction(int(text, 0))
     if mixed := _MIXED.fullmatch(text):
         sign, whole, *parts = mixed.groups()
         top, bottom = (int(part) for part in parts if part is not None)

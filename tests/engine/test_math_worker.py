@@ -348,6 +348,27 @@ async def test_real_math_verify_judges_algebra(a: str, b: str, same: bool) -> No
         await equivalence.aclose()
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "text",
+    [
+        "open('{}','w')",
+        "__import__('os').system('touch {}')",
+        "\\operatorname{{open('{}','w')}}",
+        "x_{{open('{}','w')}}",
+        "f(eval(\"open('{}','w')\"))",
+    ],
+)
+async def test_an_answer_is_never_run_as_code(text: str, tmp_path: Path) -> None:
+    pytest.importorskip("latex2sympy2_extended")
+    judge = MathWorker(deadline_s=60.0)
+    try:
+        assert not await judge.equal(text.format(tmp_path / "made"), "x+1")
+        assert os.listdir(tmp_path) == []
+    finally:
+        await judge.aclose()
+
+
 def test_program_answers_json_lines(stub: Path) -> None:
     arguments = [sys.executable, "-P", math_worker.PROGRAM, "5", str(1 << 30)]
     done = subprocess.run(arguments, input="", capture_output=True, text=True, timeout=LIMIT_S)
