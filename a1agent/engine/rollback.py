@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from a1agent.backends.base import Sequence as ModelSequence
 from a1agent.backends.base import TokenScores
-from a1agent.prompts import BLANK_LINE
+from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN
 
 __all__ = ["NOTHING", "Kept", "first_strange", "kept_of"]
 
@@ -45,12 +45,12 @@ def first_strange(logprobs: Sequence[float]) -> int:
 def kept_of(step: str, scores: TokenScores, target: ModelSequence, strings: tuple[str, ...]) -> Kept:
     """What stays of a rejected `step`, which the target has scored.
 
-    It is whole characters, as the step has them, and nothing in it is the beginning of a stop text or of a blank line:
-    what the target writes after it would complete it unseen.
+    It is whole characters, as the step has them, and does not end in the beginning of a stop text, of a blank line, or
+    of what opens or closes a thought: what the target writes after it would complete it unseen.
     """
     end = () if scores.end is None else (scores.end,)
     count = first_strange((*scores.logprobs, *end))
-    ends = (BLANK_LINE, *strings)
+    ends = (BLANK_LINE, THINK_OPEN, THINK_CLOSE, *strings)
     while count > 0:
         text = target.text_of(scores.ids[:count])
         if text is not None and step.startswith(text) and not _is_open(text, ends):

@@ -69,6 +69,9 @@ def test_a_step_that_is_right_but_ends_too_early_stays_whole() -> None:
         ("a END b", 4, ("ENDE",), "a "),  # the beginning of a stop text
         ("a END b", 4, ("NEVER",), "a E"),
         ("\nTwo", 1, (), ""),
+        ("Hm.</thin", 6, (), "Hm."),  # a thought that what follows would close
+        ("<thimk>", 4, (), ""),
+        ("Hm.</think> So", 12, (), "Hm.</think> "),
     ],
 )
 def test_nothing_is_kept_that_what_follows_may_complete(
@@ -159,6 +162,12 @@ def test_the_tokens_that_stay_count_for_the_length_of_the_step() -> None:
     _, events = ask("a" * 18 + "X" * 40, right, step_tokens=40, takeover_tokens=18)
     first = next(event for event in events if isinstance(event, StepTakenOver))
     assert first.kept == "" and first.step.tokens + first.trimmed_tokens == 18  # nothing could have been added
+
+
+def test_a_stop_text_is_seen_after_a_thought_that_the_target_closes() -> None:
+    wrong, right = "<think>a</thonk> Two. END", "<think>a</think> Two. END"
+    result, _ = ask(wrong, right, stop=("END",))
+    assert result.chains[0].text == "<think>a</think> Two. "
 
 
 def test_a_statement_is_written_anew() -> None:
