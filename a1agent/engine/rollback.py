@@ -18,6 +18,8 @@ __all__ = ["NOTHING", "Kept", "first_strange", "kept_of"]
 
 _STRANGE = 0.25
 """Share of the step's largest negative log-likelihood from which on a token is strange."""
+_CHARACTER = 4
+"""Most bytes, and so tokens, of a character."""
 
 
 class Kept(NamedTuple):
@@ -49,14 +51,26 @@ def kept_of(step: str, scores: TokenScores, target: ModelSequence, strings: tupl
     of what opens or closes a thought: what the target writes after it would complete it unseen.
     """
     end = () if scores.end is None else (scores.end,)
-    count = first_strange((*scores.logprobs, *end))
     ends = (BLANK_LINE, THINK_OPEN, THINK_CLOSE, *strings)
-    while count > 0:
-        text = target.text_of(scores.ids[:count])
-        if text is not None and step.startswith(text) and not _is_open(text, ends):
-            return Kept(text, scores.ids[:count], scores.logprobs[:count])
-        count -= 1
+    ids = scores.ids[: first_strange((*scores.logprobs, *end))]
+    for count, length in reversed(_borders(step, ids, target)):
+        if not _is_open(step[:length], ends):
+            return Kept(step[:length], ids[:count], scores.logprobs[:count])
     return NOTHING
+
+
+def _borders(step: str, ids: tuple[int, ...], target: ModelSequence) -> list[tuple[int, int]]:
+    """After how many of the tokens, and of the step's characters, a character ends, as far as they spell the step."""
+    found, first, length = list[tuple[int, int]](), 0, 0
+    for count in range(1, len(ids) + 1):
+        part = target.text_of(ids[first:count])
+        if part is None and count - first < _CHARACTER:
+            continue
+        if part is None or not step.startswith(part, length):
+            break
+        first, length = count, length + len(part)
+        found.append((count, length))
+    return found
 
 
 def _is_open(text: str, ends: tuple[str, ...]) -> bool:

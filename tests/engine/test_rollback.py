@@ -84,6 +84,17 @@ def test_of_a_step_whose_tokens_spell_another_text_nothing_stays() -> None:
     assert kept_of("One.", scores_of("Two.", wrong=3), spelling(), ()) == NOTHING
 
 
+@pytest.mark.parametrize("step", ["?" + "a" * 3000, "a" * 3000])
+@pytest.mark.parametrize("first", [b"\xff", b"a"])
+def test_long_steps_are_looked_through_once(step: str, first: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    spelled, text_of = list[int](), ScriptedSequence.text_of
+    monkeypatch.setattr(ScriptedSequence, "text_of", lambda s, ids: (spelled.append(len(ids)), text_of(s, ids))[1])
+    ids = tuple(first + b"a" * 2999)
+    scores = TokenScores(ids=ids, logprobs=(LIKELY,) * 2999 + (STRANGE,))
+    kept = kept_of(step, scores, spelling(), ())
+    assert sum(spelled) <= len(ids) and len(kept.ids) == (2999 if step.encode().startswith(first) else 0)
+
+
 @given(st.text(max_size=30), st.lists(st.floats(-20, 0), min_size=130, max_size=130), st.sampled_from(["", "\n", "ab"]))
 def test_what_is_kept_is_the_beginning_of_the_step_and_of_its_tokens(text: str, values: list[float], stop: str) -> None:
     ids = tuple(text.encode())
