@@ -72,8 +72,8 @@ class Options:
     takeover: TakeoverMode = _option(
         "rewrite",
         "rewrite: the target replaces a rejected step (right for most models); "
-        "rollback: it keeps what it would have written too and writes on from the first token that it would not "
-        "(fewer tokens by the target for the same share of steps); "
+        "rollback: it keeps the beginning that it would have written too and writes on from the first token that it "
+        "would not (fewer tokens by the target for the same share of steps); "
         "continue: it writes after it (the paper's way, for targets that correct themselves, as thinking models do); "
         "resample: the draft writes the step anew, and the target only judges (for target=same)",
     )
@@ -87,7 +87,9 @@ class Options:
     min_step_tokens: int | None = _option(
         None, "a blank line ends a step once it has this many tokens (default: 0 for the embedded pair, otherwise 256)"
     )
-    takeover_tokens: int | None = _option(None, "most tokens the target writes in a takeover (default: step_tokens)")
+    takeover_tokens: int | None = _option(
+        None, "most tokens the target writes in a takeover (default: step_tokens, with what it keeps)"
+    )
     answer_tokens: int = _option(64, "most tokens for the answer of a chain that ran out of turns or tokens")
     max_tokens: int | None = _option(None, "most tokens of a chain (default: what the models' context holds)")
     timeout_s: float | None = _option(None, "seconds until the best answer so far is returned (default: no limit)")

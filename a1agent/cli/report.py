@@ -55,12 +55,12 @@ def _reasoning(chain: ChainResult) -> Text:
     """The chain's text, what the target wrote set off in its colour."""
     text, at = Text(), 0
     for turn in chain.turns:
-        step = turn.taken_over
-        place = chain.text.find(step.text, at) if step and step.text else -1
-        if step and place >= 0:
-            text.append(printable(chain.text[at:place]))
-            text.append(printable(step.text), "magenta")
-            at = place + len(step.text)
+        drafted, written = (turn.kept, turn.taken_over.text) if turn.taken_over else (turn.drafted.text, "")
+        place = chain.text.find(drafted + written, at)  # after what was said for the models
+        if place >= 0:
+            text.append(printable(chain.text[at : place + len(drafted)]))
+            text.append(printable(written), "magenta")
+            at = place + len(drafted + written)
     text.append(printable(chain.text[at:]))
     text.rstrip()
     return text

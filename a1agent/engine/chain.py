@@ -81,6 +81,11 @@ class Call:
         """Whether what is written can be taken back."""
         return self.draft.can_rewind and self.target.can_rewind
 
+    @property
+    def one_tokenizer(self) -> bool:
+        """Whether both models cut texts into the same tokens."""
+        return self.draft.tokenizer_fingerprint == self.target.tokenizer_fingerprint
+
     def for_statement(self) -> Call:
         """The call as the step sees it in which a chain states its answer."""
         return replace(self, stating=True)
@@ -172,7 +177,7 @@ class Chain:
         drafts = self.draft.length if self.ahead is None else self.ahead.mark.length
         targets = self.target.length + unread
         left = min(call.draft.context_length - drafts, call.target.context_length - targets) - _SLACK_TOKENS
-        if call.draft.tokenizer_fingerprint != call.target.tokenizer_fingerprint:
+        if not call.one_tokenizer:
             left = int(left / self._finer(drafts, targets))
         left -= call.statement.tokens
         if call.options.max_tokens is not None:

@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 from a1agent.backends.base import Sequence as ModelSequence
 from a1agent.backends.base import TokenScores
-from a1agent.prompts import BLANK_LINE
+from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN
 
 __all__ = ["NOTHING", "Kept", "first_strange", "kept_of"]
 
 _STRANGE = 0.25
 """Share of the step's largest negative log-likelihood from which on a token is strange."""
+_CHARACTER = 4
+"""Most bytes, and so tokens, of a character."""
 
 
 class Kept(NamedTuple):
@@ -45,18 +47,30 @@ def first_strange(logprobs: Sequence[float]) -> int:
 def kept_of(step: str, scores: TokenScores, target: ModelSequence, strings: tuple[str, ...]) -> Kept:
     """What stays of a rejected `step`, which the target has scored.
 
-    It is whole characters, as the step has them, and nothing in it is the beginning of a stop text or of a blank line:
-    what the target writes after it would complete it unseen.
+    It is whole characters, as the step has them, and does not end in the beginning of a stop text, of a blank line, or
+    of what opens or closes a thought: what the target writes after it would complete it unseen.
     """
     end = () if scores.end is None else (scores.end,)
-    count = first_strange((*scores.logprobs, *end))
-    ends = (BLANK_LINE, *strings)
-    while count > 0:
-        text = target.text_of(scores.ids[:count])
-        if text is not None and step.startswith(text) and not _is_open(text, ends):
-            return Kept(text, scores.ids[:count], scores.logprobs[:count])
-        count -= 1
+    ends = (BLANK_LINE, THINK_OPEN, THINK_CLOSE, *strings)
+    ids = scores.ids[: first_strange((*scores.logprobs, *end))]
+    for count, length in reversed(_borders(step, ids, target)):
+        if not _is_open(step[:length], ends):
+            return Kept(step[:length], ids[:count], scores.logprobs[:count])
     return NOTHING
+
+
+def _borders(step: str, ids: tuple[int, ...], target: ModelSequence) -> list[tuple[int, int]]:
+    """After how many of the tokens, and of the step's characters, a character ends, as far as they spell the step."""
+    found, first, length = list[tuple[int, int]](), 0, 0
+    for count in range(1, len(ids) + 1):
+        part = target.text_of(ids[first:count])
+        if part is None and count - first < _CHARACTER:
+            continue
+        if part is None or not step.startswith(part, length):
+            break
+        first, length = count, length + len(part)
+        found.append((count, length))
+    return found
 
 
 def _is_open(text: str, ends: tuple[str, ...]) -> bool:

@@ -24,13 +24,13 @@ async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, mark
         chain.ahead.stop()
     left = chain.room(call, drafted=rejected.step.tokens)
     how = _how(call, left)
-    most = max(1, min(_most(call), left if how == "continue" else room))
-    kept = _kept(call, chain, rejected, most) if how == "rollback" else NOTHING
+    kept = _kept(call, chain, rejected, room) if how == "rollback" else NOTHING
+    most = max(1, _most(call, rejected, kept, left if how == "continue" else room))
     text = rejected.step.text if how == "continue" else kept.text
     if how != "continue":
         chain.target.rewind(Mark(marks.target.length + len(kept.ids)))
     stop = call.stop(chain.text + text, len(kept.ids))
-    generated = await chain.target.generate(most - len(kept.ids), call.sampling(chain.index, turn, "target"), stop)
+    generated = await chain.target.generate(most, call.sampling(chain.index, turn, "target"), stop)
     await drop_ahead(call, chain)
     tokens = rejected.step.tokens if how == "continue" else await _take_back(call, chain, kept, marks)
     if not chain.own_target:
@@ -59,17 +59,21 @@ def _how(call: Call, left: int) -> TakeoverMode:
     return call.options.takeover
 
 
-def _most(call: Call) -> int:
-    """Tokens of a step by the target."""
-    return call.statement.tokens if call.stating else call.options.takeover_tokens or call.options.step_tokens
+def _most(call: Call, rejected: Attempt, kept: Kept, room: int) -> int:
+    """Tokens that the target may write, where there is `room` for so many with what is kept."""
+    held = len(kept.ids)
+    if held and not call.one_tokenizer:  # the draft may cut it finer, but not finer than the whole step
+        held = max(held, rejected.step.tokens)
+    most = call.statement.tokens if call.stating else call.options.takeover_tokens
+    return min(most or call.options.step_tokens - len(kept.ids), room - held)
 
 
-def _kept(call: Call, chain: Chain, rejected: Attempt, most: int) -> Kept:
-    """What stays of the rejected step, if the target can add to it within `most` tokens."""
+def _kept(call: Call, chain: Chain, rejected: Attempt, room: int) -> Kept:
+    """What stays of the rejected step, if the target may add to it."""
     if rejected.read is None:
         return NOTHING
     kept = kept_of(rejected.step.text, rejected.read, chain.target, call.options.stop)
-    return kept if len(kept.ids) < most else NOTHING
+    return kept if _most(call, rejected, kept, room) > 0 else NOTHING
 
 
 async def _take_back(call: Call, chain: Chain, kept: Kept, marks: Marks) -> int:
@@ -77,7 +81,7 @@ async def _take_back(call: Call, chain: Chain, kept: Kept, marks: Marks) -> int:
     start = marks.draft.length
     if chain.own_target:
         return len(kept.ids)
-    if call.draft.tokenizer_fingerprint == call.target.tokenizer_fingerprint:
+    if call.one_tokenizer:
         chain.draft.rewind(Mark(start + len(kept.ids)))
         return len(kept.ids)
     drafted = chain.draft.length - start

@@ -12,7 +12,7 @@ from a1agent.cli.live import LiveView
 from a1agent.cli.progress import Progress
 from a1agent.cli.report import print_result, stats_line
 from a1agent.events import ChainFinished, ChainStarted, StepAccepted, StepDrafted, StepTakenOver, StepVerified
-from a1agent.types import ChainResult, Step, Verdict
+from a1agent.types import ChainResult, Step, Turn, Verdict
 
 
 def console(width: int = 80, height: int = 24) -> Console:
@@ -156,3 +156,20 @@ def test_the_report_shows_answer_reasoning_and_statistics(width: int) -> None:
     for fact in ("rejection rate", "selectivity", "speed-up ceiling", "confidence", "asked 0.30"):
         assert fact in said
     assert max(map(cell_len, text.splitlines())) <= width and len(text.splitlines()) < 60
+
+
+def test_what_the_target_wrote_is_set_off_where_it_stands() -> None:
+    from a1agent import A1
+
+    with A1("scripted:sums", "scripted:sums", calibration=None, seed=1, chains=1) as agent:
+        result = agent.solve("Box the sum in \\boxed{}: 1 + 2")
+    first, second = Step(text="So 6.\n\n", author="draft", tokens=4), Step(text="It is 5.", author="draft", tokens=5)
+    written = Step(text="6.", author="target", tokens=2)
+    turns = (
+        Turn(index=0, drafted=first, verdict=verdict(False)),
+        Turn(index=1, drafted=second, verdict=verdict(True), kept="It is ", taken_over=written),
+    )
+    chain = ChainResult(index=0, text="So 6.\n\nIt is 6.", answer="6", turns=turns, end="ended")
+    out = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
+    print_result(out, replace(result, chains=(chain,), winner=0))
+    assert "So 6.\n\nIt is \x1b[35m6." in out.file.getvalue()  # type: ignore[attr-defined]

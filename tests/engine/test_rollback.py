@@ -68,6 +68,9 @@ def test_a_step_that_is_right_but_ends_too_early_stays_whole() -> None:
         ("a END b", 4, ("ENDE",), "a "),  # the beginning of a stop text
         ("a END b", 4, ("NEVER",), "a E"),
         ("\nTwo", 1, (), ""),
+        ("Hm.</thin", 6, (), "Hm."),  # a thought that what follows would close
+        ("<thimk>", 4, (), ""),
+        ("Hm.</think> So", 12, (), "Hm.</think> "),
     ],
 )
 def test_nothing_is_kept_that_what_follows_may_complete(
@@ -78,6 +81,17 @@ def test_nothing_is_kept_that_what_follows_may_complete(
 
 def test_of_a_step_whose_tokens_spell_another_text_nothing_stays() -> None:
     assert kept_of("One.", scores_of("Two.", wrong=3), spelling(), ()) == NOTHING
+
+
+@pytest.mark.parametrize("step", ["?" + "a" * 3000, "a" * 3000])
+@pytest.mark.parametrize("first", [b"\xff", b"a"])
+def test_long_steps_are_looked_through_once(step: str, first: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    spelled, text_of = list[int](), ScriptedSequence.text_of
+    monkeypatch.setattr(ScriptedSequence, "text_of", lambda s, ids: (spelled.append(len(ids)), text_of(s, ids))[1])
+    ids = tuple(first + b"a" * 2999)
+    scores = TokenScores(ids=ids, logprobs=(LIKELY,) * 2999 + (STRANGE,))
+    kept = kept_of(step, scores, spelling(), ())
+    assert sum(spelled) <= len(ids) and len(kept.ids) == (2999 if step.encode().startswith(first) else 0)
 
 
 @given(st.text(max_size=30), st.lists(st.floats(-20, 0), min_size=130, max_size=130), st.sampled_from(["", "\n", "ab"]))
@@ -146,9 +160,34 @@ def test_the_tokens_that_stay_count_for_the_length_of_the_step() -> None:
     _, events = ask("a" * 18 + "X" * 40, right, min_step_tokens=22, step_tokens=40)
     first = next(event for event in events if isinstance(event, StepTakenOver))
     assert first.kept + first.step.text == "a" * 20 + "\n\n"
-    _, events = ask("a" * 18 + "X" * 40, right, step_tokens=40, takeover_tokens=18)
+    _, events = ask("a" * 18 + "X" * 40, right, min_step_tokens=40, step_tokens=20)
     first = next(event for event in events if isinstance(event, StepTakenOver))
-    assert first.kept == "" and first.step.tokens + first.trimmed_tokens == 18  # nothing could have been added
+    assert (first.kept_tokens, first.step.tokens + first.trimmed_tokens) == (18, 2)
+
+
+def test_as_many_tokens_as_a_takeover_may_have_are_written_after_those_that_stay() -> None:
+    _, events = ask("a b " * 10 + "X Y " * 40, "a b " * 40, step_tokens=60, takeover_tokens=20)
+    first = next(event for event in events if isinstance(event, StepTakenOver))
+    assert (first.kept_tokens, first.step.tokens + first.trimmed_tokens) == (40, 20)
+
+
+@pytest.mark.parametrize("takeover", ["rewrite", "rollback", "continue"])
+@pytest.mark.parametrize("most", [60, 100])
+def test_a_chain_has_no_more_tokens_than_it_may_whichever_model_cuts_finer(takeover: str, most: int) -> None:
+    lines = ["Multiply by parts: 28 is 20 + 8.\n\n", "So 47 * 20 = 800 + 140 = 940.\n\n", "So 47 * 8 = 999.\n\n" * 9]
+    draft = ScriptedBackend(Fixed("".join(lines)), name="draft")  # a token a byte
+    options = {"chains": 2, "turns": 6, "min_step_tokens": 300, "rejection_rate": 1.0, "early_stop": "off", "seed": 2}
+    limits = {"max_tokens": most, "answer_tokens": 4}
+    with A1(draft, "embedded:target", calibration=None, takeover=takeover, **options, **limits) as a1:
+        result = a1.solve("What is 47 * 28 + 783? Answer in \\boxed{}.")
+    assert all(chain.token_count <= most + 4 for chain in result.chains)
+    assert takeover != "rollback" or most < 100 or result.stats.spared_tokens > 0
+
+
+def test_a_stop_text_is_seen_after_a_thought_that_the_target_closes() -> None:
+    wrong, right = "<think>a</thonk> Two. END", "<think>a</think> Two. END"
+    result, _ = ask(wrong, right, stop=("END",))
+    assert result.chains[0].text == "<think>a</think> Two. "
 
 
 def test_a_statement_is_written_anew() -> None:
