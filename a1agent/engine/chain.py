@@ -17,7 +17,7 @@ from a1agent.engine.extract import Answer, holds_box
 from a1agent.engine.ranking import Ranking
 from a1agent.engine.statement import Statement
 from a1agent.events import Event
-from a1agent.prompts import BLANK_LINE, THOUGHT_OPENING, final_message, is_thinking, unshown
+from a1agent.prompts import BLANK_LINE, THOUGHT_OPENING, final_message, find_shown, is_thinking, unshown
 from a1agent.types import Author, ChainEnd, ChainResult, Step, Turn
 
 __all__ = ["Call", "Chain", "Marks", "seed_of", "step_of"]
@@ -75,6 +75,28 @@ class Call:
             return Stop(strings=(*self.options.stop, self.statement.closing), after=unshown(text))
         after = unshown(text) if self.options.stop else ""
         return _stop(max(0, (self.options.min_step_tokens or 0) - written), self.options.stop, after)
+
+    def stopped(self, text: str, generated: Generated) -> tuple[Generated, int]:
+        """What was written after a text, and how much of the text stands.
+
+        A stop text that the text begins and what was written completes ends the message before itself, as one within a
+        step does: then nothing that was written stands.
+        """
+        further = generated.step.text
+        met = [(at, s) for s in self.options.stop if (at := _begun(text, further, s)) >= 0]
+        if not met:
+            return generated, len(text)
+        at, string = min(met)
+        nothing = replace(
+            generated,
+            step=StepText(text=""),
+            logprobs=(),
+            finish="stop",
+            end=None,
+            stop_string=string,
+            trimmed_tokens=generated.trimmed_tokens + len(generated.logprobs),
+        )
+        return nothing, at
 
     @property
     def can_rewind(self) -> bool:
@@ -196,6 +218,10 @@ class Chain:
         self.text += text
         self.tokens += tokens
 
+    def cut(self, length: int) -> None:
+        """Drops what of the text stands after so many characters: the beginning of a stop text."""
+        self.text = self.text[:length]
+
     def grow(self, generated: Generated, step: Step, score: float | None) -> None:
         """Adds what a model wrote, as the step it is, to the text, with its score under the target if it has one."""
         if score is not None:
@@ -262,6 +288,12 @@ class Chain:
 @lru_cache(maxsize=64)
 def _stop(min_tokens: int, strings: tuple[str, ...], after: str) -> Stop:
     return Stop(boundary=BLANK_LINE, min_tokens=min_tokens, strings=strings, after=after)
+
+
+def _begun(text: str, further: str, string: str) -> int:
+    """Where in a text a string begins that a further text completes; -1 nowhere."""
+    at = find_shown(text + further, string, max(0, len(text) - len(string) + 1), "")
+    return at if at < len(text) else -1
 
 
 def _ends_message(generated: Generated) -> bool:

@@ -18,11 +18,17 @@ async def draft(call: Call, chain: Chain, turn: int, attempt: int, max_tokens: i
     """Up to `max_tokens` tokens by the draft, in its sequence, and as a step. Raises what the backend raises."""
     ahead = chain.ahead
     if ahead is not None and (ahead.turn, ahead.limit) == (turn, max_tokens):
-        generated = await ahead.step()
+        mark, generated = ahead.mark, await ahead.step()
         chain.ahead = None
     else:
         await drop_ahead(call, chain)
+        mark = chain.draft.mark()
         generated = await _write(call, chain, turn, attempt, max_tokens, chain.text)
+    generated, stands = call.stopped(chain.text, generated)
+    if stands < len(chain.text):
+        chain.cut(stands)
+        if call.can_rewind:
+            chain.draft.rewind(mark)
     step = step_of(generated, "draft")
     call.emit(
         StepDrafted(

@@ -29,13 +29,17 @@ async def take_over(call: Call, chain: Chain, turn: int, rejected: Attempt, mark
     text = rejected.step.text if how == "continue" else kept.text
     if how != "continue":
         chain.target.rewind(Mark(marks.target.length + len(kept.ids)))
-    stop = call.stop(chain.text + text, len(kept.ids))
+    stop, begun = call.stop(chain.text + text, len(kept.ids)), chain.target.mark()
     generated = await chain.target.generate(most, call.sampling(chain.index, turn, "target"), stop)
+    generated, stands = call.stopped(chain.text + text, generated)
+    if call.can_rewind and not generated.logprobs:
+        chain.target.rewind(begun)
     await drop_ahead(call, chain)
     tokens = rejected.step.tokens if how == "continue" else await _take_back(call, chain, kept, marks)
     if not chain.own_target:
         await chain.draft.append(generated.step)
     chain.keep(text, tokens, rejected.score if how == "continue" else None)
+    chain.cut(stands)
     step = step_of(generated, "target")
     chain.grow(generated, step, call.score((*kept.logprobs, *generated.logprobs)))
     taken = StepTakenOver(
