@@ -44,7 +44,7 @@ def canonical_key(text: str) -> str:
 @lru_cache(maxsize=1024)
 def form_of(key: str) -> Form:
     """What a key is. Of two different keys only an expression, or a list that holds one, may yet equal another."""
-    if _number(key) is not None:
+    if number_of(key) is not None:
         return "number"
     if _time_key(key) is not None:
         return "time"
@@ -57,11 +57,6 @@ def form_of(key: str) -> Form:
     if parts_of(key) is not None:
         return "list"
     return "phrase" if _is_phrase(key) else "expression"
-
-
-def number_of(key: str) -> Fraction | None:
-    """The exact value of a numeric key."""
-    return _number(key)
 
 
 def parts_of(key: str) -> Parts | None:
@@ -79,7 +74,7 @@ def _spell(text: str, depth: int) -> str:
         return json_key
     plain = _clean(text)
     value = unnamed(plain)
-    if (number := _number(value)) is not None:
+    if (number := number_of(value)) is not None:
         return str(number)
     key = _time_key(value) or _choice_key(plain) or _words_key(plain)
     if key is not None:
@@ -199,8 +194,8 @@ _TIME = re.compile(r"([0-9]{1,2})(?::([0-5][0-9]))? ?([ap])\.? ?m", re.IGNORECAS
 _TWELVE = re.compile(r"(?:12(?::00)? ?)?(noon|midnight)", re.IGNORECASE)
 
 
-def _number(text: str) -> Fraction | None:
-    """A number, or a ratio such as 3:2 that is no time of day."""
+def number_of(text: str) -> Fraction | None:
+    """The exact value of a number, or of a ratio such as 3:2 that is no time of day; None: it is neither."""
     ratio = _COLON.fullmatch(text)
     if ratio is None:
         return number_in(text)
