@@ -24,8 +24,8 @@ def ceiling(stats: RejectionStats) -> float | None:
 
     R_d, S_t, R_t are tokens per second of drafting, scoring and the target's writing, v and rate the shares of all
     steps that were scored and taken over (times the share of such steps that the target wrote, where they were rolled
-    back); None when one was not measured. Of models that may run at once the larger of
-    the draft's part and the target's counts instead of both.
+    back); None when one was not measured. Of models that may run at once the larger of the draft's part and the
+    target's counts instead of both.
     """
     if not (stats.draft_tokens_per_s and stats.target_tokens_per_s and stats.verify_s > 0 and stats.scored_tokens):
         return None
@@ -38,7 +38,7 @@ def ceiling(stats: RejectionStats) -> float | None:
 
 def written_share(calls: Sequence[RejectionStats]) -> float:
     """Share of the steps it took over that the target wrote itself: below 1 only where they were rolled back."""
-    written, spared = (sum(getattr(s, name) for s in calls) for name in ("target_tokens", "spared_tokens"))
+    written, spared = sum(s.target_tokens for s in calls), sum(s.spared_tokens for s in calls)
     return written / (written + spared) if spared else 1.0
 
 

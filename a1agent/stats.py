@@ -26,8 +26,8 @@ class RejectionStats(BaseModel):
     `reused_tokens`: those of chains that both models found in their caches, whenever one was to go on or to score;
     `reread_tokens`: those they had read before and read again, for want of a cache. Of servers that do not tell, both
     are 0. `spared_tokens`: those of `kept_tokens` that begin steps which the target wrote on (`takeover="rollback"`).
-    `cached_tokens` is of prompts only: `prompt_tokens` that were in a cache before. `in_turn`: the models ran
-    one at a time, on one device; otherwise they may have run at once.
+    `cached_tokens` is of prompts only: `prompt_tokens` that were in a cache before. `in_turn`: the models ran one at a
+    time, on one device; otherwise they may have run at once.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -148,9 +148,9 @@ def ceiling(bare: BareRates, scored: float, rejected: float, *, shared: bool = T
     """The speed-up over the target alone that the bare rates allow, at equal lengths (design: what it costs).
 
     (1/R_t) / (1/R_d + scored/S_t + rejected/R_t), where `scored` and `rejected` are shares of all steps (of those that
-    were rolled back only what the target wrote), and the first
-    R_t is at the batch of the target alone, the second at that of takeovers. Models that do not share a device may run
-    at once: then the larger of the draft's part and the target's counts. None where a rate was not measured.
+    were rolled back only what the target wrote), and the first R_t is at the batch of the target alone, the second at
+    that of takeovers. Models that do not share a device may run at once: then the larger of the draft's part and the
+    target's counts. None where a rate was not measured.
     """
     if bare.alone is None or (rejected > 0 and bare.takeover is None):
         return None

@@ -25,10 +25,9 @@ async def draft(call: Call, chain: Chain, turn: int, attempt: int, max_tokens: i
         mark = chain.draft.mark()
         generated = await _write(call, chain, turn, attempt, max_tokens, chain.text)
     generated, stands = call.stopped(chain.text, generated)
-    if stands < len(chain.text):
-        chain.cut(stands)
-        if call.can_rewind:
-            chain.draft.rewind(mark)
+    chain.cut(stands)
+    if call.can_rewind and not generated.logprobs:
+        chain.draft.rewind(mark)
     step = step_of(generated, "draft")
     call.emit(
         StepDrafted(

@@ -1,4 +1,4 @@
-"""Whether two answers are the same: by canonical key, by exact value, or by math-verify where neither can tell."""
+"""Whether two answers are the same: by canonical key, by exact value, or by algebra where neither can tell."""
 
 from __future__ import annotations
 
