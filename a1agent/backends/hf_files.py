@@ -20,7 +20,7 @@ __all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files", "re
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _LARGEST_HEADER = 100 << 20
-_DEPENDENT = ("dynamic", "longrope")
+_LONG_ROPE = ("longrope", "su")
 Json = dict[str, Any]
 
 
@@ -28,7 +28,8 @@ Json = dict[str, Any]
 class ModelShape:
     """Extents of a model. `cell_values`: numbers that the KV cache keeps of a token, over all layers.
 
-    `context`: tokens it was trained with, 0 when unknown; `rope_limit`: beyond it positions depend on other texts.
+    `context`: tokens it was trained with, 0 when unknown. `rope_limit`: beyond it positions depend on other texts;
+    `short_context`: of two sets of rotary frequencies the first is for texts up to so long; each 0 without such.
     """
 
     parameters: int
@@ -40,6 +41,7 @@ class ModelShape:
     inner: int
     context: int
     rope_limit: int = 0
+    short_context: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,8 @@ def _shape_of(text: Json, weights: tuple[Path, ...], *, quantized: bool) -> Mode
         width=width,
         inner=_first(text, "intermediate_size", "ffn_dim", "n_inner") or 4 * width,
         context=_first(text, "max_position_embeddings", "n_positions", "max_seq_len"),
-        rope_limit=_rope_limit(text),
+        rope_limit=_rope_bound(text, ("dynamic",)),
+        short_context=_rope_bound(text, _LONG_ROPE),
     )
 
 
@@ -220,12 +223,12 @@ def _shape_of_gguf(info: GGUFInfo) -> ModelShape:
     )
 
 
-def _rope_limit(text: Json) -> int:
-    """Up to how many tokens rotary embeddings are fixed, for the kinds that change with the length; else 0."""
+def _rope_bound(text: Json, names: tuple[str, ...]) -> int:
+    """Up to how many tokens rotary embeddings of some kinds stay as they are; 0 for a model without such."""
     rope: Json = text.get("rope_parameters") or text.get("rope_scaling") or {}
     kinds: list[Any] = [rope, *rope.values()]
     for kind in (cast("Json", each) for each in kinds if isinstance(each, dict)):
-        if (kind.get("rope_type") or kind.get("type")) in _DEPENDENT:
+        if (kind.get("rope_type") or kind.get("type")) in names:
             original = kind.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
             return int(original or text.get("max_position_embeddings") or 0)
     return 0

@@ -10,7 +10,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers as _transformers
@@ -22,7 +22,7 @@ from a1agent.backends.torch_lanes import LaneModel
 from a1agent.backends.torch_linear import pack, unpack
 from a1agent.backends.torch_packed import LayerKind, PackedModel, Unpackable, probe
 from a1agent.backends.torch_runner import CachedModel
-from a1agent.backends.transformers_options import TransformersOptions, memory_of
+from a1agent.backends.transformers_options import TransformersOptions, is_lengthened, memory_of
 from a1agent.errors import ModelLoadError, NotEnoughMemory
 
 __all__ = ["batched", "complete", "enough_memory", "load_model", "place"]
@@ -248,7 +248,18 @@ def _config(files: ModelFiles, options: TransformersOptions) -> Any:
         reason = reason_of(error)
         raise ModelLoadError(f"transformers does not know the model {files.name}: {reason}", hint) from error
     _check_kind(config, files.name)
+    if is_lengthened(files.shape, options):
+        _lengthen(config.get_text_config().rope_parameters)
     return config
+
+
+def _lengthen(rope: dict[str, Any]) -> None:
+    """Has the rotary frequencies of long texts stand for short ones too, in all kinds of layers that have both."""
+    if "long_factor" in rope:
+        rope["short_factor"] = rope["long_factor"]
+    for kind in rope.values():
+        if isinstance(kind, dict):
+            _lengthen(cast("dict[str, Any]", kind))
 
 
 def _check_kind(config: Any, name: str) -> None:

@@ -32,6 +32,7 @@ from a1agent.backends.transformers_options import (
     cells_of,
     context_of,
     gpu_weights_of,
+    is_lengthened,
     memory_of,
     outputs_of,
 )
@@ -152,11 +153,13 @@ def _assemble(
 
 
 def _fingerprint(files: ModelFiles, options: TransformersOptions) -> str:
-    """Of the weights, those of an adapter included."""
-    if not options.adapter:
+    """Of the weights, those of an adapter included, and of the positions where the options choose them."""
+    more = b"long" if is_lengthened(files.shape, options) else b""
+    if options.adapter:
+        more += sample(locate(options.adapter) / "adapter_model.safetensors")
+    if not more:
         return files.fingerprint()
-    adapter = sample(locate(options.adapter) / "adapter_model.safetensors")
-    return hashlib.blake2b(files.fingerprint().encode() + adapter, digest_size=16).hexdigest()
+    return hashlib.blake2b(files.fingerprint().encode() + more, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

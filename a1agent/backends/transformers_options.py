@@ -19,6 +19,7 @@ __all__ = [
     "cells_of",
     "context_of",
     "gpu_weights_of",
+    "is_lengthened",
     "memory_of",
     "outputs_of",
 ]
@@ -26,7 +27,11 @@ __all__ = [
 DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 OPTIONS: dict[str, tuple[type, str]] = {
-    "n_ctx": (int, "most tokens of one sequence; 0: 8192 or what the model was trained with, if less"),
+    "n_ctx": (
+        int,
+        "most tokens of one sequence; 0: 8192 or what the model was trained with, if less; with LongRoPE (Phi-4-mini) "
+        "what it takes with the frequencies of short texts: beyond that all texts get those of long ones",
+    ),
     "kv_tokens": (
         int,
         "tokens of all sequences together in the KV cache; 0: four full sequences, at least 16384, on a GPU what fits",
@@ -98,14 +103,27 @@ class TransformersOptions:
 
 def context_of(shape: ModelShape, options: TransformersOptions) -> int:
     """Most tokens of one sequence. Raises `InvalidOption` where the positions of a text depend on its length."""
-    wanted = options.n_ctx or _DEFAULT_CONTEXT
-    trained = shape.context or wanted
     if shape.rope_limit and options.n_ctx > shape.rope_limit:
         what = (
             f"beyond {shape.rope_limit} tokens this model's rotary embedding changes with the longest text of a batch"
         )
         raise InvalidOption(what, f"use n_ctx={shape.rope_limit} or less")
-    return min(wanted, trained, shape.rope_limit or trained)
+    bounds = (
+        options.n_ctx or _DEFAULT_CONTEXT,
+        shape.context,
+        shape.rope_limit,
+        0 if options.n_ctx else shape.short_context,
+    )
+    return min(bound for bound in bounds if bound)
+
+
+def is_lengthened(shape: ModelShape, options: TransformersOptions) -> bool:
+    """Whether every text gets the second of two sets of rotary frequencies, those of long texts.
+
+    Keys in the cache keep the set that they were written with, so one model can have only one; it goes by `n_ctx`, as
+    in vLLM and llama.cpp. LongRoPE: arXiv 2402.13753.
+    """
+    return 0 < shape.short_context < context_of(shape, options)
 
 
 def cells_of(shape: ModelShape, options: TransformersOptions, width: int) -> int:

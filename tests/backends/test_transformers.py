@@ -49,6 +49,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_hf.write(folder / "mistral", "mistral", *spm, sliding_window=20)
     layers = ["sliding_attention", "full_attention"]
     tiny_hf.write(folder / "gemma3", "gemma3_text", *spm, sliding_window=16, layer_types=layers)
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 8, "long_factor": [1.5, 9.0] * 4}
+    tiny_hf.write(folder / "phi3", "phi3", *bpe, rope_parameters=rope, original_max_position_embeddings=96)
     return folder
 
 
@@ -417,6 +419,28 @@ def test_positions_that_depend_on_the_longest_text_bound_the_context(checkpoints
     backend = hf.load(str(folder), n_threads=1)
     assert backend.info.context_length == 200
     asyncio.run(backend.aclose())
+
+
+@pytest.mark.parametrize(("n_ctx", "context"), [(0, 96), (90, 90), (400, 400)])
+async def test_of_two_sets_of_rotary_frequencies_the_context_chooses_one(
+    checkpoints: Path, n_ctx: int, context: int
+) -> None:
+    folder = checkpoints / "phi3"
+    alone = await asyncio.to_thread(transformers.AutoModelForCausalLM.from_pretrained, folder)
+    files = await asyncio.to_thread(read_files, folder)
+    kept = await asyncio.to_thread(files.fingerprint)
+    async with loaded(factory(folder), n_ctx) as backend:
+        assert backend.info.context_length == context
+        assert (backend.info.fingerprint == kept) == (context <= 96)
+        sequence = await backend.open(QUESTION)
+        start, sizes = sequence.length, (10, 30) if context <= 96 else (10, 130)
+        pieces = [await sequence.generate(size, GREEDY, FREELY) for size in sizes]
+        with torch.inference_mode():
+            table = alone(torch.tensor([sequence.ids]), use_cache=False).logits[0].log_softmax(-1)
+        expected = table[range(start - 1, sequence.length - 1), sequence.ids[start:]]
+    found = [logprob for piece in pieces for logprob in piece.logprobs]
+    assert (sequence.length > 96) == (context > 96)
+    assert torch.allclose(torch.tensor(found), expected, atol=1e-4)
 
 
 def test_what_a_configuration_leaves_out_is_as_the_library_takes_it(checkpoints: Path, tmp_path: Path) -> None:
