@@ -1,6 +1,9 @@
 """Vocabularies of checkpoints: the ids that the library gives, and those that llama.cpp gives to the same GGUF file."""
 
 import random
+import unicodedata
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models
 
 from a1agent import embedded
-from a1agent.backends import llama_cpp
+from a1agent.backends import gguf_tokenizer, llama_cpp
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.gguf_info import read_gguf
 from a1agent.backends.gguf_tokenizer import build_tokenizer
@@ -80,23 +83,45 @@ def test_a_lone_surrogate_is_replaced_as_llama_cpp_s_is() -> None:
     ).tokenize("a?b")
 
 
-@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe"])
-def test_other_rules_for_cutting_text_give_llama_cpp_s_ids_too(pre: str, tmp_path: Path) -> None:
-    import gguf
+@cache
+def joined() -> tiny.Words:
+    """A vocabulary whose merges reach over every border at which text may be cut, and a word that none leads to."""
+    words = tiny.learned([text for text in texts(300) if "|>" not in text], 600)
+    return replace(words, tokens=[*words.tokens, "xyz"], types=[*words.types, tiny.NORMAL])
 
-    class Writer(gguf.GGUFWriter):
-        def add_tokenizer_pre(self, _: str) -> None:
-            super().add_tokenizer_pre(pre)
 
-    path = tmp_path / "other.gguf"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny.gguf, "GGUFWriter", Writer)
-        tiny.write_random(path, tiny.bpe_words())
+@cache
+def assigned() -> list[str]:
+    """Texts of characters that every table of them knows."""
+    return ["xyz", *(text for text in texts(400) if all(unicodedata.category(each) != "Cn" for each in text))]
+
+
+@cache
+def ids_of(pre: str) -> list[tuple[int, ...]]:
+    """What a rule for cutting text makes of some texts."""
+    words = joined()
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": [token.encode() for token in words.tokens],
+        "tokenizer.ggml.merges": [merge.encode() for merge in words.merges],
+        "tokenizer.ggml.token_type": words.types,
+    }
+    ours = HfVocabulary(build_tokenizer(metadata), "", len(words.tokens))
+    return [tuple(ours.tokenize(text)) for text in assigned()]
+
+
+@pytest.mark.parametrize("pre", gguf_tokenizer.CUTS)
+def test_every_rule_for_cutting_text_gives_llama_cpp_s_ids(pre: str, tmp_path: Path) -> None:
+    path = tiny.write_random(tmp_path / "other.gguf", replace(joined(), pre=pre))
     theirs = llama_cpp.load(str(path), n_threads=1).vocabulary
-    header = read_gguf(path)
-    ours = HfVocabulary(build_tokenizer(header.metadata), header.tokenizer_fingerprint(), theirs.size)
-    for text in texts(1000):
-        assert ours.tokenize(text) == theirs.tokenize(text), repr(text)
+    for text, ids in zip(assigned(), ids_of(pre), strict=True):
+        assert ids == tuple(theirs.tokenize(text)), repr(text)
+
+
+def test_rules_for_cutting_text_can_be_told_apart_by_these_texts() -> None:
+    rules = {(cut, pre in gguf_tokenizer.WHOLE): pre for pre, cut in gguf_tokenizer.CUTS.items()}
+    assert len({tuple(ids_of(pre)) for pre in rules.values()}) == len(rules)
 
 
 @pytest.mark.parametrize(("key", "value"), [("model", "llama"), ("pre", "viking")])

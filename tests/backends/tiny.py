@@ -38,6 +38,7 @@ class Words:
     add_bos: bool = False
     merges: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
+    pre: str = "qwen2"
 
 
 @cache
@@ -51,10 +52,15 @@ def byte_letters() -> dict[int, str]:
 @cache
 def bpe_words(template: str | None = CHATML) -> Words:
     """A byte-level BPE vocabulary, pre-tokenizer qwen2, no BOS, merges learned from a few sentences."""
+    return learned(_pieces(CORPUS), 120, template)
+
+
+def learned(pieces: Sequence[str], count: int, template: str | None = CHATML, pre: str = "qwen2") -> Words:
+    """A byte-level BPE vocabulary with at most `count` merges, learned within these pieces of text."""
     letters = byte_letters()
-    words = [[letters[b] for b in piece.encode()] for piece in _pieces(CORPUS)]
+    words = [[letters[b] for b in piece.encode()] for piece in pieces]
     merges: list[tuple[str, str]] = []
-    for _ in range(120):
+    for _ in range(count):
         pairs: dict[tuple[str, str], int] = {}
         for word in words:
             for pair in itertools.pairwise(word):
@@ -68,7 +74,8 @@ def bpe_words(template: str | None = CHATML) -> Words:
     control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     types = [NORMAL] * len(tokens) + [CONTROL] * len(control)
     tokens += control
-    return Words("gpt2", tokens, types, len(tokens) - 3, len(tokens) - 1, template, False, tuple(map(" ".join, merges)))
+    ends, joins = (len(tokens) - 3, len(tokens) - 1), tuple(map(" ".join, merges))
+    return Words("gpt2", tokens, types, *ends, template, merges=joins, pre=pre)
 
 
 @cache
@@ -199,7 +206,7 @@ def add_words(writer: gguf.GGUFWriter, words: Words) -> None:
     writer.add_vocab_size(len(words.tokens))
     writer.add_tokenizer_model(words.model)
     if words.model == "gpt2":
-        writer.add_tokenizer_pre("qwen2")
+        writer.add_tokenizer_pre(words.pre)
         writer.add_token_merges(list(words.merges))
     writer.add_token_list(words.tokens)
     writer.add_token_types(words.types)
