@@ -30,7 +30,7 @@ def prepare(question: Question, options: Options) -> Asked:
     """What to show the models and what to read. Raises `InvalidQuestion` for tools or formats that are none."""
     offered = tools.offer(question)
     wanted = structured.format_of(offered)
-    shown = structured.ask(offered)
+    shown = offered if wanted is None else wanted.ask(offered)
     if wanted is not None:
         statement = wanted.statement(options.answer_tokens)
     else:
