@@ -18,6 +18,7 @@ from a1agent.backends.options import check_names, check_values
 from a1agent.errors import InvalidOption
 
 __all__ = [
+    "AT_ONCE",
     "KV_TYPES",
     "OPTIONS",
     "LlamaOptions",
