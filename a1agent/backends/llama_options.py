@@ -23,6 +23,7 @@ __all__ = [
     "OPTIONS",
     "LlamaOptions",
     "Room",
+    "asks_for_gpu",
     "context_of",
     "linux_cores",
     "memory_of",
@@ -50,7 +51,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "keep_tokens": (int, "tokens of older prompts that stay cached beside the last one; 0: none at all stays"),
     "n_threads": (int, "threads; 0: one a physical core, one for models under 8 MiB"),
     "n_batch": (int, "most tokens of one forward"),
-    "n_gpu_layers": (int, "layers on the GPU; -1: all, 0: none"),
+    "n_gpu_layers": (int, "layers on the GPU; -1, or more than there are: all, 0: none"),
     "flash_attn": (str, "flash attention: auto, on or off"),
     "type_k": (str, f"type of cached keys: {', '.join(KV_TYPES)}"),
     "type_v": (str, f"type of cached values: {', '.join(KV_TYPES)}; other than f32, f16 and bf16 need flash attention"),
@@ -193,12 +194,16 @@ def memory_of(info: GGUFInfo, options: LlamaOptions, *, has_gpu: bool = False) -
     return int(_LIBRARY_BYTES + kept * (1 - _share_on_gpu(info, options, has_gpu)) + logits + rows + mask)
 
 
+def asks_for_gpu(info: GGUFInfo, options: LlamaOptions) -> bool:
+    """Whether all layers are to be on the GPU: -1 says so, and so does any number that is large enough."""
+    return options.n_gpu_layers < 0 or options.n_gpu_layers > int(info.get("block_count", 0))
+
+
 def _share_on_gpu(info: GGUFInfo, options: LlamaOptions, has_gpu: bool) -> float:
     """Share of the weights and the cache that is on the GPU; llama.cpp counts the output as one layer more."""
     if not has_gpu:
         return 0.0
-    layers = int(info.get("block_count", 0)) + 1
-    return 1.0 if options.n_gpu_layers < 0 else min(1.0, options.n_gpu_layers / layers)
+    return 1.0 if asks_for_gpu(info, options) else options.n_gpu_layers / (int(info.get("block_count", 0)) + 1)
 
 
 def uses_flash(options: LlamaOptions, room: Room) -> bool:
