@@ -141,9 +141,10 @@ class A1:
             call = await self._call(asked, options, loaded, tenant, key, seed, record)
             outcome = await self._reason(call, asked.question, loaded)
         stats = fold.stats(time.perf_counter() - started)
-        remarks = await self._notices.of_call(loaded, self.pair.embedded, question, stats)
-        result = result_of(asked, outcome, stats, fold.usage(), remarks)
-        return replace(result, text_tokens=await _text_tokens(loaded.target, result, call.deadline))
+        result = result_of(asked, outcome, stats, fold.usage())
+        notices = await self._notices.of_call(loaded, self.pair.embedded, question, stats)
+        tokens = await _text_tokens(loaded.target, result, call.deadline)
+        return replace(result, notices=tuple(notices), text_tokens=tokens)
 
     async def _call(
         self, asked: Asked, options: Options, loaded: Loaded, tenant: str, key: str, seed: int, emit: Emit

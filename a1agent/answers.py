@@ -30,7 +30,7 @@ def prepare(question: Question, options: Options) -> Asked:
     """What to show the models and what to read. Raises `InvalidQuestion` for tools or formats that are none."""
     offered = tools.offer(question)
     wanted = structured.format_of(offered)
-    shown = structured.ask(offered)
+    shown = offered if wanted is None else wanted.ask(offered)
     if wanted is not None:
         statement = wanted.statement(options.answer_tokens)
     else:
@@ -40,8 +40,8 @@ def prepare(question: Question, options: Options) -> Asked:
     return Asked(shown, statement, wanted)
 
 
-def result_of(asked: Asked, outcome: Outcome, stats: RejectionStats, usage: Usage, notices: list[str]) -> Result:
-    """The result of a call whose chains have voted.
+def result_of(asked: Asked, outcome: Outcome, stats: RejectionStats, usage: Usage) -> Result:
+    """The result of a call whose chains have voted, without notices and the count of its text's tokens.
 
     Raises `SolveError` when every chain failed, `InvalidAnswer` when none stated what it had to.
     """
@@ -61,7 +61,6 @@ def result_of(asked: Asked, outcome: Outcome, stats: RejectionStats, usage: Usag
         winner=outcome.vote.winner,
         stats=stats,
         usage=usage,
-        notices=tuple(notices),
         tool_calls=found.calls,
         invalid_tool_calls=found.invalid,
     )

@@ -83,8 +83,9 @@ class Calibrations:
     def __init__(self, where: Path | str | Literal["default"] | None = "default") -> None:
         self.where = where
         self._store: CalibrationStore | None = None
+        self._closed = False
         self._calibrators: dict[str, OrderedDict[_Identity, Calibrator]] = {}
-        self._lock = threading.Lock()
+        self._lock, self._opening = threading.Lock(), threading.Lock()
 
     def calibrator(self, key: CalibrationKey, options: Options) -> Calibrator:
         """The calibrator of a key, made on first use from what is stored. Reads the disk: call it in a thread.
@@ -105,9 +106,14 @@ class Calibrations:
             return made
 
     def open(self) -> CalibrationStore | None:
-        """The store, if there is one. Reads the disk. Raises `CalibrationError` where the file is of another kind."""
+        """The store, if there is one, and none once it was closed; the first call opens it, others meanwhile wait.
+
+        Reads the disk. Raises `CalibrationError` where the file is of another kind.
+        """
         if self._store is None and self.where is not None:
-            self._store = CalibrationStore(store_path(self.where))
+            with self._opening:
+                if self._store is None and not self._closed:
+                    self._store = CalibrationStore(store_path(self.where))
         return self._store
 
     def _make(self, key: CalibrationKey, options: Options) -> Calibrator:
@@ -132,14 +138,11 @@ class Calibrations:
                 'calibrate this pair first, or use calibrator="adaptive", which needs no calibration',
             )
 
-    def flush(self) -> None:
-        """Writes what is still in memory."""
-        if self._store is not None:
-            self._store.flush()
-
     def close(self) -> None:
-        """Writes what is still in memory and closes the store."""
-        if self._store is not None:
-            self._store.close()
-            self._store = None
-        self._calibrators.clear()
+        """Writes what is still in memory and closes the store, for good."""
+        with self._opening:
+            store, self._store, self._closed = self._store, None, True
+        if store is not None:
+            store.close()
+        with self._lock:
+            self._calibrators.clear()

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast, get_args
 from a1agent.errors import InvalidOption, nearest
 
 __all__ = [
+    "AnswerKind",
     "BaselineName",
     "CalibratorName",
     "Coverage",

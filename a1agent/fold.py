@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 from a1agent import events
@@ -17,15 +18,11 @@ _BINS = 10
 
 
 @dataclass(slots=True)
-class _Chain:
-    """A chain while it is folded: drafted tokens nobody has decided on yet."""
-
-    pending_tokens: int = 0
-
-
-@dataclass(slots=True)
 class StatsFold:
-    """Accumulates events into `RejectionStats` and `Usage`. Chains of several calls need numbers of their own."""
+    """Accumulates events into `RejectionStats` and `Usage`. Chains of several calls need numbers of their own.
+
+    `pending`: drafted tokens of each chain that nobody has decided on yet.
+    """
 
     asked_rate: float
     calibrator: str
@@ -33,7 +30,7 @@ class StatsFold:
     by_turn: list[list[int]] = field(default_factory=list[list[int]])
     histogram: list[int] = field(default_factory=lambda: [0] * _BINS)
     verdicts: list[tuple[str, float, bool]] = field(default_factory=list[tuple[str, float, bool]])
-    pending: dict[int, _Chain] = field(default_factory=dict[int, _Chain])
+    pending: Counter[int] = field(default_factory=Counter[int])
     calibration_size: int = 0
     non_finite: int = 0
     unverified: int = 0
@@ -65,7 +62,6 @@ class StatsFold:
                 self._opened(event)
             case events.ChainStarted():
                 self.started += 1
-                self.pending[event.chain] = _Chain()
             case events.StepDrafted():
                 self._drafted(event)
             case events.StepDropped():
@@ -92,7 +88,7 @@ class StatsFold:
             self.waiting_s += work.waiting_s
 
     def _drafted(self, event: events.StepDrafted) -> None:
-        self.pending[event.chain].pending_tokens += event.step.tokens
+        self.pending[event.chain] += event.step.tokens
         self.discarded_tokens += event.trimmed_tokens
         self.draft_s += self._seconds(event.work)
 
@@ -130,10 +126,8 @@ class StatsFold:
 
     def _settle(self, chain: int, kept: int) -> None:
         """Decides on what a chain drafted since the last time: `kept` tokens stay, those of other attempts do not."""
-        state = self.pending[chain]
         self.kept_tokens += kept
-        self.discarded_tokens += state.pending_tokens - kept
-        state.pending_tokens = 0
+        self.discarded_tokens += self.pending.pop(chain, 0) - kept
 
     def _seconds(self, work: Work) -> float:
         """Those a call on a chain took; its waiting and what it found in the cache are noted."""
@@ -145,8 +139,7 @@ class StatsFold:
     @property
     def drafted_tokens(self) -> int:
         """Tokens the draft sampled, decided on or not."""
-        undecided = sum(chain.pending_tokens for chain in self.pending.values())
-        return self.kept_tokens + self.discarded_tokens + undecided
+        return self.kept_tokens + self.discarded_tokens + self.pending.total()
 
     def usage(self) -> Usage:
         """What each model processed so far."""

@@ -17,6 +17,7 @@ __all__ = [
     "answer_cue",
     "ask_after",
     "ask_for_box",
+    "asks_for_box",
     "final_message",
     "find_shown",
     "is_thinking",

@@ -24,7 +24,7 @@ from a1agent.errors import InvalidQuestion, nearest
 from a1agent.prompts import ask_after
 from a1agent.types import Question
 
-__all__ = ["JsonFormat", "ask", "check_schema", "closed", "format_of", "mismatch", "validator_of"]
+__all__ = ["JsonFormat", "check_schema", "closed", "format_of", "mismatch", "validator_of"]
 
 _TYPES = ("text", "json_object", "json_schema")
 _TOKENS = 512
@@ -55,9 +55,12 @@ class JsonFormat:
         self._shown = shown
         self._validator = check_schema(schema, "the response format")
 
+    def ask(self, question: Question) -> Question:
+        """The question with the request for it after the last user message."""
+        return ask_after(question, self._request)
+
     @property
-    def request(self) -> str:
-        """What asks a model for it."""
+    def _request(self) -> str:
         if not self._shown or self.schema == {"type": "object"}:
             return "End your answer with a JSON object."
         schema = json.dumps(self.schema, ensure_ascii=False)
@@ -113,12 +116,6 @@ def format_of(question: Question) -> JsonFormat | None:
     if not isinstance(schema, Mapping):
         raise InvalidQuestion(f"response_format {kind} holds no schema", f"its shape is {shape}", "response_format")
     return JsonFormat(cast("Mapping[str, Any]", schema), shown=kind == "json_schema")
-
-
-def ask(question: Question) -> Question:
-    """The question with the request for its format after the last user message. Raises `InvalidQuestion`."""
-    wanted = format_of(question)
-    return question if wanted is None else ask_after(question, wanted.request)
 
 
 def check_schema(

@@ -1,10 +1,14 @@
 """Calibration across calls, agents and processes, as users of `A1` meet it."""
 
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from a1agent import A1, CalibrationError, VoteClosed
+from a1agent import A1, BackendClosed, CalibrationError, VoteClosed, calibration
+from a1agent.calibration import Calibrations
 from a1agent.conformal.store import CalibrationStore
 from tests.doubles import SUM, sums_pair
 
@@ -37,6 +41,33 @@ def test_a_file_of_another_kind_is_refused_and_left_as_it_is(tmp_path: Path) -> 
         a1.solve(SUM)
     assert [file.name for file in tmp_path.iterdir()] == ["problems.jsonl"]
     assert path.read_text().startswith('{"question"')
+
+
+def test_calls_that_begin_together_open_the_store_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, together = list[CalibrationStore](), threading.Barrier(2)
+
+    class Slow(CalibrationStore):
+        def __init__(self, path: Path | None) -> None:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait(0.2)  # for a second one, if there is any
+            super().__init__(path)
+            opened.append(self)
+
+    monkeypatch.setattr(calibration, "CalibrationStore", Slow)
+    found = Calibrations(tmp_path / "calibration.sqlite3")
+    with ThreadPoolExecutor(2) as pool:
+        stores = [call.result() for call in [pool.submit(found.open), pool.submit(found.open)]]
+    found.close()
+    assert stores == opened * 2
+
+
+def test_an_agent_that_was_closed_opens_its_store_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.sqlite3"
+    with A1(*sums_pair(), calibration=path) as a1:
+        pass
+    with pytest.raises(BackendClosed):
+        a1.solve(SUM)
+    assert not path.exists()
 
 
 def test_scores_of_other_models_are_never_mixed_in(tmp_path: Path) -> None:

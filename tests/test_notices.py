@@ -2,12 +2,25 @@
 
 import pytest
 
-from a1agent import A1
+from a1agent import A1, InvalidAnswer, Message, Question
 from a1agent.backends.scripted import ScriptedBackend, Sums
 from a1agent.conformal.feedback import RATE_MARGIN, RATE_STEPS
 from a1agent.notices import ceiling, off_rate
 from tests.bench.made import stats
 from tests.doubles import SUM, sums_pair
+
+
+def test_what_is_said_once_is_said_of_a_call_that_has_an_answer() -> None:
+    draft, target = ScriptedBackend(Sums()), ScriptedBackend(Sums(), reuses_prefix=False)
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "string"}}}
+    told: list[int] = []
+    with A1(draft, target, calibration=None, min_step_tokens=0) as a1:
+        with pytest.raises(InvalidAnswer):
+            a1.solve(Question(messages=(Message(role="user", content=SUM),), response_format=form))
+        for _ in range(2):
+            notices = a1.solve(SUM).notices
+            told.append(sum("reads the whole chain again" in notice for notice in notices))
+    assert told == [1, 0]
 
 
 @pytest.mark.parametrize("coverage", ["marginal", "conditional"])

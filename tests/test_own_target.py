@@ -1,6 +1,9 @@
 """A model that is its own target, and steps that are drafted anew."""
 
+import random
+import re
 from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -51,6 +54,42 @@ async def test_it_reads_nothing_twice() -> None:
     # a fork, a step whose surplus was dropped, and a chain taken back each decode the one token before them again
     again = COMMON["chains"] + result.stats.verifications + result.stats.rejections
     assert decoded <= usage.draft.prompt_tokens + written + again < usage.draft.prompt_tokens + 1.2 * written
+
+
+@dataclass
+class Declining:
+    """Of each attempt at a step the next one is stranger. Keeps the texts that it was to go on from."""
+
+    attempts: int = 0
+    seen: list[str] = field(default_factory=list[str])
+
+    def write(self, prompt: str, text: str, rng: random.Random) -> str:
+        self.seen.append(text)
+        self.attempts += 1
+        return f"attempt {self.attempts}\n\nand so on\n\n"
+
+    def nll(self, prompt: str, text: str, step: str) -> float:
+        return float(re.findall(r"\d+", step)[0])
+
+
+async def test_both_models_go_on_from_the_best_attempt_whichever_came_last() -> None:
+    script = Declining()
+    options = {
+        "takeover": "resample",
+        "attempts": 3,
+        "rejection_rate": 1.0,
+        "chains": 1,
+        "turns": 3,
+        "lookahead": "off",
+    }
+    draft, target = ScriptedBackend(script), ScriptedBackend(script)
+    async with A1(draft, target, calibration=None, min_step_tokens=0, **options) as a1:
+        await run(a1)
+    assert script.seen[:9] == [
+        *([""] * 3),
+        *(["attempt 1\n\n"] * 3),
+        *(["attempt 1\n\nattempt 4\n\n"] * 3),
+    ]
 
 
 @pytest.mark.parametrize("target", ["same", "embedded:target"])

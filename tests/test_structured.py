@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from a1agent import A1, InvalidAnswer, InvalidQuestion, Message, Question, embedded
+from a1agent import A1, InvalidAnswer, InvalidQuestion, Message, Options, Question, embedded
+from a1agent.answers import prepare
 from a1agent.backends.scripted import Replies, ScriptedBackend
-from a1agent.structured import ask, check_schema, closed, format_of, mismatch
+from a1agent.structured import check_schema, closed, format_of, mismatch
 from tests.doubles import LIMIT_S, Clock, Late
 from tests.servers.llama_server import llama_server
 
@@ -19,6 +20,11 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": NUMBER}}
 
 def question(response_format: Any = FORMAT, text: str = "What is 47 * 28?") -> Question:
     return Question(messages=(Message(role="user", content=text),), response_format=response_format)
+
+
+def shown(asked: Question) -> Question:
+    """What the models are asked."""
+    return prepare(asked, Options()).question
 
 
 def agent(*replies: str, **options: Any) -> A1:
@@ -76,11 +82,11 @@ def test_any_json_object_will_do_where_no_schema_is_given() -> None:
 
 def test_text_is_no_format() -> None:
     assert format_of(question({"type": "text"})) is None
-    assert ask(question({"type": "text"})) == question({"type": "text"})
+    assert shown(question({"type": "text"})) == question({"type": "text"})
 
 
 def test_the_format_is_asked_for_once_after_the_last_user_message() -> None:
-    asked = ask(ask(question()))
+    asked = shown(shown(question()))
     assert asked.messages[0].content.count(json.dumps(NUMBER)) == 1
     assert asked.messages[0].content.startswith("What is 47 * 28?\n\n")
 
@@ -250,8 +256,8 @@ def test_a_model_is_not_invited_to_invent_properties() -> None:
 
 def test_a_schema_that_is_not_shown_decides_on_votes_all_the_same() -> None:
     asked = question({"type": "json_object", "schema": NUMBER})
-    assert "End your answer with a JSON object." in ask(asked).text
-    assert "integer" not in ask(asked).text
+    assert "End your answer with a JSON object." in shown(asked).text
+    assert "integer" not in shown(asked).text
     with agent('{"number": 7}', '{"number": "seven"}', '{"number": "seven"}', chains=16) as a1:
         result = a1.solve(asked)
     assert result.answer == '{"number": 7}'  # though fewer said so

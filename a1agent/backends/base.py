@@ -24,6 +24,7 @@ from a1agent.types import Question
 __all__ = [
     "Backend",
     "Counters",
+    "Finish",
     "Generated",
     "Mark",
     "ModelInfo",

@@ -6,13 +6,14 @@ Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, lit
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from a1agent.errors import ModelLoadError, ModelNotFound
 
@@ -57,10 +58,26 @@ class GGUFInfo:
         """A value of the architecture: `get("block_count")` reads `llama.block_count`."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
+    def largest(self, key: str, default: int = 0) -> int:
+        """As `get`, of a number; where the architecture gives one for each layer, the largest."""
+        value = self.get(key, default)
+        return max(cast("list[int]", value), default=0) if isinstance(value, list) else int(value)
+
+    @property
+    def cell_values(self) -> tuple[int, int]:
+        """Numbers that a KV cache keeps of a token, over all layers: those of its keys, and those of its values."""
+        heads = max(1, self.largest("attention.head_count", 1))
+        kv_heads = self.get("attention.head_count_kv", heads)
+        every = isinstance(kv_heads, list)
+        count = sum(cast("list[int]", kv_heads)) if every else int(kv_heads) * int(self.get("block_count", 0))
+        width = int(self.get("embedding_length", 0)) // heads
+        key, value = (int(self.get(f"attention.{part}_length", width)) for part in ("key", "value"))
+        return count * key, count * value
+
     @property
     def parameters(self) -> int:
         """Weights of this file."""
-        return sum(_product(tensor.shape) for tensor in self.tensors)
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
     @property
     def quantized(self) -> bool:
@@ -192,10 +209,3 @@ class _Reader:
 
     def _unpack_at(self, form: str, at: int) -> tuple[Any, ...]:
         return struct.unpack_from(form, self._data, at)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for extent in shape:
-        total *= extent
-    return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 import textwrap
@@ -182,7 +183,7 @@ def _shape_of(text: Json, weights: tuple[Path, ...], *, quantized: bool) -> Mode
     tensors = [tensor for path in weights for tensor in _tensors(path)]
     width = _first(text, "hidden_size", "n_embd", "d_model")
     return ModelShape(
-        parameters=sum(_product(tensor["shape"]) for tensor in tensors),
+        parameters=sum(math.prod(tensor["shape"]) for tensor in tensors),
         stored_bytes=sum(path.stat().st_size for path in weights),
         quantized=quantized,
         cell_values=_cell_values(text, width),
@@ -206,19 +207,14 @@ def _cell_values(text: Json, width: int) -> int:
 
 
 def _shape_of_gguf(info: GGUFInfo) -> ModelShape:
-    heads = int(info.get("attention.head_count", 1))
-    width = int(info.get("embedding_length", 0))
-    key = int(info.get("attention.key_length", width // max(1, heads)))
-    value = int(info.get("attention.value_length", key))
-    kv_heads = int(info.get("attention.head_count_kv", heads))
     return ModelShape(
         parameters=info.parameters,
         stored_bytes=info.size,
         quantized=False,  # transformers spreads the weights out
-        cell_values=int(info.get("block_count", 0)) * kv_heads * (key + value),
+        cell_values=sum(info.cell_values),
         vocabulary=len(info.metadata.get("tokenizer.ggml.tokens") or ()),
-        width=width,
-        inner=int(info.get("feed_forward_length", 0)),
+        width=int(info.get("embedding_length", 0)),
+        inner=info.largest("feed_forward_length"),
         context=int(info.get("context_length", 0)),
     )
 
@@ -237,10 +233,3 @@ def _rope_bound(text: Json, names: tuple[str, ...]) -> int:
 def _first(config: Json, *names: str) -> int:
     """The first of some numbers that is there; models disagree on what to call them."""
     return next((int(config[name]) for name in names if isinstance(config.get(name), int)), 0)
-
-
-def _product(shape: list[int]) -> int:
-    total = 1
-    for extent in shape:
-        total *= extent
-    return total

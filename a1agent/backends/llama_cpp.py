@@ -28,6 +28,7 @@ from a1agent.backends.llama_options import (
     AT_ONCE,
     OPTIONS,
     LlamaOptions,
+    asks_for_gpu,
     context_of,
     memory_of,
     outputs_of,
@@ -116,9 +117,9 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
     sources: list[bytes | None] = [api.llama_model_chat_template(model, kind) for kind in (None, b"tool_use")]
     plain, tool_use = (source.decode() if source else None for source in sources)
     template = ChatTemplate(plain, vocabulary.control, vocabulary.template_variables, name, tool_use)
-    threaded = _with_threads(options, header)
+    settled = _settled(options, header)
     room = room_of(header, options, can_rewind(api, model))
-    runner = LlamaRunner(api, model, vocabulary, threaded, room, outputs_of(vocabulary.size, options))
+    runner = LlamaRunner(api, model, vocabulary, settled, room, outputs_of(vocabulary.size, options))
     context = min(context_of(header, options), runner.cells)
     info = ModelInfo(
         name=name,
@@ -135,10 +136,12 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
     return LlamaCppBackend(Engine(runner, options.keep_tokens), info, vocabulary, template)
 
 
-def _with_threads(options: LlamaOptions, header: GGUFInfo) -> LlamaOptions:
-    if options.n_threads:
-        return options
-    return replace(options, n_threads=1 if header.size < _TINY else physical_cores())
+def _settled(options: LlamaOptions, header: GGUFInfo) -> LlamaOptions:
+    """The options with the number of threads, and -1 for as many layers on the GPU as there are."""
+    threads = options.n_threads or (1 if header.size < _TINY else physical_cores())
+    return replace(
+        options, n_threads=threads, n_gpu_layers=-1 if asks_for_gpu(header, options) else options.n_gpu_layers
+    )
 
 
 def _locate(path: str) -> Path:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from a1agent.backends.control_groups import processors
 from a1agent.backends.gguf_info import GGUFInfo
@@ -18,10 +18,12 @@ from a1agent.backends.options import check_names, check_values
 from a1agent.errors import InvalidOption
 
 __all__ = [
+    "AT_ONCE",
     "KV_TYPES",
     "OPTIONS",
     "LlamaOptions",
     "Room",
+    "asks_for_gpu",
     "context_of",
     "linux_cores",
     "memory_of",
@@ -49,10 +51,10 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "keep_tokens": (int, "tokens of older prompts that stay cached beside the last one; 0: none at all stays"),
     "n_threads": (int, "threads; 0: one a physical core, one for models under 8 MiB"),
     "n_batch": (int, "most tokens of one forward"),
-    "n_gpu_layers": (int, "layers on the GPU; -1: all, 0: none"),
+    "n_gpu_layers": (int, "layers on the GPU; -1, or more than there are: all, 0: none"),
     "flash_attn": (str, "flash attention: auto, on or off"),
     "type_k": (str, f"type of cached keys: {', '.join(KV_TYPES)}"),
-    "type_v": (str, f"type of cached values: {', '.join(KV_TYPES)}; other than f16 and f32 need flash attention"),
+    "type_v": (str, f"type of cached values: {', '.join(KV_TYPES)}; other than f32, f16 and bf16 need flash attention"),
     "max_sequences": (
         int,
         "most sequences in the cache at once, more wait; 0: 256, or twice at_once where kv is apart",
@@ -114,7 +116,7 @@ class LlamaOptions:
         check_names(options, OPTIONS, "llama.cpp")
         checked = cls(**options)
         check_values({field.name: getattr(checked, field.name) for field in fields(cls)}, OPTIONS, _LIMITS, _CHOICES)
-        if checked.flash_attn == "off" and checked.type_v not in ("f16", "f32", "bf16"):
+        if checked.flash_attn == "off" and checked.type_v not in _PLAIN_VALUES:
             raise InvalidOption(f"type_v={checked.type_v!r} needs flash attention", "use flash_attn=auto")
         return checked
 
@@ -183,8 +185,7 @@ def memory_of(info: GGUFInfo, options: LlamaOptions, *, has_gpu: bool = False) -
     room = room_of(info, options)
     vocabulary = len(info.metadata.get("tokenizer.ggml.tokens") or ())
     width = int(info.get("embedding_length", 0))
-    inner = _largest(info.get("feed_forward_length", 0))
-    heads = _largest(info.get("attention.head_count", 0))
+    inner, heads = info.largest("feed_forward_length"), info.largest("attention.head_count")
     logits = 2 * outputs_of(vocabulary, options) * vocabulary * 4
     rows = options.n_batch * (6 * width + 3 * inner) * 4
     seen = room.cells // room.lanes if room.apart else room.cells
@@ -193,12 +194,16 @@ def memory_of(info: GGUFInfo, options: LlamaOptions, *, has_gpu: bool = False) -
     return int(_LIBRARY_BYTES + kept * (1 - _share_on_gpu(info, options, has_gpu)) + logits + rows + mask)
 
 
+def asks_for_gpu(info: GGUFInfo, options: LlamaOptions) -> bool:
+    """Whether all layers are to be on the GPU: -1 says so, and so does any number that is large enough."""
+    return options.n_gpu_layers < 0 or options.n_gpu_layers > int(info.get("block_count", 0))
+
+
 def _share_on_gpu(info: GGUFInfo, options: LlamaOptions, has_gpu: bool) -> float:
     """Share of the weights and the cache that is on the GPU; llama.cpp counts the output as one layer more."""
     if not has_gpu:
         return 0.0
-    layers = int(info.get("block_count", 0)) + 1
-    return 1.0 if options.n_gpu_layers < 0 else min(1.0, options.n_gpu_layers / layers)
+    return 1.0 if asks_for_gpu(info, options) else options.n_gpu_layers / (int(info.get("block_count", 0)) + 1)
 
 
 def uses_flash(options: LlamaOptions, room: Room) -> bool:
@@ -210,19 +215,8 @@ def uses_flash(options: LlamaOptions, room: Room) -> bool:
 
 def _cell_bytes(info: GGUFInfo, options: LlamaOptions) -> float:
     """Bytes of one token in the KV cache, over all layers."""
-    layers = int(info.get("block_count", 0))
-    heads = max(1, _largest(info.get("attention.head_count", 1)))
-    kv_heads = info.get("attention.head_count_kv", heads)
-    all_heads = sum(cast("list[int]", kv_heads)) if isinstance(kv_heads, list) else int(kv_heads) * layers
-    width = int(info.get("embedding_length", 0)) // heads
-    keys = int(info.get("attention.key_length", width)) * KV_TYPES[options.type_k][1]
-    values = int(info.get("attention.value_length", width)) * KV_TYPES[options.type_v][1]
-    return all_heads * (keys + values)
-
-
-def _largest(value: Any) -> int:
-    """Some architectures give a number for each layer."""
-    return max(cast("list[int]", value), default=0) if isinstance(value, list) else int(value)
+    keys, values = info.cell_values
+    return keys * KV_TYPES[options.type_k][1] + values * KV_TYPES[options.type_v][1]
 
 
 def physical_cores() -> int:

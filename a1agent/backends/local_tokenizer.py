@@ -77,7 +77,7 @@ def load_tokenizer(path: str) -> LocalTokenizer:
     """
     file = Path(os.path.expanduser(path))
     if not file.exists() and is_gguf(path):
-        file = find_gguf(path)
+        file = find_gguf(path, extra="llama-cpp")
     if file.suffix == ".gguf":
         return _from_gguf(file)
     if file.is_dir():

@@ -176,11 +176,8 @@ class ScriptedBackend:
     @property
     def counters(self) -> Counters:
         """What was done so far."""
-        return Counters(
-            decoded_tokens=self.state.decoded_tokens,
-            forwards=self.state.forwards,
-            sequences_alive=self.state.alive,
-        )
+        state = self.state
+        return Counters(decoded_tokens=state.decoded_tokens, forwards=state.forwards, sequences_alive=state.alive)
 
     @property
     def sequence_type(self) -> type[ScriptedSequence]:
@@ -388,11 +385,13 @@ def _whole(plan: bytes, most: int, stop: Stop) -> int:
 
 
 def load(path: str, **options: Any) -> ScriptedBackend:
-    """The backend of `scripted:NAME`: `sums` or `obedient`. Raises `InvalidOption` for others."""
+    """The backend of `scripted:NAME`: `sums` or `obedient`. Raises `InvalidOption` for others, and their options."""
     name, accuracy = f"scripted:{path}", options.pop("accuracy", 1.0)
     if path == "obedient":
         from a1agent.backends import obedient
 
+        if "noise" in options:
+            raise InvalidOption(f"{name} has no noise", "leave it out: how strange a step is follows from its text")
         template = ChatTemplate(obedient.TEMPLATE, obedient.CONTROL, {}, name)
         return ScriptedBackend(obedient.Obedient(accuracy), name=name, template=template, **options)
     if path != "sums":

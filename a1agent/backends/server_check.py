@@ -25,6 +25,7 @@ __all__ = [
     "Served",
     "alike",
     "assemble",
+    "check_tokenizer",
     "connect",
     "find_model",
     "given_tokenizer",

@@ -15,7 +15,7 @@ from a1agent.backends.vocabulary import Prompt
 from a1agent.prompts import THINK_OPEN, opens_thought
 from a1agent.types import Message, Question
 
-__all__ = ["PROBE", "ServerTokenizer"]
+__all__ = ["PROBE", "AskIds", "ServerTokenizer"]
 
 PROBE = "The sum of 12 and 7 is 19,\n\nso f(x) = x² holds for every naïve Δ; 数学 と 12345.678 <b>!</b>\t\\boxed{19}\n"
 """A text that different tokenizers cut differently."""

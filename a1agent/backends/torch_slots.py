@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import sys
 from collections.abc import Callable
@@ -104,12 +105,9 @@ class _Block:
 
     def _reserve(self, extents: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Address space without memory behind it, where the system has that; else plain memory."""
-        count = 1
-        for extent in extents:
-            count *= extent
         if not hasattr(mmap, "MADV_DONTNEED") or sys.platform == "win32":
             return torch.zeros(extents, dtype=dtype)
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+        count, flags = math.prod(extents), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
         try:
             self._map = mmap.mmap(-1, count * dtype.itemsize, flags=flags)
         except (OSError, ValueError, OverflowError, MemoryError) as error:
@@ -126,8 +124,6 @@ def _on_device(extents: tuple[int, ...], shape: LayerShape) -> torch.Tensor:
     try:
         return torch.zeros(extents, dtype=shape.dtype, device=shape.device)
     except torch.OutOfMemoryError as error:
-        size = shape.dtype.itemsize
-        for extent in extents:
-            size *= extent
+        size = shape.dtype.itemsize * math.prod(extents)
         what = f"{shape.device} has no {size / 2**30:.1f} GiB free for a part of the KV cache"
         raise NotEnoughMemory(what, "lower kv_tokens, max_sequences or n_ctx") from error

@@ -304,7 +304,6 @@ async def _served(http: Http, model: str) -> Served:
     served = await find_model(http, model)
     if served.context_length:
         return served
-
     told = await http.call(lambda line: tokenized(line, {"model": served.name, "prompt": "a"}))
     return with_context(http, served, told.max_model_len)
 

@@ -172,7 +172,13 @@ class Run:
 
     async def _bare(self, index: int, chains: int, pair: Loaded, seen: Workload) -> BareRates:
         options = self.plan.options
-        sampling = Sampling(temperature=options.temperature, top_k=options.top_k, seed=index)
+        sampling = Sampling(
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            seed=index,
+        )
         batches = {**self._batches("a1"), "alone": self._batches("target").get("draft", 0)}
 
         async def writing(which: str) -> float | None:

@@ -1,8 +1,6 @@
 """The conformal p-value, written once: every caller counts, then calls `p_value`."""
 
-from collections.abc import Collection
-
-__all__ = ["p_value", "p_value_among"]
+__all__ = ["p_value"]
 
 
 def p_value(above: int, equal: int, size: int, u: float = 1.0) -> float:
@@ -13,9 +11,3 @@ def p_value(above: int, equal: int, size: int, u: float = 1.0) -> float:
     with ties and at size 0 too. Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World (2005), section 2.2.
     """
     return (above + u * (equal + 1)) / (size + 1)
-
-
-def p_value_among(calibration: Collection[float], score: float, u: float = 1.0) -> float:
-    """`p_value` of one finite `score` among unordered `calibration` scores (shape [n]); O(n)."""
-    above, equal = sum(s > score for s in calibration), sum(s == score for s in calibration)
-    return p_value(above, equal, len(calibration), u)

@@ -7,7 +7,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ from a1agent.conformal.store_tables import CalibrationKey, Row, StoreEntry, Stor
 from a1agent.conformal.values import turn_bucket
 
 __all__ = [
+    "WINDOW",
     "CalibrationKey",
     "CalibrationStore",
     "CalibrationWarning",
@@ -139,18 +139,13 @@ class CalibrationStore:
         return self._writer.file.summary()
 
 
-@dataclass(slots=True)
-class _Pending:
-    rows: list[Row]
-    closed: bool = False
-
-
 class _Writer:
     """The buffer, and the thread that empties it; started by the first score."""
 
     def __init__(self, file: StoreFile) -> None:
         self.file = file
-        self._pending = _Pending([])
+        self._pending: list[Row] = []
+        self._closed = False
         self._changed = threading.Condition()
         self._flushing = threading.Lock()  # rows reach the file in the order in which they came
         self._thread: threading.Thread | None = None
@@ -165,13 +160,13 @@ class _Writer:
         if self.forked:
             return
         with self._changed:
-            if self._pending.closed:
+            if self._closed:
                 raise ValueError("the calibration store is closed")
-            self._pending.rows.append(row)
+            self._pending.append(row)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="a1agent-calibration", daemon=True)
                 self._thread.start()
-            if len(self._pending.rows) in (1, FLUSH_SCORES):
+            if len(self._pending) in (1, FLUSH_SCORES):
                 self._changed.notify()
 
     def flush(self) -> None:
@@ -179,7 +174,7 @@ class _Writer:
             return
         with self._flushing:
             with self._changed:
-                rows, self._pending.rows = self._pending.rows, []
+                rows, self._pending = self._pending, []
             if rows:
                 self.file.write(rows)
 
@@ -187,7 +182,7 @@ class _Writer:
         if self.forked:
             return
         with self._changed:
-            self._pending.closed = True
+            self._closed = True
             self._changed.notify()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -202,8 +197,6 @@ class _Writer:
     def _gather(self) -> bool:
         """Wait for a first score, then a moment for others; False once the store closes."""
         with self._changed:
-            self._changed.wait_for(lambda: self._pending.rows or self._pending.closed)
-            self._changed.wait_for(
-                lambda: len(self._pending.rows) >= FLUSH_SCORES or self._pending.closed, timeout=FLUSH_S
-            )
-            return not self._pending.closed
+            self._changed.wait_for(lambda: self._pending or self._closed)
+            self._changed.wait_for(lambda: len(self._pending) >= FLUSH_SCORES or self._closed, timeout=FLUSH_S)
+            return not self._closed

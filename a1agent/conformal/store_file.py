@@ -142,16 +142,20 @@ def check_file(path: Path) -> None:
         look_into(path, lambda connection: None)
     except sqlite3.Error as error:
         # Read only when SQLite holds no lock on it: to close a file gives up all locks of the process on it.
-        if _code(error) == sqlite3.SQLITE_NOTADB and not _begins_as_database(path):
+        if _code(error) == sqlite3.SQLITE_NOTADB and not _may_be_database(path):
             raise ValueError(
                 f"{path} is no calibration store but another kind of file, and is left as it is: "
                 "name a store, or a file that is not there yet"
             ) from None
 
 
-def _begins_as_database(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+def _may_be_database(path: Path) -> bool:
+    """Whether a file begins as one, or another process has just moved it aside to begin a fresh one."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) in (_MAGIC, b"")
+    except FileNotFoundError:
+        return True
 
 
 def _look(address: str, work: Callable[[sqlite3.Connection], T]) -> T:

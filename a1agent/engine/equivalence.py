@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,11 +30,11 @@ class Judge(Protocol):
 
 
 class Equivalence:
-    """Compares answers, cheapest way first. One instance serves many questions, in any event loop.
+    """Compares answers, cheapest way first. One instance serves many questions, in any thread and event loop.
 
     `judge` is asked about expressions whose keys differ; by default a `MathWorker`, which starts no process before the
-    first such pair, and without math-verify installed leaves it at the keys. Verdicts are kept, least recently used
-    ones leave first.
+    first such pair, and without math-verify installed leaves it at the keys. `cached_pairs` verdicts are kept, least
+    recently used ones leave first, and as many answers that could not be judged.
     """
 
     def __init__(self, judge: Judge | None = None, *, cached_pairs: int = _CACHED_PAIRS) -> None:
@@ -41,6 +42,7 @@ class Equivalence:
         self._cached_pairs = cached_pairs
         self._verdicts: OrderedDict[tuple[str, str], bool] = OrderedDict()
         self._strikes: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     async def same(self, a: str, b: str) -> bool:
         """Whether two answers are equal; symmetric, never raises on what a model may write."""
@@ -53,10 +55,11 @@ class Equivalence:
         known = settled(*pair)
         if known is not None:
             return known
-        if pair in self._verdicts:
-            self._verdicts.move_to_end(pair)
-            return self._verdicts[pair]
-        return False if any(self._strikes[key] >= _STRIKES for key in pair) else None
+        with self._lock:
+            if pair in self._verdicts:
+                self._verdicts.move_to_end(pair)
+                return self._verdicts[pair]
+            return False if any(self._strikes[key] >= _STRIKES for key in pair) else None
 
     async def aclose(self) -> None:
         """Ends the judge's process, if it started one."""
@@ -64,14 +67,17 @@ class Equivalence:
             await self._judge.aclose()
 
     async def _judged(self, key: str, other: str) -> bool:
-        if self._judge is None:
-            self._judge = _math_worker()
-        verdict, pair = await self._judge.equal(spoken(key), spoken(other)), (key, other)
-        if verdict is None:
-            self._strikes.update(pair)
-        self._verdicts[pair] = bool(verdict)
-        while len(self._verdicts) > self._cached_pairs:
-            self._verdicts.popitem(last=False)
+        with self._lock:
+            judge = self._judge = self._judge or _math_worker()
+        verdict, pair = await judge.equal(spoken(key), spoken(other)), (key, other)
+        with self._lock:
+            if verdict is None:
+                self._strikes.update(pair)
+            self._verdicts[pair] = bool(verdict)
+            while len(self._verdicts) > self._cached_pairs:
+                self._verdicts.popitem(last=False)
+            while len(self._strikes) > self._cached_pairs:
+                del self._strikes[next(iter(self._strikes))]
         return bool(verdict)
 
 

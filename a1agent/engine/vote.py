@@ -95,10 +95,6 @@ class Tally:
         if candidate.answer is not None:
             self._ended_with[_key(candidate.answer)] += 1
 
-    def counts(self) -> list[int]:
-        """Chains per answer, most first."""
-        return [chains for _, chains in self._standing().most_common()]
-
     def contest(self) -> list[int]:
         """Chains of the answer that most give, and the most that one more answer could make another one have.
 

@@ -36,9 +36,8 @@ class Admission:
 
     def open(self) -> None:
         """Begins to let requests in, in the event loop that runs then."""
-        self._lines: dict[
-            str, deque[Place]
-        ] = {}  # of keys that have requests waiting, the one whose turn is next first
+        # Of keys that have requests waiting; the one whose turn is next stands first.
+        self._lines: dict[str, deque[Place]] = {}
         self._closed = asyncio.Event()
 
     @property

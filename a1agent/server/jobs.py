@@ -72,6 +72,7 @@ class Job:
         self._reason: ApiError | None = None
         self._begun = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="a1 request")
+        self._task.add_done_callback(self._close)  # of one that is cancelled before it begins nothing runs at all
 
     @property
     def seconds(self) -> float:
@@ -135,12 +136,13 @@ class Job:
                     group.create_task(self._answer(number))
         except BaseExceptionGroup as errors:
             self._outcome.error = api_error_of(next(_leaves(errors)), self.asked.names)
-        except asyncio.CancelledError as error:
-            self._outcome.error = self._reason or error
-        finally:
-            self._begun.set()
-            self._queue.put_nowait(None)
-            self.on_end(self)
+
+    def _close(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self._outcome.error = self._reason or asyncio.CancelledError()
+        self._begun.set()
+        self._queue.put_nowait(None)
+        self.on_end(self)
 
     async def _answer(self, number: int) -> None:
         asked = self.asked

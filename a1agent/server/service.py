@@ -67,9 +67,9 @@ class Service:
         """Why no question would be answered now; None when one would."""
         if self.admission.closed:
             return "shutting down"
-        if self._failure is not None:
-            return "the models do not load"
-        return None if self.agent.pair.loaded else "loading the models"
+        if self.agent.pair.loaded is not None:  # a request may have loaded what could not be loaded before
+            return None
+        return "loading the models" if self._failure is None else "the models do not load"
 
     async def load(self) -> None:
         """Loads the models ahead of the first request, which would load them too. What fails is logged, and kept."""

@@ -655,6 +655,17 @@ def test_what_lies_on_a_gpu_does_not_count_as_main_memory(models: Path, monkeypa
     assert here - whole >= cells > here - half >= cells / 4
 
 
+@pytest.mark.parametrize(
+    ("layers", "processor"), [(0, "cpu"), (1, "cpu"), (2, "cpu"), (3, "gpu"), (99, "gpu"), (-1, "gpu")]
+)
+async def test_a_number_of_layers_that_is_large_enough_puts_a_model_on_the_gpu(
+    models: Path, monkeypatch: pytest.MonkeyPatch, layers: int, processor: str
+) -> None:
+    monkeypatch.setattr(_llama_api.llama_api(), "llama_supports_gpu_offload", lambda: True)
+    async with loaded(factory(models / "bpe.gguf", n_gpu_layers=layers)) as backend:
+        assert backend.info.processor == processor
+
+
 def test_without_llama_cpp_python_the_extra_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_llama_api, "_state", {})
     monkeypatch.setitem(sys.modules, "llama_cpp.llama_cpp", None)

@@ -63,3 +63,8 @@ class TestObedient(Contract):
 def test_an_unknown_script_is_refused() -> None:
     with pytest.raises(InvalidOption):
         load("summs")
+
+
+def test_an_option_of_another_script_is_refused() -> None:
+    with pytest.raises(InvalidOption, match="noise"):
+        load("obedient", noise=0.1)

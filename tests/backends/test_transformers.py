@@ -461,6 +461,22 @@ def test_latent_attention_is_counted_as_it_is_kept(checkpoints: Path, tmp_path: 
     assert read_files(folder).shape.cell_values == 2 * 4 * (24 + 8 + 20)
 
 
+def test_a_gguf_file_with_numbers_for_each_layer_is_weighed(tmp_path: Path) -> None:
+    path = tmp_path / "pruned.gguf"
+    writer = gguf.GGUFWriter(path, "deci")
+    writer.add_embedding_length(64)
+    writer.add_block_count(2)
+    writer.add_head_count([4, 4])
+    writer.add_head_count_kv([4, 2])
+    writer.add_feed_forward_length([128, 96])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    shape = read_files(path).shape
+    assert (shape.cell_values, shape.inner) == ((4 + 2) * 2 * 16, 128)
+
+
 def test_the_memory_of_a_model_is_told_before_loading(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(checkpoints / "llama")
     small, large = (hf.estimate_memory(path, kv_tokens=n) for n in (1024, 65536))

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from a1agent.backends.base import Sampling
+from a1agent.backends.base import Backend, Sampling
+from a1agent.bench import run as bench_run
 from a1agent.bench.bare import Workload, scoring_rate, writing_rate
 from a1agent.bench.figures import figures
 from a1agent.bench.ledger import Ledger, Record
@@ -199,6 +200,19 @@ async def test_bare_rates_count_every_token_and_leave_nothing_open() -> None:
         after = pair.target.counters
     assert after.sequences_alive == before.sequences_alive == 0
     assert after.decoded_tokens > before.decoded_tokens + 2 * 3 * 64
+
+
+def test_bare_rates_are_of_tokens_drawn_as_the_run_draws_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Sampling] = []
+
+    async def rate(_backend: Backend, _work: Workload, _batch: int, sampling: Sampling) -> float:
+        drawn.append(sampling)
+        return 1.0
+
+    monkeypatch.setattr(bench_run, "writing_rate", rate)
+    options = OPTIONS.replace(temperature=0.6, top_k=20, top_p=0.9, min_p=0.05)
+    go(plan(SUMS[:1], options=options, ways=ways_of(["a1"], [0.3], options)), tmp_path / "run")
+    assert {(s.temperature, s.top_k, s.top_p, s.min_p) for s in drawn} == {(0.6, 20, 0.9, 0.05)}
 
 
 def test_records_survive_the_disk() -> None:

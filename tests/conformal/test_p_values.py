@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from a1agent.conformal.calibrators import Observed, make_calibrator
-from a1agent.conformal.pvalue import p_value, p_value_among
+from a1agent.conformal.pvalue import p_value
 from a1agent.conformal.window import ScoreWindow
 
 KS_LIMIT = 1.95  # sqrt(n) times the Kolmogorov distance exceeds it with probability 0.001
@@ -34,7 +34,7 @@ def online_p_values(name: str, scores: Sequence[float], turns: int = 1, window: 
 
 def test_the_formula_counts_larger_and_tied_scores():
     assert p_value(above=3, equal=2, size=9, u=0.5) == pytest.approx(0.45)
-    assert p_value_among([0.1, 0.2, 0.2, 0.5], 0.2, u=1.0) == pytest.approx(4 / 5)
+    assert p_value(above=1, equal=2, size=4) == pytest.approx(4 / 5)
     assert p_value(above=0, equal=0, size=0, u=0.25) == 0.25
 
 
@@ -64,10 +64,12 @@ def test_successive_smoothed_p_values_are_uncorrelated():
 @pytest.mark.parametrize("values", [3, 10_000_000])
 def test_conservative_p_values_are_super_uniform(values):
     rng = random.Random(4)
-    p = [
-        p_value_among([float(rng.randrange(values)) for _ in range(30)], float(rng.randrange(values)))
-        for _ in range(4000)
-    ]
+
+    def drawn() -> float:
+        score, others = rng.randrange(values), [rng.randrange(values) for _ in range(30)]
+        return p_value(sum(other > score for other in others), others.count(score), len(others))
+
+    p = [drawn() for _ in range(4000)]
     for level in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8):
         assert np.mean(np.array(p) <= level) <= level + 4 * np.sqrt(level * (1 - level) / len(p))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from a1agent.conformal import store_file
 from a1agent.conformal.store import (
     CalibrationKey,
     CalibrationStore,
@@ -17,7 +18,7 @@ from a1agent.conformal.store import (
     scores_since,
     summary_of,
 )
-from a1agent.conformal.store_file import without_host
+from a1agent.conformal.store_file import check_file, without_host
 
 KEY = CalibrationKey(draft="d", target="t", score="mean_nll", step_tokens=512, min_step_tokens=0, prompt="p")
 OTHER = CalibrationKey(draft="d", target="t", score="mean_nll", step_tokens=256, min_step_tokens=0, prompt="p")
@@ -216,6 +217,26 @@ def test_a_file_of_another_kind_is_refused_and_left_alone(path, junk):
         CalibrationStore(path)
     assert path.read_bytes() == junk
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("begin_anew", [Path.unlink, Path.touch])
+def test_a_damaged_file_that_another_process_replaces_meanwhile_is_no_file_of_another_kind(
+    path, monkeypatch, begin_anew
+):
+    path.parent.mkdir()
+    path.write_bytes(b"SQLite format 3\0" + b"\1" * 4000)
+    look = store_file.look_into
+
+    def looked_into(path, work):
+        try:
+            return look(path, work)
+        finally:
+            path.unlink()
+            path.touch()
+            begin_anew(path)
+
+    monkeypatch.setattr(store_file, "look_into", looked_into)
+    check_file(path)
 
 
 def test_an_empty_file_becomes_a_store(path):

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -233,6 +235,38 @@ async def test_answer_that_cannot_be_judged_is_given_up_after_two_tries() -> Non
     equivalence = Equivalence(judge)
     assert not any([await equivalence.same("\\bad", f"x^{n}") for n in range(2, 9)])
     assert len(judge.asked) == 2
+
+
+@pytest.mark.anyio
+async def test_answers_that_cannot_be_judged_are_remembered_within_bounds() -> None:
+    judge = FakeJudge(verdict=None)
+    equivalence = Equivalence(judge, cached_pairs=4)
+    given_up = [("\\bad", "x^2"), ("\\bad", "x^3"), ("\\bad", "x^4")]
+    for pair in (*given_up, ("y+1", "y^5"), ("z+1", "z^5"), ("\\bad", "x^6")):
+        await equivalence.same(*pair)
+    assert len(judge.asked) == 5  # the third was not asked about; by the last one the first were forgotten
+
+
+class LeavingWhileLookedFor(OrderedDict[tuple[str, str], bool]):
+    """Verdicts of which one is forgotten by another thread in the moment in which it was found, if that is let."""
+
+    forget: threading.Thread
+
+    def __contains__(self, pair: object) -> bool:
+        found = super().__contains__(pair)
+        if found:
+            self.forget.start()
+            self.forget.join(0.1)
+        return found
+
+
+def test_threads_share_what_was_judged() -> None:
+    equivalence = Equivalence(FakeJudge(), cached_pairs=1)
+    asyncio.run(equivalence.same("x+1", "y"))
+    verdicts = equivalence._verdicts = LeavingWhileLookedFor(equivalence._verdicts)
+    verdicts.forget = threading.Thread(target=lambda: asyncio.run(equivalence.same("x+2", "y")))
+    assert equivalence.known("x+1", "y") is False
+    verdicts.forget.join()
 
 
 @pytest.mark.anyio

@@ -26,6 +26,8 @@ BOXED = "How much is it? Answer in \\boxed{}."
         ((-0.1, -0.2, -6.0, -9.0, -0.1), 2),  # the mistake, not the worst of what follows from it
         ((-0.1, -0.2, -2.0, -9.0), 3),
         ((-5.0, -0.1), 0),
+        ((-1.0, -4.0), 0),  # the fourth root of its probability
+        ((-0.99, -4.0), 1),
         ((-0.1, -0.1, -0.1), 0),  # none is stranger than the others
         ((-0.1, math.nan, -3.0), 1),
         ((-0.1, -2.0, -math.inf), 2),

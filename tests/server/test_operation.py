@@ -3,13 +3,14 @@
 import asyncio
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
-from a1agent import A1
+from a1agent import A1, embedded
 from a1agent.backends.scripted import ScriptedBackend, Sums
 from a1agent.server import Keys, create_app
 from a1agent.server.admission import Admission
@@ -318,6 +319,20 @@ async def test_models_that_do_not_load_are_told_by_readyz_and_by_every_answer() 
         assert (await client.get("/readyz")).json() == {"status": "the models do not load"}
         answer = await client.post("/v1/chat/completions", json=ASKED)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
+    await agent.aclose()
+
+
+async def test_models_that_a_later_request_loads_are_ready(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    agent = A1(f"llama-cpp:{model}?n_ctx=512", "scripted:sums", calibration=None, chains=1)
+    app = create_app(agent)
+    service = app.state.service
+    await service.load()
+    assert service.problem == "the models do not load"
+    model.symlink_to(embedded.path("draft"))
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://localhost") as client:
+        assert (await client.post("/v1/chat/completions", json=ASKED)).status_code == 200
+        assert (await client.get("/readyz")).json() == {"status": "ready"}
     await agent.aclose()
 
 

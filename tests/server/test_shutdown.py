@@ -11,6 +11,10 @@ import openai
 import pytest
 from sse_starlette.sse import AppStatus
 
+from a1agent import A1, Question
+from a1agent.server.errors import CHAT_NAMES, ApiError
+from a1agent.server.jobs import Asked, Job
+from tests.doubles import sums_pair
 from tests.server.serving import SUM, Gate, held_agent, nothing_left, serving, until
 
 pytestmark = pytest.mark.anyio
@@ -32,6 +36,18 @@ async def test_shutdown_lets_running_requests_finish_and_sends_waiting_ones_away
         assert running.service.problem == "shutting down"
         gate.open.set()
         assert (await first).choices[0].finish_reason == "stop"
+
+
+async def test_a_call_that_is_cut_off_before_it_began_is_told_so_and_gives_its_place_back() -> None:
+    ended: list[Job] = []
+    async with A1(*sums_pair(), calibration=None) as agent:
+        asked = Asked(question=Question.of(SUM), options=agent.options, n=1, tenant="", names=CHAT_NAMES)
+        job = Job(agent, asked, lambda event: None, ended.append, admitted=0.0)
+        job.cancel(ApiError(503, "the server shut down", code="shutting_down"))
+        async with asyncio.timeout(10):
+            with pytest.raises(ApiError, match="shut down"):
+                await job.finish()
+    assert ended == [job]
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])

@@ -16,15 +16,13 @@ import numpy as np
 from a1agent.backends.batching.runner import Runner
 from a1agent.errors import BackendError
 
-__all__ = ["Cache", "Ids", "Lane", "common_prefix", "new_ids"]
+__all__ = ["Cache", "Lane", "common_prefix", "new_ids"]
 
 _log = logging.getLogger(__name__)
 
-Ids = array  # of C ints: four bytes a token, sliced by memcpy, compared by numpy
-
 
 def new_ids(ids: Iterable[int] = ()) -> array[int]:
-    """Ids as the batching code keeps them."""
+    """Ids as the batching code keeps them: C ints, four bytes a token, sliced by memcpy, compared by numpy."""
     return array("i", ids)
 
 

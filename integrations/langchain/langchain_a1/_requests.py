@@ -86,11 +86,12 @@ class Request:
             fields = self._fields(event.result)
             fields["additional_kwargs"] = {}  # its reasoning was told
             pieces = _call_chunks(_calls(event.result))
-            yield _last_chunk(AIMessageChunk(**fields, tool_call_chunks=pieces, chunk_position="last"))
+            last = AIMessageChunk(**fields, tool_call_chunks=pieces, chunk_position="last")
+            yield ChatGenerationChunk(message=last)
 
     def refused_chunk(self, error: InvalidAnswer) -> ChatGenerationChunk:
         """The last chunk of a stream whose answer is not in the asked format. Raises `OutputParserException`."""
-        return _last_chunk(AIMessageChunk(**self._refusal(error), chunk_position="last"))
+        return ChatGenerationChunk(message=AIMessageChunk(**self._refusal(error), chunk_position="last"))
 
     def _fields(self, result: Result) -> dict[str, Any]:
         formatted = self.question.response_format is not None and not result.tool_calls
@@ -122,10 +123,6 @@ class Request:
 
 def _chat_result(message: AIMessage, model_name: str) -> ChatResult:
     return ChatResult(generations=[ChatGeneration(message=message)], llm_output={"model_name": model_name})
-
-
-def _last_chunk(message: AIMessageChunk) -> ChatGenerationChunk:
-    return ChatGenerationChunk(message=message)
 
 
 def _calls(result: Result) -> dict[str, list[Any]]:
