@@ -37,7 +37,7 @@ from a1agent import (
 )
 from a1agent.backends.base import Backend
 from a1agent.backends.registry import Address
-from a1agent.backends.scripted import Replies, ScriptedBackend, Sums
+from a1agent.backends.scripted import Replies, Script, ScriptedBackend, ScriptedSequence, Sums
 from a1agent.conformal.feedback import RATE_MARGIN
 from a1agent.prompts import ask_for_box
 from tests.doubles import LIMIT_S, SUM, Clock, Failing, Fixed, Rambling, sums_pair, until
@@ -57,6 +57,38 @@ def test_a_target_that_takes_over_every_step_makes_the_answer_right() -> None:
     assert result.confidence == 1.0
     assert result.stats.observed_rate == 1.0
     assert result.complete
+
+
+class Closed(ScriptedSequence):
+    """Tells its backend what was closed to be resumed."""
+
+    backend: "Resumable"
+
+    async def close(self, *, resumed: bool = True) -> None:
+        if self.open and resumed:
+            self.backend.resumed.append(self.text)
+        await super().close(resumed=resumed)
+
+
+class Resumable(ScriptedBackend):
+    """Lists the texts that were closed to be resumed."""
+
+    sequence_type = Closed
+
+    def __init__(self, script: Script, **options: Any) -> None:
+        super().__init__(script, **options)
+        self.resumed: list[str] = []
+
+
+def test_of_all_chains_the_winners_is_kept_for_the_next_turn_of_the_conversation() -> None:
+    for seed in range(5):
+        draft, target = Resumable(Sums(0.6), name="draft"), Resumable(Sums(), name="target")
+        with A1(draft, target, calibration=None, chains=16, min_step_tokens=0, rejection_rate=0.5) as a1:
+            result = a1.solve(BOXED, seed=seed)
+        for model in (draft, target):
+            kept = [text for text in model.resumed if text]
+            assert kept[-1] == result.text
+            assert len(kept) < result.stats.chains_started
 
 
 def test_without_takeovers_the_draft_alone_decides() -> None:

@@ -235,8 +235,11 @@ class Sequence(Protocol):
         """Drops what came after `mark`. Raises `CannotRewind` where the model cannot."""
         ...
 
-    async def close(self) -> None:
-        """Frees the sequence, also when it is cancelled meanwhile; closing twice is fine."""
+    async def close(self, *, resumed: bool = True) -> None:
+        """Frees the sequence, also when it is cancelled meanwhile; closing twice is fine.
+
+        `resumed`: a prompt to come may go on from its text; where a cache cannot keep all, others make way for it.
+        """
         ...
 
 

@@ -339,7 +339,7 @@ class ScriptedSequence:
         del self.ids[mark.length :]
         self.decoded = min(self.decoded, len(self.ids) - 1)
 
-    async def close(self) -> None:
+    async def close(self, *, resumed: bool = True) -> None:
         """Frees it."""
         if self.open:
             self.open = False

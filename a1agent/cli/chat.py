@@ -167,6 +167,8 @@ class _Talk:
         if self.failed:
             return
         if not self.interactive:
+            if self.last is not None:
+                print(f"interrupted; so far: {stats_line(*self.last)}", file=sys.stderr)
             raise KeyboardInterrupt
         print("stopped; /stats tells what was done")
 

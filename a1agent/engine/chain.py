@@ -264,12 +264,15 @@ class Chain:
             self.read_text, self.read_message = self.text, message
         return self.read_answer
 
-    async def close_sequences(self) -> None:
-        """Frees what it holds in both models, even if it is cancelled meanwhile."""
+    async def close_sequences(self, *, resumed: bool) -> None:
+        """Frees what it holds in both models, even if it is cancelled meanwhile.
+
+        `resumed`: the next turn of the conversation may go on from its text.
+        """
         try:
-            await self.draft.close()
+            await self.draft.close(resumed=resumed)
         finally:
-            await self.target.close()
+            await self.target.close(resumed=resumed)
 
     def result(self, error: str | None = None) -> ChainResult:
         """The chain as a frozen value."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 
 from a1agent.backends.base import Sequence
+from a1agent.conformal.scores import mean_score
 from a1agent.engine import earlystop
 from a1agent.engine.attempt import attempt, resample
 from a1agent.engine.chain import Call, Chain, Marks
@@ -49,7 +51,7 @@ async def reason(call: Call, draft_root: Sequence, target_root: Sequence, tally:
 
 @dataclass(slots=True)
 class _Run:
-    """The chains in flight. `opened`: chains that have begun."""
+    """The chains in flight. `opened`: chains that have begun. `best`: how the best that has ended ranks."""
 
     call: Call
     draft_root: Sequence
@@ -61,6 +63,7 @@ class _Run:
     causes: list[BaseException] = field(default_factory=list[BaseException])
     timed_out: bool = False
     opened: int = 0
+    best: tuple[bool, float] | None = None
 
     @property
     def left(self) -> int:
@@ -124,11 +127,22 @@ class _Run:
         try:
             await drop_ahead(self.call, chain)
         finally:
-            await chain.close_sequences()
+            await chain.close_sequences(resumed=self._leads(chain))
         result = chain.result(error)
         self.results.append(result)
         self.call.emit(ChainFinished(chain=chain.index, result=result))
         return result
+
+    def _leads(self, chain: Chain) -> bool:
+        """Whether a chain that has ended is the likeliest winner so far: the best, of those that state an answer."""
+        if chain.end in ("cancelled", "failed"):
+            return False
+        score = mean_score(chain.scores)
+        rank = (chain.answer is None, math.inf if math.isnan(score) else score)
+        leads = self.best is None or rank < self.best
+        if leads:
+            self.best = rank
+        return leads
 
     def _decided(self) -> bool:
         """Whether the vote may be closed now."""

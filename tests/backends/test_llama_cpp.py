@@ -427,6 +427,22 @@ async def test_the_next_turn_finds_what_the_chain_wrote(models: Path) -> None:
         assert backend.counters.cells_used == again.length - 1
 
 
+async def test_a_text_that_is_hardly_resumed_makes_way_for_one_that_may_be(models: Path) -> None:
+    async with loaded(factory(models / "bpe.gguf", keep_tokens=1, **EXACT)) as backend:
+        root = await backend.open(QUESTION)
+        forks = [root.fork() for _ in range(4)]
+        said = [(await fork.generate(30, Sampling(seed=i), FREELY)).step for i, fork in enumerate(forks)]
+        ids = [*forks[1].ids, *backend.tokenize(" and then")]
+        for i, fork in enumerate(forks):
+            await fork.close(resumed=i < 2)
+        await root.close()
+        again = await backend.open_ids(ids)
+        assert again.prompt_work.cached_tokens == root.length + len(said[1].ids or ()) - 1
+        await again.close(resumed=False)
+        await settle(backend)
+        assert backend.counters.cells_used <= again.length
+
+
 async def test_rewinding_frees_cells(models: Path) -> None:
     async with loaded(factory(models / "bpe.gguf")) as backend:
         sequence = await backend.open(QUESTION)

@@ -114,7 +114,7 @@ class Text:
     def rewind(self, mark: Mark) -> None:
         self.length = mark.length
 
-    async def close(self) -> None:
+    async def close(self, *, resumed: bool = True) -> None:
         pass
 
 

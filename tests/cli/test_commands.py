@@ -9,6 +9,7 @@ import typer
 
 from a1agent import __version__
 from a1agent.cli import app as app_module
+from a1agent.cli.calls import Loop
 from a1agent.conformal import replay
 
 SUM = "1 + 2 + 3 + 4"
@@ -253,6 +254,21 @@ def test_a_chat_that_ends_in_an_error_frees_its_models(a1, monkeypatch: pytest.M
     assert a1("chat", input=b"\xff\n").exit_code == 2
     monkeypatch.setattr(scripted, "load", lambda *_, **__: 1 / 0)
     assert a1("ask", "1 + 2").exit_code == 1  # they are loaded anew
+
+
+def test_a_chat_that_is_interrupted_in_a_pipe_tells_what_was_done(a1, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(Loop):
+        def run(self, work):
+            result = super().run(work)
+            if work.__name__ == "answer":
+                self.close()
+                raise KeyboardInterrupt
+            return result
+
+    monkeypatch.setattr("a1agent.cli.chat.Loop", Interrupted)
+    done = a1("chat", input=f"{SUM}\n{SUM}\n")
+    assert done.exit_code == 130
+    assert "interrupted; so far: rejection rate" in done.stderr
 
 
 def test_a_chat_names_the_nearest_of_its_commands(a1) -> None:

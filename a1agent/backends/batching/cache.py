@@ -37,12 +37,16 @@ def common_prefix(a: array[int], b: array[int]) -> int:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """A sequence id of the model: the ids decoded there, their cells, and whether a sequence owns it (`live`)."""
+    """A sequence id of the model: the ids decoded there, their cells, and whether a sequence owns it (`live`).
+
+    `resumed`: no sequence does, and a prompt to come may go on from all of it.
+    """
 
     index: int
     ids: array[int] = field(default_factory=new_ids)
     cells: array[int] = field(default_factory=new_ids)
     live: bool = True
+    resumed: bool = False
     prompt: int = 0
     used: int = 0
 
@@ -53,8 +57,9 @@ class Lane:
 class Cache:
     """Lanes and cells.
 
-    What closed sequences hold stays for prompts to come: the one used last as a whole, the prompts of the others, at
-    most `keep` cells of them. More would slow every forward down, which runs over all cells in use.
+    What closed sequences hold stays for prompts to come: as a whole the one used last of those that may be resumed, the
+    prompts of the others, at most `keep` cells of them. More would slow every forward down, which runs over all cells
+    in use.
     """
 
     def __init__(self, runner: Runner, keep: int) -> None:
@@ -180,9 +185,9 @@ class Cache:
         self._lanes.remove(lane)
         self._free_lanes.append(lane.index)
 
-    def retire(self, lane: Lane) -> None:
+    def retire(self, lane: Lane, resumed: bool = True) -> None:
         """Keeps what a closed sequence decoded for prompts to come, within the bound."""
-        lane.live = False
+        lane.live, lane.resumed = False, resumed
         self.touch(lane)
         if self._redundant(lane):
             self.drop(lane)
@@ -266,6 +271,7 @@ class Cache:
 
     def _wither(self, lane: Lane) -> None:
         """The leaf of a closed sequence goes before its prompt does: the next turn starts with the prompt."""
+        lane.resumed = False
         if len(lane) > lane.prompt > 0 and self._runner.can_rewind:
             self.trim(lane, lane.prompt)
             if not self._redundant(lane):
@@ -278,8 +284,8 @@ class Cache:
             self._wither(lane)
 
     def _shrink_to_bound(self) -> None:
-        newest = max((lane for lane in self._lanes if not lane.live), key=lambda lane: lane.used, default=None)
-        spare = newest if self._keep else None
+        closed = [lane for lane in self._lanes if not lane.live]
+        spare = max(closed, key=lambda lane: (lane.resumed, lane.used), default=None) if self._keep else None
         while self._kept_cells(spare) > self._keep and (oldest := self._oldest_closed(spare)) is not None:
             self._wither(oldest)
 

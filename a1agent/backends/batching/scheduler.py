@@ -113,7 +113,7 @@ class Scheduler:
         """Forgets a closed sequence; what it decoded is kept for prompts to come."""
         self._holders.discard(holder)
         if holder.lane is not None:
-            self._cache.retire(holder.lane)
+            self._cache.retire(holder.lane, holder.resumed)
             holder.lane = None
 
     def fork(self, parent: Holder, child: Holder, length: int) -> None:

@@ -171,8 +171,9 @@ class BatchedSequence:
         del self._ids[mark.length :]
         self._engine.trim(self._holder, mark.length)
 
-    async def close(self) -> None:
-        """Frees the sequence; closing twice is fine."""
+    async def close(self, *, resumed: bool = True) -> None:
+        """Frees the sequence; closing twice is fine. Of what was closed the text `resumed` last stays cached."""
+        self._holder.resumed = resumed
         self._release()
 
     def __del__(self) -> None:

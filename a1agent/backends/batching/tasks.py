@@ -20,10 +20,11 @@ class Holder:
     """The worker's side of a sequence: its lane, if it has one. A smaller `age` was opened earlier and goes first.
 
     `source`: what the prompt was made from, for backends that send it anew with every call. `read`: how many leading
-    tokens of its text the model has run on, whether or not they are still in a cache.
+    tokens of its text the model has run on, whether or not they are still in a cache. `resumed`: a prompt to come may
+    go on from its text.
     """
 
-    __slots__ = ("age", "closed", "forked", "lane", "prompt", "read", "source", "task")
+    __slots__ = ("age", "closed", "forked", "lane", "prompt", "read", "resumed", "source", "task")
     _next_age: ClassVar[int] = 0
 
     def __init__(self, prompt: int, source: object = None) -> None:
@@ -34,6 +35,7 @@ class Holder:
         self.read = 0
         self.closed = False
         self.forked = False
+        self.resumed = True
         self.age = Holder._next_age
         Holder._next_age += 1
 
