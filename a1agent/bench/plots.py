@@ -47,6 +47,8 @@ def draw_plots(found: Figures, folder: Path) -> dict[str, str]:
     """Draws what there are figures for; returns captions by file name, without the suffix."""
     drawn: dict[str, str] = {}
     for name, (caption, draw) in _PLOTS.items():
+        if not found.timed and draw not in _UNTIMED:
+            continue
         with matplotlib.rc_context(_STYLE):
             figure = _figure()
             if draw(figure, found):
@@ -122,11 +124,12 @@ def _beside(axes: Axes, text: str, point: tuple[float, float], taken: list[Bbox]
 def _accuracy(figure: Figure, found: Figures) -> bool:
     axes = figure.subplots()
     for mode, ways in _by_mode(found, ("draft", "target", "a1", "a1-random", "a1-sync")):
-        x, y = [f.seconds.value for f in ways], [f.vote.value for f in ways]
+        seconds = [f.seconds for f in ways if f.seconds is not None]
+        x, y = [s.value for s in seconds], [f.vote.value for f in ways]
         axes.errorbar(
             x,
             y,
-            xerr=[[f.seconds.value - f.seconds.low for f in ways], [f.seconds.high - f.seconds.value for f in ways]],
+            xerr=[[s.value - s.low for s in seconds], [s.high - s.value for s in seconds]],
             yerr=[[f.vote.value - f.vote.low for f in ways], [f.vote.high - f.vote.value for f in ways]],
             fmt="none",
             ecolor=_COLOURS[mode],
@@ -136,7 +139,8 @@ def _accuracy(figure: Figure, found: Figures) -> bool:
     axes.set(xlabel="seconds a question", ylabel="share of questions right", xlim=(0, None))
     axes.margins(y=0.08)
     _legend_beside(axes)
-    _label(figure, axes, [(f"{f.way.rate:g}", (f.seconds.value, f.vote.value)) for f in found.of("a1")])
+    points = [(f"{f.way.rate:g}", (f.seconds.value, f.vote.value)) for f in found.of("a1") if f.seconds is not None]
+    _label(figure, axes, points)
     return True
 
 
@@ -160,7 +164,7 @@ def _speedup(figure: Figure, found: Figures) -> bool:
 
 
 def _rates(figure: Figure, found: Figures) -> bool:
-    ways = found.of("a1")
+    ways = [f for f in found.of("a1") if f.observed_rate is not None]
     if not ways:
         return False
     by_turn, by_question = figure.subplots(1, 2, sharey=True)
@@ -239,7 +243,7 @@ def _chains(figure: Figure, found: Figures) -> bool:
     axes = figure.subplots()
     for mode, grown in ways.items():
         if grown:
-            _line(axes, mode, [f.way.chains for f in grown], [f.seconds.value for f in grown])
+            _line(axes, mode, [f.way.chains for f in grown], [f.seconds.value for f in grown if f.seconds is not None])
     axes.set(xlabel="chains", ylabel="seconds a question", ylim=(0, None), xscale="log")
     ticks = sorted({f.way.chains for grown in ways.values() for f in grown})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -281,3 +285,5 @@ _PLOTS: dict[str, tuple[str, Callable[[Figure, Figures], bool]]] = {
     "screening": ("Accuracy by the vote, and speed-up, against the share of steps that the target scores.", _screening),
     "chains": ("Seconds a question against the number of chains.", _chains),
 }
+_UNTIMED = (_rates, _p_values)
+"""What is drawn of questions that some way did not answer, too."""
