@@ -196,6 +196,7 @@ def _figures_of(way: Way, rows: list[Record], timed: list[Record], alone: Values
     observed, steps = rejected / verified if rated else None, verified + _total(stats, "unverified")
     waiting, compute = _total(spent, "waiting_s"), sum(_total(spent, f"{p}_s") for p in ("draft", "verify", "takeover"))
     written = rejected * written_share(stats)
+    read = verified if _total(stats, "scored_tokens") else 0  # a model that judges itself reads nothing
     fits = bare is not None and way.mode == "a1" and way.also != "chains"
     return WayFigures(
         way=way,
@@ -207,7 +208,7 @@ def _figures_of(way: Way, rows: list[Record], timed: list[Record], alone: Values
         chains_right=statistics.fmean(row.chains_right for row in rows),
         seconds=None if clock is None else clock.mean(seconds),
         speedup=None if clock is None or alone is None else clock.ratio(alone, seconds),
-        ceiling=ceiling(bare, verified / steps, written / steps, shared=shared) if fits and bare and steps else None,
+        ceiling=ceiling(bare, read / steps, written / steps, shared=shared) if fits and bare and steps else None,
         tokens=_tokens(way, spent, max(1, len(timed))),
         by_turn=by_turn,
         observed_rate=observed,

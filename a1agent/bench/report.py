@@ -153,14 +153,13 @@ def _bare(found: Figures) -> str:
     if bare is None:
         return ""
     batch = bare.batches
-    said = [
-        f"the draft writes {bare.draft:.0f} tokens a second (batch {batch.get('draft', 1)})",
-        f"the target scores {bare.score:.0f} (batch {batch.get('verify', 1)})",
-    ]
+    said = [f"the draft writes {bare.draft:.0f} tokens a second (batch {batch.get('draft', 1)})"]
+    if any(f.tokens.scored for f in found.of("a1")):
+        said.append(f"the target scores {bare.score:.0f} (batch {batch.get('verify', 1)})")
     if bare.takeover is not None:
-        said.append(f"and writes {bare.takeover:.0f} in takeovers (batch {batch['takeover']})")
+        said.append(f"the target writes {bare.takeover:.0f} in takeovers (batch {batch['takeover']})")
     if bare.alone is not None:
-        said.append(f"and {bare.alone:.0f} alone (batch {batch['alone']})")
+        said.append(f"the target alone writes {bare.alone:.0f} (batch {batch['alone']})")
     parts = "1/R_d + scored/S_t + taken over/R_t" if found.shared else "max(1/R_d, scored/S_t + taken over/R_t)"
     at_once = "" if found.shared else ", where both run at once"
     return (

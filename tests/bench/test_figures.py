@@ -82,6 +82,13 @@ def test_the_ceiling_is_the_formula_of_the_design() -> None:
     assert ceiling(bare(takeover=None), 1.0, 0.0) == pytest.approx(2.0)
 
 
+def test_the_ceiling_of_a_model_that_judges_itself_has_nothing_read() -> None:
+    made = records(TARGET, 5, right=1.0, seconds=1.0) + records(A1, 5, right=1.0, seconds=1.0, scored_tokens=0)
+    found = figures(made, [bare()], [TARGET, A1], shared=True)
+    assert found.ways["a1 0.2"].ceiling == pytest.approx(1 / (0.25 + 0.2 * 2))
+    assert "scores" not in report(found, CONTEXT).partition("Bare rates")[2].partition("\n")[0]
+
+
 def test_figures_are_over_questions_that_every_way_answered() -> None:
     made = records(TARGET, 10, right=1.0, seconds=1.0) + records(A1, 6, right=0.5, seconds=0.5)
     found = figures(made, [], [TARGET, A1], shared=True)
