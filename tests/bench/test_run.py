@@ -85,6 +85,16 @@ def test_a_run_that_resumes_asks_only_what_is_missing(tmp_path: Path) -> None:
     assert results.read_bytes().splitlines(keepends=True)[:20] == lines[:20]
 
 
+def test_a_run_that_was_killed_before_bare_rates_were_taken_takes_them_when_it_resumes(tmp_path: Path) -> None:
+    chosen = plan(SUMS[:2], ways=ways_of(["target", "a1"], [0.3], OPTIONS))
+    go(chosen, tmp_path / "run")
+    answers = (tmp_path / "run" / "results.jsonl").read_bytes()
+    (tmp_path / "run" / "rates.jsonl").unlink()
+    ledger, told = go(chosen, tmp_path / "run", resume=True)
+    assert told == [] and [rates.problem for rates in ledger.rates] == [0, 1]
+    assert (tmp_path / "run" / "results.jsonl").read_bytes() == answers
+
+
 def test_more_questions_may_be_asked_of_a_run_later(tmp_path: Path) -> None:
     go(plan(SUMS[:2]), tmp_path / "run")
     ledger, told = go(plan(), tmp_path / "run", resume=True)
