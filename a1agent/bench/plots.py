@@ -31,6 +31,13 @@ _SIDES = ((-1, 1), (1, -1), (1, 1), (-1, -1), (0, 1), (0, -1), (-1, 0), (1, 0)) 
 _ACROSS = {-1: "right", 0: "center", 1: "left"}
 _UP = {-1: "top", 0: "center", 1: "bottom"}
 _LEADER = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+_CEILING: dict[str, Any] = {
+    "color": "#b03030",
+    "linestyle": "--",
+    "marker": "_",  # a line of one point is not seen
+    "markersize": 14,
+    "label": "ceiling from bare rates",
+}
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -156,7 +163,7 @@ def _speedup(figure: Figure, found: Figures) -> bool:
             axes.fill_between(x, low, high, color=_COLOURS[mode], alpha=0.15, linewidth=0)
     capped = [(f.way.rate, f.ceiling) for f in found.of("a1") if f.ceiling is not None]
     if capped:
-        axes.plot(*zip(*capped, strict=True), color="#b03030", linestyle="--", label="ceiling from bare rates")
+        axes.plot(*zip(*capped, strict=True), **_CEILING)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set(xlabel="rejection rate", ylabel="speed-up over the target alone", ylim=(0, None))
     axes.legend()
@@ -175,12 +182,16 @@ def _rates(figure: Figure, found: Figures) -> bool:
         stats = [r.stats for r in f.records if r.stats is not None and r.stats.observed_rate is not None]
         rates = sorted(s.observed_rate for s in stats if s.observed_rate is not None)
         by_question.plot(
-            [(i + 0.5) / len(rates) for i in range(len(rates))], rates, color=colour, label=f"asked {f.way.rate:g}"
+            [(i + 0.5) / len(rates) for i in range(len(rates))],
+            rates,
+            marker="." if len(rates) == 1 else "",  # a line of one point is not seen
+            color=colour,
+            label=f"asked {f.way.rate:g}",
         )
         for axes in (by_turn, by_question):
             axes.axhline(f.way.rate, color=colour, linestyle=":", linewidth=1)
     by_turn.set(xlabel="turn", ylabel="observed rejection rate", ylim=(-0.02, 1.02))
-    by_question.set(xlabel="questions, from lowest rate to highest")
+    by_question.set(xlabel="questions, from lowest rate to highest", xlim=(0, 1))
     _legend_beside(by_question)
     return True
 
@@ -268,7 +279,7 @@ def _screening(figure: Figure, found: Figures) -> bool:
         speed.fill_between(x, [s.low for _, s in timed], [s.high for _, s in timed], color=_COLOURS["a1"], alpha=0.15)
     capped = [(f.way.verify, f.ceiling) for f in ways if f.ceiling is not None]
     if capped:
-        speed.plot(*zip(*capped, strict=True), color="#b03030", linestyle="--", label="ceiling from bare rates")
+        speed.plot(*zip(*capped, strict=True), **_CEILING)
     speed.set(xlabel="share of steps scored", ylabel="speed-up over the target alone", ylim=(0, None))
     if capped:
         speed.legend()
