@@ -69,7 +69,7 @@ class A1:
         **options: Any,
     ) -> None:
         self.options = Options.of(**options)
-        self.pair = Pair(draft, target)
+        self.pair = Pair(draft, target, reads=self.options.verify_rate > 0)
         self._calibrations = Calibrations(calibration)
         self._equivalence = Equivalence()
         self._notices = Once()

@@ -121,8 +121,8 @@ class Calibrations:
         everybodys = dataclasses.replace(key, tenant="")
         stored = [pair for each in dict.fromkeys((everybodys, key)) for pair in store.load(each)] if store else []
         initial = shipped.calibration(key)
-        if options.calibrator == "static" and store and not (stored or initial):
-            self._check_static(store)
+        if options.calibrator == "static" and options.baseline == "none" and store and not (stored or initial):
+            self._check_static(store)  # chance and a ranking need none: without scores a p-value is uniform
         return make_calibrator(
             options.calibrator,
             rejection_rate=options.rejection_rate,

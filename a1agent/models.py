@@ -54,10 +54,13 @@ class Loaded:
     def settle(self, options: Options) -> Options:
         """The options with what depends on the models filled in.
 
-        Raises `CannotRewind` when steps are to be taken back and a model cannot do that, `InvalidOption` when one that
-        judges itself is to look ahead or to score a share of its steps (it has all scores with what it writes), or when
-        steps are to be rolled back by a target that does not tell which text its tokens are.
+        Raises `CannotScore` when steps are to be scored by a target that cannot, `CannotRewind` when steps are to be
+        taken back and a model cannot do that, `InvalidOption` when one that judges itself is to look ahead or to score
+        a share of its steps (it has all scores with what it writes), or when steps are to be rolled back by a target
+        that does not tell which text its tokens are.
         """
+        if options.verify_rate > 0:
+            _check_target(self.target)
         if self.judges_itself:
             _check_judge(options)
         takes_back = [self.draft, self.target] if options.takeover != "continue" else []
@@ -93,11 +96,15 @@ def _place(backend: Backend) -> str | None:
 
 
 class Pair:
-    """Draft and target, by address or as backends that the caller owns. A target `"same"` is the draft itself."""
+    """Draft and target, by address or as backends that the caller owns. A target `"same"` is the draft itself.
 
-    def __init__(self, draft: Model, target: Model) -> None:
+    `reads`: whether the target is to score anything; a draft that is its own and does not may be any model.
+    """
+
+    def __init__(self, draft: Model, target: Model, *, reads: bool = True) -> None:
         own = _address(draft)
         self._given = {"draft": own, "target": own if target == SAME else _address(target)}
+        self._scores = reads or target != SAME
         self._held: list[Address] = []
         self._loaded: Loaded | None = None
         self._loading: Future[Loaded] | None = None
@@ -105,7 +112,8 @@ class Pair:
         self._abandoned = False
         self._process = os.getpid()
         self._lock = threading.Lock()
-        _check_target(self._given["target"])
+        if self._scores:
+            _check_target(self._given["target"])
 
     @property
     def embedded(self) -> bool:
@@ -183,7 +191,8 @@ class Pair:
                 new.discard(model)
                 backends.append(_POOL.acquire(model, sorted(new, key=str)))
                 self._held.append(model)
-            _check_target(backends[1])
+            if self._scores:
+                _check_target(backends[1])
         except BaseException:
             for backend in self._release():  # in a thread without a loop: one that failed leaves nothing loaded
                 asyncio.run(backend.aclose())

@@ -61,15 +61,20 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WayFigures:
-    """The figures of one way. `records`: one a question, in the questions' order."""
+    """The figures of one way. `records`: one a question, in the questions' order.
+
+    `timed`: those of questions that every way answered, which seconds, tokens and energy are of: one that fails at once
+    takes no time. `seconds` is None where there are none.
+    """
 
     way: Way
     records: list[Record]
+    timed: list[Record]
     majority: Estimate
     vote: Estimate
     any_right: float
     chains_right: float
-    seconds: Estimate
+    seconds: Estimate | None
     speedup: Estimate | None
     ceiling: float | None
     tokens: Tokens
@@ -84,6 +89,11 @@ class WayFigures:
     def column(self, name: str) -> Values:
         """A number of each record."""
         return np.array([getattr(record, name) for record in self.records], np.float64)
+
+    @property
+    def walls(self) -> Values:
+        """Seconds of each question that every way answered."""
+        return _seconds(self.timed)
 
     @property
     def errors(self) -> list[str]:
@@ -101,9 +111,13 @@ class WayFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All ways, by name, over the same `questions`. `shared`: the models took turns on one device."""
+    """All ways, by name, over the same `questions`, so many of them `timed`: every way answered them.
+
+    `shared`: the models took turns on one device.
+    """
 
     questions: int
+    timed: int
     ways: dict[str, WayFigures]
     bootstrap: Bootstrap
     bare: BareRates | None
@@ -121,6 +135,16 @@ class Figures:
         return sorted(found, key=lambda f: (f.way.rate, f.way.chains, f.way.verify))
 
 
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What the figures of all ways go by. `clock`: resamples of the questions that are timed, None without any."""
+
+    bootstrap: Bootstrap
+    clock: Bootstrap | None
+    bare: BareRates | None
+    shared: bool
+
+
 def figures(records: Sequence[Record], rates: Sequence[BareRates], ways: Sequence[Way], *, shared: bool) -> Figures:
     """The figures of a run. `shared`: both models on one device, which they use in turn.
 
@@ -130,11 +154,16 @@ def figures(records: Sequence[Record], rates: Sequence[BareRates], ways: Sequenc
     problems = sorted({r.problem for r in records if all((r.problem, way.name) in found for way in ways)})
     if not problems:
         raise ValueError("no question was answered in every way yet")
-    bootstrap, bare = Bootstrap(len(problems)), _median(rates)
+    timed = [problem for problem in problems if all(found[problem, way.name].error is None for way in ways)]
+    clock = Bootstrap(len(timed)) if timed else None
+    common = _Common(Bootstrap(len(problems)), clock, _median(rates), shared)
     rows = {way.name: [found[problem, way.name] for problem in problems] for way in ways}
-    alone = {way.chains: _seconds(rows[way.name]) for way in ways if way.mode == "target"}
-    made = {way.name: _figures_of(way, rows[way.name], bootstrap, alone.get(way.chains), bare, shared) for way in ways}
-    return Figures(len(problems), made, bootstrap, bare, shared)
+    answered = {way.name: [found[problem, way.name] for problem in timed] for way in ways}
+    alone = {way.chains: _seconds(answered[way.name]) for way in ways if way.mode == "target"}
+    made = {
+        way.name: _figures_of(way, rows[way.name], answered[way.name], alone.get(way.chains), common) for way in ways
+    }
+    return Figures(len(problems), len(timed), made, common.bootstrap, common.bare, shared)
 
 
 def compare(one: WayFigures, other: WayFigures, vote: str, bootstrap: Bootstrap) -> Compared:
@@ -158,36 +187,41 @@ def ceiling(bare: BareRates, scored: float, rejected: float, *, shared: bool = T
     return (1 / bare.alone) / together(1 / bare.draft, scored / bare.score + writing, in_turn=shared)
 
 
-def _figures_of(
-    way: Way, rows: list[Record], bootstrap: Bootstrap, alone: Values | None, bare: BareRates | None, shared: bool
-) -> WayFigures:
-    stats = [row.stats for row in rows if row.stats is not None]
-    seconds, by_turn = _seconds(rows), _by_turn(stats)
+def _figures_of(way: Way, rows: list[Record], timed: list[Record], alone: Values | None, common: _Common) -> WayFigures:
+    bootstrap, clock, bare, shared = common.bootstrap, common.clock, common.bare, common.shared
+    stats, spent = _stats(rows), _stats(timed)
+    seconds, by_turn = _seconds(timed), _by_turn(stats)
     verified, rejected = sum(t.verifications for t in by_turn), sum(t.rejections for t in by_turn)
     rated = way.mode in RATED and verified > 0
     observed, steps = rejected / verified if rated else None, verified + _total(stats, "unverified")
-    waiting, compute = _total(stats, "waiting_s"), sum(_total(stats, f"{p}_s") for p in ("draft", "verify", "takeover"))
+    waiting, compute = _total(spent, "waiting_s"), sum(_total(spent, f"{p}_s") for p in ("draft", "verify", "takeover"))
     written = rejected * written_share(stats)
+    read = verified if _total(stats, "scored_tokens") else 0  # a model that judges itself reads nothing
     fits = bare is not None and way.mode == "a1" and way.also != "chains"
     return WayFigures(
         way=way,
         records=rows,
+        timed=timed,
         majority=bootstrap.bounded(_column(rows, lambda row: row.majority_right), 0, 1),
         vote=bootstrap.bounded(_column(rows, lambda row: row.right), 0, 1),
         any_right=statistics.fmean(row.any_right for row in rows),
         chains_right=statistics.fmean(row.chains_right for row in rows),
-        seconds=bootstrap.mean(seconds),
-        speedup=None if alone is None else bootstrap.ratio(alone, seconds),
-        ceiling=ceiling(bare, verified / steps, written / steps, shared=shared) if fits and bare and steps else None,
-        tokens=_tokens(way, stats, len(rows)),
+        seconds=None if clock is None else clock.mean(seconds),
+        speedup=None if clock is None or alone is None else clock.ratio(alone, seconds),
+        ceiling=ceiling(bare, read / steps, written / steps, shared=shared) if fits and bare and steps else None,
+        tokens=_tokens(way, spent, max(1, len(timed))),
         by_turn=by_turn,
         observed_rate=observed,
         selectivity=_mean([s.selectivity for s in stats]) if rated else None,
         intensity=compute / waiting if waiting > 0 else None,
-        waiting_s=waiting / len(rows),
-        energy_j=_mean([row.energy_j for row in rows]),
-        account=_account(rows, stats, bare, shared) if fits and bare else None,
+        waiting_s=waiting / max(1, len(timed)),
+        energy_j=_mean([row.energy_j for row in timed]),
+        account=_account(timed, spent, bare, shared) if timed and fits and bare else None,
     )
+
+
+def _stats(rows: Sequence[Record]) -> list[RejectionStats]:
+    return [row.stats for row in rows if row.stats is not None]
 
 
 def _account(rows: list[Record], stats: list[RejectionStats], bare: BareRates, shared: bool) -> Account:

@@ -31,6 +31,13 @@ _SIDES = ((-1, 1), (1, -1), (1, 1), (-1, -1), (0, 1), (0, -1), (-1, 0), (1, 0)) 
 _ACROSS = {-1: "right", 0: "center", 1: "left"}
 _UP = {-1: "top", 0: "center", 1: "bottom"}
 _LEADER = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+_CEILING: dict[str, Any] = {
+    "color": "#b03030",
+    "linestyle": "--",
+    "marker": "_",  # a line of one point is not seen
+    "markersize": 14,
+    "label": "ceiling from bare rates",
+}
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -47,6 +54,8 @@ def draw_plots(found: Figures, folder: Path) -> dict[str, str]:
     """Draws what there are figures for; returns captions by file name, without the suffix."""
     drawn: dict[str, str] = {}
     for name, (caption, draw) in _PLOTS.items():
+        if not found.timed and draw not in _UNTIMED:
+            continue
         with matplotlib.rc_context(_STYLE):
             figure = _figure()
             if draw(figure, found):
@@ -122,11 +131,12 @@ def _beside(axes: Axes, text: str, point: tuple[float, float], taken: list[Bbox]
 def _accuracy(figure: Figure, found: Figures) -> bool:
     axes = figure.subplots()
     for mode, ways in _by_mode(found, ("draft", "target", "a1", "a1-random", "a1-sync")):
-        x, y = [f.seconds.value for f in ways], [f.vote.value for f in ways]
+        seconds = [f.seconds for f in ways if f.seconds is not None]
+        x, y = [s.value for s in seconds], [f.vote.value for f in ways]
         axes.errorbar(
             x,
             y,
-            xerr=[[f.seconds.value - f.seconds.low for f in ways], [f.seconds.high - f.seconds.value for f in ways]],
+            xerr=[[s.value - s.low for s in seconds], [s.high - s.value for s in seconds]],
             yerr=[[f.vote.value - f.vote.low for f in ways], [f.vote.high - f.vote.value for f in ways]],
             fmt="none",
             ecolor=_COLOURS[mode],
@@ -136,7 +146,8 @@ def _accuracy(figure: Figure, found: Figures) -> bool:
     axes.set(xlabel="seconds a question", ylabel="share of questions right", xlim=(0, None))
     axes.margins(y=0.08)
     _legend_beside(axes)
-    _label(figure, axes, [(f"{f.way.rate:g}", (f.seconds.value, f.vote.value)) for f in found.of("a1")])
+    points = [(f"{f.way.rate:g}", (f.seconds.value, f.vote.value)) for f in found.of("a1") if f.seconds is not None]
+    _label(figure, axes, points)
     return True
 
 
@@ -152,7 +163,7 @@ def _speedup(figure: Figure, found: Figures) -> bool:
             axes.fill_between(x, low, high, color=_COLOURS[mode], alpha=0.15, linewidth=0)
     capped = [(f.way.rate, f.ceiling) for f in found.of("a1") if f.ceiling is not None]
     if capped:
-        axes.plot(*zip(*capped, strict=True), color="#b03030", linestyle="--", label="ceiling from bare rates")
+        axes.plot(*zip(*capped, strict=True), **_CEILING)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set(xlabel="rejection rate", ylabel="speed-up over the target alone", ylim=(0, None))
     axes.legend()
@@ -160,7 +171,7 @@ def _speedup(figure: Figure, found: Figures) -> bool:
 
 
 def _rates(figure: Figure, found: Figures) -> bool:
-    ways = found.of("a1")
+    ways = [f for f in found.of("a1") if f.observed_rate is not None]
     if not ways:
         return False
     by_turn, by_question = figure.subplots(1, 2, sharey=True)
@@ -171,12 +182,16 @@ def _rates(figure: Figure, found: Figures) -> bool:
         stats = [r.stats for r in f.records if r.stats is not None and r.stats.observed_rate is not None]
         rates = sorted(s.observed_rate for s in stats if s.observed_rate is not None)
         by_question.plot(
-            [(i + 0.5) / len(rates) for i in range(len(rates))], rates, color=colour, label=f"asked {f.way.rate:g}"
+            [(i + 0.5) / len(rates) for i in range(len(rates))],
+            rates,
+            marker="." if len(rates) == 1 else "",  # a line of one point is not seen
+            color=colour,
+            label=f"asked {f.way.rate:g}",
         )
         for axes in (by_turn, by_question):
             axes.axhline(f.way.rate, color=colour, linestyle=":", linewidth=1)
     by_turn.set(xlabel="turn", ylabel="observed rejection rate", ylim=(-0.02, 1.02))
-    by_question.set(xlabel="questions, from lowest rate to highest")
+    by_question.set(xlabel="questions, from lowest rate to highest", xlim=(0, 1))
     _legend_beside(by_question)
     return True
 
@@ -239,7 +254,7 @@ def _chains(figure: Figure, found: Figures) -> bool:
     axes = figure.subplots()
     for mode, grown in ways.items():
         if grown:
-            _line(axes, mode, [f.way.chains for f in grown], [f.seconds.value for f in grown])
+            _line(axes, mode, [f.way.chains for f in grown], [f.seconds.value for f in grown if f.seconds is not None])
     axes.set(xlabel="chains", ylabel="seconds a question", ylim=(0, None), xscale="log")
     ticks = sorted({f.way.chains for grown in ways.values() for f in grown})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -264,7 +279,7 @@ def _screening(figure: Figure, found: Figures) -> bool:
         speed.fill_between(x, [s.low for _, s in timed], [s.high for _, s in timed], color=_COLOURS["a1"], alpha=0.15)
     capped = [(f.way.verify, f.ceiling) for f in ways if f.ceiling is not None]
     if capped:
-        speed.plot(*zip(*capped, strict=True), color="#b03030", linestyle="--", label="ceiling from bare rates")
+        speed.plot(*zip(*capped, strict=True), **_CEILING)
     speed.set(xlabel="share of steps scored", ylabel="speed-up over the target alone", ylim=(0, None))
     if capped:
         speed.legend()
@@ -281,3 +296,5 @@ _PLOTS: dict[str, tuple[str, Callable[[Figure, Figures], bool]]] = {
     "screening": ("Accuracy by the vote, and speed-up, against the share of steps that the target scores.", _screening),
     "chains": ("Seconds a question against the number of chains.", _chains),
 }
+_UNTIMED = (_rates, _p_values)
+"""What is drawn of questions that some way did not answer, too."""

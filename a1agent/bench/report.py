@@ -50,7 +50,6 @@ def report(found: Figures, context: Context) -> str:
         _accounts(found),
         _growth(found),
         _screening(found),
-        "## Rejection rates",
         _rates(found, context.options),
         _failures(found),
         *(f"![{name}]({name}.png)\n\n{caption}" for name, caption in context.plots.items()),
@@ -62,7 +61,7 @@ def _setting(found: Figures, context: Context) -> str:
     o = context.options
     partly = f" (of {context.asked} asked)" if found.questions < context.asked else ""
     lines = [
-        f"{found.questions} questions{partly}, {o.chains} chains each, temperature {o.temperature:g}, seed {o.seed}. "
+        f"{_questions(found.questions)}{partly}, {o.chains} chains each, temperature {o.temperature:g}, seed {o.seed}. "
         "Each question was answered in all ways, one after the other, in an order that changed. Intervals are 95 % "
         "bootstrap intervals over questions, those of shares no narrower than so few questions allow where all agree; "
         "p-values are of the exact paired (McNemar) test.",
@@ -96,8 +95,8 @@ def _accuracy_row(found: Figures, f: WayFigures) -> list[str]:
         against = None if target is None or target is f else compare(f, target, vote, found.bootstrap)
         cells += [_estimate(estimate), _compared(against)]
     written = f.tokens.drafted + f.tokens.target
-    share = f.tokens.target / written if written else math.nan
-    return [*cells, f"{f.any_right:.3f}", f"{f.chains_right:.3f}", _number(f.observed_rate), f"{share:.2f}"]
+    share = f.tokens.target / written if written else None
+    return [*cells, f"{f.any_right:.3f}", f"{f.chains_right:.3f}", _number(f.observed_rate), _number(share, 2)]
 
 
 def _control(found: Figures) -> str:
@@ -140,8 +139,8 @@ def _speed_row(f: WayFigures, energy: bool) -> list[str]:
     return [
         f.way.name,
         _estimate(f.seconds),
-        f"{60 / f.seconds.value:.1f}",
-        "" if f.speedup is None else _estimate(f.speedup, 2),
+        "" if f.seconds is None else f"{60 / f.seconds.value:.1f}",
+        _estimate(f.speedup, 2),
         _number(f.ceiling, 2),
         *(f"{count:.0f}" for count in (f.tokens.drafted, f.tokens.scored, f.tokens.target)),
         _number(f.intensity, 2),
@@ -154,14 +153,13 @@ def _bare(found: Figures) -> str:
     if bare is None:
         return ""
     batch = bare.batches
-    said = [
-        f"the draft writes {bare.draft:.0f} tokens a second (batch {batch.get('draft', 1)})",
-        f"the target scores {bare.score:.0f} (batch {batch.get('verify', 1)})",
-    ]
+    said = [f"the draft writes {bare.draft:.0f} tokens a second (batch {batch.get('draft', 1)})"]
+    if any(f.tokens.scored for f in found.of("a1")):
+        said.append(f"the target scores {bare.score:.0f} (batch {batch.get('verify', 1)})")
     if bare.takeover is not None:
-        said.append(f"and writes {bare.takeover:.0f} in takeovers (batch {batch['takeover']})")
+        said.append(f"the target writes {bare.takeover:.0f} in takeovers (batch {batch['takeover']})")
     if bare.alone is not None:
-        said.append(f"and {bare.alone:.0f} alone (batch {batch['alone']})")
+        said.append(f"the target alone writes {bare.alone:.0f} (batch {batch['alone']})")
     parts = "1/R_d + scored/S_t + taken over/R_t" if found.shared else "max(1/R_d, scored/S_t + taken over/R_t)"
     at_once = "" if found.shared else ", where both run at once"
     return (
@@ -206,7 +204,7 @@ def _growth(found: Figures) -> str:
             f"{f.way.mode} {f.way.rate:g}" if f.observed_rate is not None else f.way.mode,
             str(f.way.chains),
             _estimate(f.seconds),
-            "" if f.speedup is None else _estimate(f.speedup, 2),
+            _estimate(f.speedup, 2),
             f"{f.waiting_s / f.way.chains:.3f}",
         ]
         for f in more
@@ -227,7 +225,7 @@ def _screening(found: Figures) -> str:
             f"{f.tokens.scored / max(1.0, f.tokens.drafted):.2f}",
             _number(f.observed_rate),
             _estimate(f.seconds),
-            "" if f.speedup is None else _estimate(f.speedup, 2),
+            _estimate(f.speedup, 2),
             _number(f.ceiling, 2),
         ]
         for f in ways
@@ -258,6 +256,7 @@ def _rates(found: Figures, options: Options) -> str:
     bound = f", and by question to within {RATE_MARGIN} from {RATE_STEPS} steps on,"
     kept = bound if options.coverage == "conditional" else ","
     return (
+        "## Rejection rates\n\n"
         f"What is guaranteed is the overall rate{kept} not that answers are right; rates by turn (of at least 70 "
         "steps) and gaps by question (at least 16) are measured. Selectivity: the chance that a rejected step scored "
         "worse than an accepted one of its question.\n\n" + _table(head, rows)
@@ -277,8 +276,12 @@ def _failures(found: Figures) -> str:
     failed = {name: f.errors for name, f in found.ways.items() if f.errors}
     if not failed:
         return ""
-    lines = [f"{name}: {len(errors)} questions, the first: {errors[0]}" for name, errors in failed.items()]
-    return "## Questions without an answer\n\nThey count as wrong.\n\n" + _bullets(lines)
+    lines = [f"{name}: {_questions(len(errors))}, the first: {errors[0]}" for name, errors in failed.items()]
+    text = (
+        "They count as wrong. Seconds, tokens and what follows from them are of the "
+        f"{_questions(found.timed)} that every way answered."
+    )
+    return f"## Questions without an answer\n\n{text}\n\n" + _bullets(lines)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -290,8 +293,11 @@ def _bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _estimate(e: Estimate, digits: int = 3) -> str:
-    return f"{e.value:.{digits}f} ({e.low:.{digits}f} to {e.high:.{digits}f})"
+def _estimate(e: Estimate | None, digits: int = 3) -> str:
+    if e is None:
+        return ""
+    interval = "" if math.isnan(e.low) else f" ({e.low:.{digits}f} to {e.high:.{digits}f})"
+    return f"{e.value:.{digits}f}{interval}"
 
 
 def _compared(c: Compared | None) -> str:
@@ -299,6 +305,10 @@ def _compared(c: Compared | None) -> str:
         return ""
     d = c.difference
     return f"{d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f}), p = {c.p_value:.2g}"
+
+
+def _questions(count: int) -> str:
+    return f"{count} question{'' if count == 1 else 's'}"
 
 
 def _number(value: float | None, digits: int = 3) -> str:

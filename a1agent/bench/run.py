@@ -97,7 +97,7 @@ class Run:
                 if (index, way.name) not in self.ledger.done:
                     await asyncio.to_thread(self.ledger.add, await self._answer(index, problem, way))
                     self._told(len(self.ledger.done), total)
-            await self._take_rates(index, len(problems))
+            await self._take_rates(index, problem, len(problems))
 
     async def aclose(self) -> None:
         """Frees the models."""
@@ -161,14 +161,25 @@ class Run:
             await tally.add(Candidate(chain=chain.index, answer=stated, tokens=chain.token_count, scores=chain.scores))
         return tally.vote("majority", len(chains)).answer
 
-    async def _take_rates(self, index: int, count: int) -> None:
-        """Measures the bare rates when it is time: the machine's mood during the run is what they are to share."""
+    async def _take_rates(self, index: int, problem: Problem, count: int) -> None:
+        """Measures the bare rates when it is time: the machine's mood during the run is what they are to share.
+
+        A run that was killed before it did answers the question once more, for there to be something to measure on.
+        """
         due = {math.ceil(count * part / _MEASURED) - 1 for part in range(1, _MEASURED + 1)}
-        if self._seen is None or index not in due or any(rates.problem == index for rates in self.ledger.rates):
+        way = next((way for way in self.plan.ways if way.mode == "a1" and way.main), None)
+        if way is None or index not in due or any(rates.problem == index for rates in self.ledger.rates):
             return
-        way = next(way for way in self.plan.ways if way.mode == "a1" and way.main)
+        if self._seen is None and self._was_answered(index, way):
+            await self._answer(index, problem, way)
+        if self._seen is None:
+            return
         pair = await self.agents[way.name].pair.load()
         await asyncio.to_thread(self.ledger.add_rates, await self._bare(index, way.chains, pair, self._seen))
+
+    def _was_answered(self, index: int, way: Way) -> bool:
+        wanted = (index, way.name)
+        return any((r.problem, r.way) == wanted and r.error is None for r in self.ledger.records)
 
     async def _bare(self, index: int, chains: int, pair: Loaded, seen: Workload) -> BareRates:
         options = self.plan.options

@@ -21,7 +21,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value and its 95 % bootstrap interval."""
+    """A value and its 95 % bootstrap interval; nan of one question, which shows nothing of how others vary."""
 
     value: float
     low: float
@@ -33,6 +33,7 @@ class Bootstrap:
 
     def __init__(self, count: int, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
+        self._count = count
         self._weights = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS).astype(np.float64)
 
     def mean(self, values: Values) -> Estimate:
@@ -47,7 +48,7 @@ class Bootstrap:
         """
         seen, unseen = self.mean(values), 1 - ((1 - _LEVEL) / 2) ** (1 / len(values))
         low, high = seen.value - unseen * (seen.value - least), seen.value + unseen * (most - seen.value)
-        return Estimate(seen.value, min(seen.low, low), max(seen.high, high))
+        return Estimate(seen.value, float(np.fmin(seen.low, low)), float(np.fmax(seen.high, high)))
 
     def ratio(self, above: Values, below: Values) -> Estimate:
         """Of sums over questions."""
@@ -55,8 +56,9 @@ class Bootstrap:
             draws = (self._weights @ above) / (self._weights @ below)
         return self._estimate(float(above.sum() / below.sum()), draws)
 
-    @staticmethod
-    def _estimate(value: float, draws: Values) -> Estimate:
+    def _estimate(self, value: float, draws: Values) -> Estimate:
+        if self._count == 1:
+            return Estimate(value, math.nan, math.nan)
         low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
         return Estimate(value, float(low), float(high))
 

@@ -25,10 +25,12 @@ def verdicts(found: Figures) -> list[str]:
 
 def _choice(found: Figures) -> str:
     """A1 or the target alone. A way is a choice when it is shown to be faster and not shown to be right less often."""
-    ours = [f for f in found.of("a1") if f.speedup is not None]
+    ours = found.of("a1")
     target = found.alone(ours[0].way) if ours else None
     if target is None:
         return ""
+    if not found.timed:
+        return "No question was answered in every way, so that nothing can be said of speed: see what failed, below."
     worse = [f for f in ours if _less_right(found, f, target)]
     faster = _surely(ours, [_quicker(f, target) for f in ours])
     good = [f for f in faster if f not in worse]
@@ -67,10 +69,12 @@ def _better(found: Figures, best: WayFigures, target: WayFigures) -> str:
 
 def _neither(best: WayFigures, target: WayFigures) -> str:
     """Nothing is shown; where A1 may yet be faster, that is not held against it."""
-    if best.speedup is not None and best.speedup.high > 1:
+    if best.speedup is not None and not best.speedup.high <= 1:
+        low, high = best.speedup.low, best.speedup.high
+        between = "" if math.isnan(low) else f", between {low:.2f} and {high:.2f}"
         return (
             f"This run does not show A1 to be faster than the target alone (at a rate of {best.way.rate:g} "
-            f"{_speedup(best):.2f} times as fast, between {best.speedup.low:.2f} and {best.speedup.high:.2f}), nor to "
+            f"{_speedup(best):.2f} times as fast{between}), nor to "
             f"be right more often ({target.vote.value:.3f} of the questions): use the target alone."
         )
     return (
@@ -112,7 +116,7 @@ def _better_chains(one: WayFigures, other: WayFigures) -> float:
 
 def _quicker(one: WayFigures, other: WayFigures) -> float:
     """The p-value of taking less time; 1 where it takes more."""
-    saved = other.column("wall_s") - one.column("wall_s")
+    saved = other.walls - one.walls
     return sign_flip_p_value(saved) if saved.sum() > 0 else 1.0
 
 
@@ -135,11 +139,11 @@ def _surely(findings: list[T], p_values: list[float]) -> list[T]:
 def _barrier(found: Figures) -> str:
     barriers = {f.way.rate: f for f in found.of("a1-sync")}
     pairs = [(f, barriers[f.way.rate]) for f in found.of("a1") if f.way.rate in barriers]
-    if not pairs:
+    if not pairs or not found.timed:
         return ""
-    values = sorted(barrier.column("wall_s").sum() / f.column("wall_s").sum() for f, barrier in pairs)
+    values = sorted(barrier.walls.sum() / f.walls.sum() for f, barrier in pairs)
     between = f"{values[0]:.2f}" if len(values) == 1 else f"{values[0]:.2f} to {values[-1]:.2f}"
-    sure = _surely(pairs, [sign_flip_p_value(barrier.column("wall_s") - f.column("wall_s")) for f, barrier in pairs])
+    sure = _surely(pairs, [sign_flip_p_value(barrier.walls - f.walls) for f, barrier in pairs])
     unsure = "" if sure else ", which this run cannot tell from 1"
     return f"With the barrier of a synchronous ranking the same rates take {between} times as long{unsure}."
 

@@ -73,10 +73,7 @@ def ways_of(
 
 
 def agent_of(way: Way, draft: str, target: str, options: Options, calibration: Path | None) -> A1:
-    """The agent of a way. A model alone is its own target at rate 0, and reads nothing that it wrote.
-
-    Raises `CannotScore` where it cannot judge itself.
-    """
+    """The agent of a way. A model alone is its own target at rate 0, and reads nothing that it wrote."""
     names: dict[str, Any] = {name: getattr(options, name) for name in Options.__dataclass_fields__}
     names |= {"chains": way.chains, "rejection_rate": way.rate, "baseline": RATED.get(way.mode, "none")}
     if way.mode == "a1-sync":
@@ -84,6 +81,8 @@ def agent_of(way: Way, draft: str, target: str, options: Options, calibration: P
     if way.mode in RATED:
         return A1(draft, target, calibration=calibration, **names | {"verify_rate": way.verify})
     alone = draft if way.mode == "draft" or target == SAME else target
+    if options.takeover == "rollback":
+        names["takeover"] = "rewrite"  # there is none, and a draft need not tell what its tokens are
     return A1(alone, SAME, calibration=None, **names | {"verify_rate": 0.0, "lookahead": "auto"})
 
 

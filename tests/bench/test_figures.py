@@ -3,12 +3,15 @@
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 
 from a1agent.bench.figures import Figures, ceiling, compare, figures
+from a1agent.bench.ledger import Record
+from a1agent.bench.plots import draw_plots
 from a1agent.bench.report import Context, report
 from a1agent.bench.statistics import Bootstrap, paired_p_value, sign_flip_p_value, sure_of
 from a1agent.bench.verdict import verdicts
@@ -77,6 +80,13 @@ def test_the_ceiling_is_the_formula_of_the_design() -> None:
     assert ceiling(bare(), 0.1, 0.0, shared=False) == pytest.approx(1 / 0.25)
     assert ceiling(bare(alone=None), 1.0, 0.2) is None
     assert ceiling(bare(takeover=None), 1.0, 0.0) == pytest.approx(2.0)
+
+
+def test_the_ceiling_of_a_model_that_judges_itself_has_nothing_read() -> None:
+    made = records(TARGET, 5, right=1.0, seconds=1.0) + records(A1, 5, right=1.0, seconds=1.0, scored_tokens=0)
+    found = figures(made, [bare()], [TARGET, A1], shared=True)
+    assert found.ways["a1 0.2"].ceiling == pytest.approx(1 / (0.25 + 0.2 * 2))
+    assert "scores" not in report(found, CONTEXT).partition("Bare rates")[2].partition("\n")[0]
 
 
 def test_figures_are_over_questions_that_every_way_answered() -> None:
@@ -209,10 +219,45 @@ def test_the_report_says_how_it_came_to_be_and_counts_what_failed() -> None:
         "![accuracy](accuracy.png)\n\nAccuracy.",
     ):
         assert part in text
-    assert "a1 0.2: 1 questions, the first: the prompt does not fit" in text
+    assert "a1 0.2: 1 question, the first: the prompt does not fit" in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 4 and "nan" not in text
     assert all(len({line.count("|") for line in table}) == 1 for table in tables)
+
+
+def failing(made: list[Record], *problems: int) -> list[Record]:
+    """As made, but for questions that failed at once."""
+    lost = {"right": False, "majority_right": False, "wall_s": 0.001, "stats": None, "error": "it does not fit"}
+    return [r.model_copy(update=lost) if r.problem in problems else r for r in made]
+
+
+def test_a_question_that_fails_at_once_makes_nothing_faster() -> None:
+    ours = failing(records(A1, 60, right=0.9, seconds=2.0), *range(30))
+    found = figures([*records(TARGET, 60, right=0.9, seconds=1.0), *ours], [bare()], [TARGET, A1], shared=True)
+    a1 = found.ways["a1 0.2"]
+    assert (found.questions, found.timed) == (60, 30)
+    assert a1.speedup is not None and a1.speedup.value == pytest.approx(0.5)
+    assert a1.tokens.drafted == 400 and a1.vote.value < 0.6
+    assert verdicts(found)[0].startswith("The target alone is the better choice here")
+    assert "of the 30 questions that every way answered" in report(found, CONTEXT)
+
+
+def test_of_ways_that_answered_nothing_together_no_speed_is_told(tmp_path: Path) -> None:
+    ours, sync = (failing(records(way, 6, right=0.9, seconds=2.0), *range(6)) for way in (A1, SYNC))
+    made = [*records(TARGET, 6, right=0.9, seconds=1.0), *ours, *sync]
+    found = figures(made, [bare()], [TARGET, A1, SYNC], shared=True)
+    assert verdicts(found)[0].startswith("No question was answered in every way")
+    text = report(found, CONTEXT)
+    assert "times as" not in text and "nan" not in text and "## Rejection rates" not in text
+    assert set(draw_plots(found, tmp_path)) == set()
+
+
+def test_one_question_has_no_interval_of_seconds(tmp_path: Path) -> None:
+    found = of((TARGET, 1.0, 1.0), (A1, 1.0, 2.0), count=1)
+    assert verdicts(found)[0].startswith("This run does not show A1 to be faster")
+    text = report(found, CONTEXT)
+    assert "nan" not in text and "| 0.50 |" in text and "\n1 question (of 20 asked)" in text
+    assert "speedup" in draw_plots(found, tmp_path)
 
 
 def test_the_sign_flip_test_is_exact_for_few_differences() -> None:

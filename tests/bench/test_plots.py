@@ -40,3 +40,14 @@ def test_the_rates_of_the_accuracy_plot_can_be_read(
     marks = [tuple(at) for line in axes.lines for at in axes.transData.transform(line.get_xydata())]
     assert not any(box.contains(*mark) for box in boxes for mark in marks)
     assert all(axes.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
+
+
+def test_one_question_at_one_rate_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(plots, "_save", lambda figure, _, name: drawn.update({name: figure}))
+    ways = [Way("target", 0, 8), Way("a1", 0.3, 8)]
+    made = [record for way in ways for record in records(way, 1, right=1.0, seconds=1.0)]
+    plots.draw_plots(figures(made, [bare()], ways, shared=True), tmp_path)
+    for name in ("speedup", "rates"):
+        lines = [line for axes in drawn[name].axes for line in axes.lines if len(line.get_xdata()) == 1]
+        assert lines and all(line.get_marker() not in ("", "None") for line in lines)

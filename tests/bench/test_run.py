@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from a1agent.agent import A1
 from a1agent.backends.base import Backend, Sampling
 from a1agent.bench import run as bench_run
 from a1agent.bench.bare import Workload, scoring_rate, writing_rate
@@ -16,7 +17,7 @@ from a1agent.bench.problems import DataSet, Problem, named
 from a1agent.bench.run import Plan, Run
 from a1agent.bench.ways import MODES, Way, agent_of, ways_of
 from a1agent.config import Options
-from a1agent.errors import InvalidOption
+from a1agent.errors import CannotScore, InvalidOption
 from a1agent.prompts import ask_for_box
 from a1agent.types import Question
 from tests.bench.made import DRAFT, TARGET
@@ -85,6 +86,16 @@ def test_a_run_that_resumes_asks_only_what_is_missing(tmp_path: Path) -> None:
     assert results.read_bytes().splitlines(keepends=True)[:20] == lines[:20]
 
 
+def test_a_run_that_was_killed_before_bare_rates_were_taken_takes_them_when_it_resumes(tmp_path: Path) -> None:
+    chosen = plan(SUMS[:2], ways=ways_of(["target", "a1"], [0.3], OPTIONS))
+    go(chosen, tmp_path / "run")
+    answers = (tmp_path / "run" / "results.jsonl").read_bytes()
+    (tmp_path / "run" / "rates.jsonl").unlink()
+    ledger, told = go(chosen, tmp_path / "run", resume=True)
+    assert told == [] and [rates.problem for rates in ledger.rates] == [0, 1]
+    assert (tmp_path / "run" / "results.jsonl").read_bytes() == answers
+
+
 def test_more_questions_may_be_asked_of_a_run_later(tmp_path: Path) -> None:
     go(plan(SUMS[:2]), tmp_path / "run")
     ledger, told = go(plan(), tmp_path / "run", resume=True)
@@ -109,10 +120,34 @@ async def test_a_model_alone_reads_nothing_that_it_wrote(address: str) -> None:
     assert result.stats.drafted_tokens > 0
 
 
+def test_a_draft_that_can_score_nothing_is_measured_alone(tmp_path: Path) -> None:
+    chosen = plan(SUMS[:2], draft=f"{DRAFT}&can_score=0", ways=ways_of(["draft", "target", "a1"], [0.3], OPTIONS))
+    ledger, _ = go(chosen, tmp_path / "run")
+    assert [record.error for record in ledger.records] == [None] * 6
+    alone = [r.stats for r in ledger.records if r.way == "draft" and r.stats]
+    assert all(s.drafted_tokens > 0 and s.verifications == s.scored_tokens == 0 for s in alone)
+
+
+@pytest.mark.anyio
+async def test_what_can_score_nothing_is_its_own_target_only_while_nothing_is_to_be_scored() -> None:
+    with pytest.raises(CannotScore):
+        A1("scripted:sums?can_score=0", "same")
+    async with A1("scripted:sums?can_score=0", "same", verify_rate=0.0, rejection_rate=0.0, calibration=None) as alone:
+        assert (await alone.asolve("3 + 4 + 5")).stats.verifications == 0
+        with pytest.raises(CannotScore):
+            await alone.asolve("3 + 4 + 5", verify_rate=0.5)
+
+
 def test_chains_that_wait_for_each_other_do_not_look_ahead() -> None:
     pair, options = ("scripted:sums", "scripted:sums"), Options(lookahead="on")
     agents = [agent_of(Way(mode, 0.3, 2), *pair, options, None) for mode in MODES]
     assert [agent.options.lookahead for agent in agents] == ["auto", "auto", "on", "on", "off"]
+
+
+def test_a_model_alone_need_not_tell_what_would_be_kept_of_a_rejected_step() -> None:
+    options = Options(takeover="rollback")
+    agents = [agent_of(Way(mode, 0.3, 2), "scripted:sums", "scripted:sums", options, None) for mode in MODES]
+    assert [agent.options.takeover for agent in agents] == ["rewrite", "rewrite", *["rollback"] * 3]
 
 
 def test_a_model_that_is_its_own_target_is_measured_too(tmp_path: Path) -> None:

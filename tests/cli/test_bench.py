@@ -119,6 +119,21 @@ def test_calibration_is_kept_for_calls_to_come(a1: Any, sums: Path, tmp_path: Pa
     assert answered["stats"]["calibration_size"] == report["scores"]
 
 
+def test_a_run_from_a_measured_calibration_keeps_its_controls(a1: Any, sums: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "store.sqlite3")
+    assert a1("calibrate", "--data", str(sums), "--calibration", store).exit_code == 0
+    flags = ["--data", str(sums), "--chains", "4", "--rates", "0.3", "--out", str(tmp_path / "run")]
+    done = a1("bench", *flags, "--calibrator", "static", "--calibration", store)
+    assert done.exit_code == 0, done.stderr
+    lines = (tmp_path / "run" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    rejected, verified = 0, 0
+    for record in map(json.loads, lines):
+        if record["way"] == "a1-random 0.3":
+            rejected += record["stats"]["rejections"]
+            verified += record["stats"]["verifications"]
+    assert verified > 100 and abs(rejected / verified - 0.3) < 0.12
+
+
 def test_calibrating_says_how_to_see_what_it_kept(a1: Any, sums: Path, tmp_path: Path) -> None:
     store = tmp_path / "my store.sqlite3"
     done = a1("calibrate", "--data", str(sums), "--calibration", str(store))

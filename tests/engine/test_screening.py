@@ -1,16 +1,18 @@
 """Screening: the draft's own scores say which steps the target reads."""
 
+import math
 from typing import Any
 
 import pytest
 
 from a1agent import A1, InvalidOption, StepAccepted, StepVerified
 from a1agent.backends.base import Generated
+from a1agent.backends.scripted import ScriptedBackend
 from a1agent.engine import attempt
 from a1agent.engine.chain import Call, Chain
 from a1agent.engine.screen import passes_unread
 from a1agent.engine.verify import score_of
-from tests.doubles import sums_pair
+from tests.doubles import Fixed, sums_pair
 
 pytestmark = pytest.mark.anyio
 
@@ -29,6 +31,16 @@ async def test_the_asked_share_of_steps_is_scored_and_the_rest_accepted_unscored
     turns = [turn for r in results for chain in r.chains for turn in chain.turns]
     assert sum(turn.verdict is None for turn in turns) == unscored
     assert all(turn.taken_over is None for turn in turns if turn.verdict is None)
+
+
+async def test_of_a_draft_that_tells_no_scores_none_is_read_where_none_is_to_be() -> None:
+    draft, target = (
+        ScriptedBackend(Fixed("I say \\boxed{1}.", score=math.nan)),
+        ScriptedBackend(Fixed("I say \\boxed{2}.")),
+    )
+    async with A1(draft, target, calibration=None, min_step_tokens=0, chains=3, rejection_rate=0.0) as a1:
+        some, none = [(await a1.asolve("What?", verify_rate=share)).stats for share in (0.2, 0.0)]
+    assert some.verifications > 0 and none.verifications == 0 < none.unverified
 
 
 async def test_the_events_say_which_steps_nobody_scored() -> None:
