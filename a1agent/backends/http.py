@@ -109,7 +109,9 @@ class Line:
             async with asyncio.timeout(self._options.first_token_s):
                 response = await self._client.request(method, url, json=body, headers=self._headers)
         self._check(response)
-        return self._read(response.text)
+        found = self._read(response.text)
+        self._check_said(found, response.text, 500)
+        return found
 
     async def events(self, path: str, body: Mapping[str, Any], unsaid: int = 503) -> AsyncGenerator[dict[str, Any]]:
         """The JSON of each server-sent event; closing the generator closes the request. Raises as `post`.
@@ -122,9 +124,11 @@ class Line:
                 async with asyncio.timeout(self._options.first_token_s):
                     stream = self._client.sse(url, method="POST", json=body, headers=self._headers)
                     source = await stack.enter_async_context(stream)
-                    if not source.response.is_success:
+                    streams = _streams(source.response)
+                    if not streams:
                         await source.response.aread()
-            self._check(source.response)
+            if not streams:
+                raise self._unstreamed(source.response, unsaid)
             events, limit = aiter(source), self._options.first_token_s
             while True:
                 with self._mapped():
@@ -140,15 +144,30 @@ class Line:
         event = self._read(data)
         if not isinstance(event, dict):
             raise BadReply(f"{self._replica.url} streamed something that is no object")
-        found = cast("dict[str, Any]", event)
-        if found.get("error"):
-            raise self.failure(_status_of(found["error"], _message(data), unsaid), data)
-        return found
+        self._check_said(event, data, unsaid)
+        return cast("dict[str, Any]", event)
+
+    def _unstreamed(self, response: httpx2.Response, unsaid: int) -> A1Error:
+        """What it means that a server answered otherwise than with a stream."""
+        self._check(response)
+        with contextlib.suppress(BadReply):
+            self._check_said(self._read(response.text), response.text, unsaid)
+        kind = response.headers.get("content-type", "nothing")
+        return BadReply(f"{self._replica.url} sent {kind} where a stream was asked for", "see the server's log")
+
+    def _check_said(self, found: Any, text: str, unsaid: int) -> None:
+        """Raises what a reply says went wrong; some servers and gateways say so with status 200."""
+        error = cast("dict[str, Any]", found).get("error") if isinstance(found, dict) else None
+        if error:
+            raise self.failure(_status_of(error, _message(text), unsaid), text)
 
     def _read(self, text: str) -> Any:
         try:
             return json.loads(text)
         except ValueError as error:
+            if text.lstrip().startswith("<"):
+                hint = "is this the address of a model server?"
+                raise BadReply(f"{self._replica.url} sent a web page", hint) from None
             raise BadReply(f"{self._replica.url} sent damaged JSON", str(error)) from None
 
     def _check(self, response: httpx2.Response) -> None:
@@ -157,7 +176,9 @@ class Line:
 
     def failure(self, status: int, body: str, headers: Mapping[str, str] = MappingProxyType({})) -> A1Error:
         """What a reply with an error status means, or an error that a server puts into a reply."""
-        return _failure(self._replica.url, status, self._http.hidden(body), headers)
+        hidden = self._http.hidden
+        told = {name.lower(): hidden(value) for name, value in headers.items()}
+        return _failure(self._replica.url, status, hidden(body), told)
 
     @contextlib.contextmanager
     def _mapped(self) -> Generator[None]:
@@ -275,7 +296,11 @@ def _failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1
         after = _seconds(headers.get("retry-after"))
         full = status == 429 or _FULL.search(said) is not None
         what = f"{url} is full" if full else f"{url} is not ready ({status})"
-        return Retryable(f"{what}: {said}", "lower max_connections", retry_after=after, fault=not full)
+        hint = "lower max_connections" if full else "see the server's log"
+        return Retryable(f"{what}: {said}", hint, retry_after=after, fault=not full)
+    if 300 <= status < 400:
+        where = headers.get("location", "another address").partition("?")[0]
+        return BackendError(f"{url} redirects to {where}", "write the address that it redirects to")
     if status in (401, 403):
         return BackendError(f"{url} refuses the key ({status})", "set it in the environment: ?api_key_env=NAME")
     if status in (404, 405) and re.search(r"model", said, re.I):
@@ -286,6 +311,11 @@ def _failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1
         return ContextOverflow(f"{url}: {said}", "lower the number of turns or the step length")
     kind = Refused if status in (400, 422) else BackendError
     return kind(f"{url} failed ({status}): {said}", "see the server's log")
+
+
+def _streams(response: httpx2.Response) -> bool:
+    kind = response.headers.get("content-type", "").partition(";")[0]
+    return response.is_success and kind.strip().lower() == "text/event-stream"
 
 
 def _message(body: str) -> str:
