@@ -136,7 +136,8 @@ class Line:
                         event = await anext(events, None)
                 if event is None:
                     return
-                if event.data != "[DONE]":  # the connection is used again only when it was read to its end
+                # Those without data keep the connection alive; it is used again only when it was read to its end.
+                if event.data not in ("", "[DONE]"):
                     yield self._event(event.data, unsaid)
                 limit = self._options.between_tokens_s
 

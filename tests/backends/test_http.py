@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 QUESTION = Question.of("the sum of 1 and 2")
 FAULTS = (
     *("reset", "mid-stream", "429", "502", "503", "504", "truncated", "wrong length", "null", "slow", "hang"),
-    *("said", "page"),
+    *("said", "page", "pings"),
 )
 IMPATIENT = {**FAST, "first_token_s": 0.3, "between_tokens_s": 0.3}
 

@@ -260,6 +260,8 @@ async def _pump(reply: Reply, fault: str | None, connection: h11.Connection, wri
             await asyncio.Event().wait()  # until the client gives up
         if fault in ("wrong length", "null"):
             damage(event, fault)
+        if fault == "pings":
+            writer.write(connection.send(h11.Data(data=b"retry: 3000\n\nevent: ping\n\n")) or b"")
         text = json.dumps(event)
         if fault == "truncated":
             text = text[: len(text) // 2]
