@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from a1agent.errors import ModelLoadError, ModelNotFound
 
@@ -56,6 +56,16 @@ class GGUFInfo:
     def get(self, key: str, default: Any = None) -> Any:
         """A value of the architecture: `get("block_count")` reads `llama.block_count`."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    def largest(self, key: str, default: int = 0) -> int:
+        """A number of the architecture; the largest of them where it has one for each layer."""
+        found = self.get(key, default)
+        return max(cast("list[int]", found), default=0) if isinstance(found, list) else int(found)
+
+    def total(self, key: str, default: int = 0) -> int:
+        """The sum of a number of the architecture over all layers."""
+        found = self.get(key, default)
+        return sum(cast("list[int]", found)) if isinstance(found, list) else int(found) * self.largest("block_count")
 
     @property
     def parameters(self) -> int:

@@ -29,17 +29,22 @@ _CUTS = {
 
 
 def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
-    """A byte-level BPE tokenizer. Raises `ModelLoadError` for other kinds, which llama.cpp may know."""
+    """A byte-level BPE tokenizer. Raises `ModelLoadError` for a damaged one, and for kinds that llama.cpp may know."""
     kind, cut = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     if kind != "gpt2":
         raise ModelLoadError(f"a GGUF vocabulary of the kind {kind!r} is not known here", "use llama-cpp: for the file")
     if cut not in _CUTS:
         hint = f"use llama-cpp: for the file ({nearest(str(cut), _CUTS)})"
         raise ModelLoadError(f"text is cut by rules called {cut!r}, which are not known here", hint)
-    tokens = [token.decode() for token in metadata["tokenizer.ggml.tokens"]]
-    merges = [_pair(merge.decode()) for merge in metadata["tokenizer.ggml.merges"]]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=_CUTS[cut] is _LLAMA3))
+    try:
+        tokens = [token.decode() for token in metadata["tokenizer.ggml.tokens"]]
+        merges = [_pair(merge.decode()) for merge in metadata["tokenizer.ggml.merges"]]
+        vocabulary = {token: i for i, token in enumerate(tokens)}
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=_CUTS[cut] is _LLAMA3))
+    except KeyError as error:
+        raise ModelLoadError(f"the file has no {error.args[0]}", "download it again") from error
+    except Exception as error:  # the package raises bare Exception
+        raise ModelLoadError(f"the vocabulary of the file is damaged: {error}", "download it again") from error
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_CUTS[cut]), behavior="isolated"),

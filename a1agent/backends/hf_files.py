@@ -203,19 +203,18 @@ def _cell_values(text: Json, width: int) -> int:
 
 
 def _shape_of_gguf(info: GGUFInfo) -> ModelShape:
-    heads = int(info.get("attention.head_count", 1))
+    heads = max(1, info.largest("attention.head_count", 1))
     width = int(info.get("embedding_length", 0))
-    key = int(info.get("attention.key_length", width // max(1, heads)))
+    key = int(info.get("attention.key_length", width // heads))
     value = int(info.get("attention.value_length", key))
-    kv_heads = int(info.get("attention.head_count_kv", heads))
     return ModelShape(
         parameters=info.parameters,
         stored_bytes=info.size,
         quantized=False,  # transformers spreads the weights out
-        cell_values=int(info.get("block_count", 0)) * kv_heads * (key + value),
+        cell_values=info.total("attention.head_count_kv", heads) * (key + value),
         vocabulary=len(info.metadata.get("tokenizer.ggml.tokens") or ()),
         width=width,
-        inner=int(info.get("feed_forward_length", 0)),
+        inner=info.largest("feed_forward_length"),
         context=int(info.get("context_length", 0)),
     )
 

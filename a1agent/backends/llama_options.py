@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from a1agent.backends.control_groups import processors
 from a1agent.backends.gguf_info import GGUFInfo
@@ -183,8 +183,8 @@ def memory_of(info: GGUFInfo, options: LlamaOptions, *, has_gpu: bool = False) -
     room = room_of(info, options)
     vocabulary = len(info.metadata.get("tokenizer.ggml.tokens") or ())
     width = int(info.get("embedding_length", 0))
-    inner = _largest(info.get("feed_forward_length", 0))
-    heads = _largest(info.get("attention.head_count", 0))
+    inner = info.largest("feed_forward_length")
+    heads = info.largest("attention.head_count")
     logits = 2 * outputs_of(vocabulary, options) * vocabulary * 4
     rows = options.n_batch * (6 * width + 3 * inner) * 4
     seen = room.cells // room.lanes if room.apart else room.cells
@@ -210,19 +210,11 @@ def uses_flash(options: LlamaOptions, room: Room) -> bool:
 
 def _cell_bytes(info: GGUFInfo, options: LlamaOptions) -> float:
     """Bytes of one token in the KV cache, over all layers."""
-    layers = int(info.get("block_count", 0))
-    heads = max(1, _largest(info.get("attention.head_count", 1)))
-    kv_heads = info.get("attention.head_count_kv", heads)
-    all_heads = sum(cast("list[int]", kv_heads)) if isinstance(kv_heads, list) else int(kv_heads) * layers
+    heads = max(1, info.largest("attention.head_count", 1))
     width = int(info.get("embedding_length", 0)) // heads
     keys = int(info.get("attention.key_length", width)) * KV_TYPES[options.type_k][1]
     values = int(info.get("attention.value_length", width)) * KV_TYPES[options.type_v][1]
-    return all_heads * (keys + values)
-
-
-def _largest(value: Any) -> int:
-    """Some architectures give a number for each layer."""
-    return max(cast("list[int]", value), default=0) if isinstance(value, list) else int(value)
+    return info.total("attention.head_count_kv", heads) * (keys + values)
 
 
 def physical_cores() -> int:

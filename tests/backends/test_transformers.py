@@ -437,6 +437,41 @@ def test_latent_attention_is_counted_as_it_is_kept(checkpoints: Path, tmp_path: 
     assert read_files(folder).shape.cell_values == 2 * 4 * (24 + 8 + 20)
 
 
+class ByLayer(gguf.GGUFWriter):
+    """Writes a number for each layer, as GGUF files of models have it whose layers differ."""
+
+    def add_head_count_kv(self, heads: int) -> None:
+        self.add_array("llama.attention.head_count_kv", [heads, heads // 2])
+
+    def add_feed_forward_length(self, length: int) -> None:
+        self.add_array("llama.feed_forward_length", [length, 2 * length])
+
+
+class Beyond(gguf.GGUFWriter):
+    """Names ids that the vocabulary does not have, as llama.cpp overlooks them."""
+
+    def add_eos_token_id(self, _: int) -> None:
+        super().add_eos_token_id(1 << 20)
+
+    def add_bos_token_id(self, _: int) -> None:
+        super().add_bos_token_id(1 << 20)
+
+
+def test_a_gguf_file_with_a_number_for_each_layer_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf, "GGUFWriter", ByLayer)
+    shape = read_files(tiny.write_random(tmp_path / "odd.gguf", tiny.bpe_words())).shape
+    assert (shape.cell_values, shape.inner) == ((4 + 2) * (16 + 16), 256)
+
+
+def test_ids_beyond_the_vocabulary_of_a_gguf_file_are_overlooked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "GGUFWriter", Beyond)
+    backend = hf.load(str(tiny.write_random(tmp_path / "beyond.gguf", tiny.bpe_words())), n_ctx=256)
+    assert max(backend.vocabulary.end_ids) < backend.vocabulary.size
+    asyncio.run(backend.aclose())
+
+
 def test_the_memory_of_a_model_is_told_before_loading(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(checkpoints / "llama")
     small, large = (hf.estimate_memory(path, kv_tokens=n) for n in (1024, 65536))
