@@ -18,6 +18,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import gguf
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -470,6 +471,34 @@ def test_ids_beyond_the_vocabulary_of_a_gguf_file_are_overlooked(
     backend = hf.load(str(tiny.write_random(tmp_path / "beyond.gguf", tiny.bpe_words())), n_ctx=256)
     assert max(backend.vocabulary.end_ids) < backend.vocabulary.size
     asyncio.run(backend.aclose())
+
+
+class Frequencies(gguf.GGUFWriter):
+    """Stores rotary frequencies as a tensor, as files of Llama 3.1 do."""
+
+    def write_header_to_file(self, *args: Any) -> None:
+        self.add_tensor("rope_freqs.weight", np.linspace(1, 8, 8, dtype=np.float32))
+        super().write_header_to_file(*args)
+
+
+class Scaled(gguf.GGUFWriter):
+    """Scales positions, as files of models with YaRN do."""
+
+    def add_context_length(self, length: int) -> None:
+        super().add_context_length(length)
+        self.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        self.add_rope_scaling_factor(4.0)
+
+
+@pytest.mark.parametrize(("writer", "said"), [(Frequencies, "leaves 8 of the weights"), (Scaled, "positions")])
+def test_a_gguf_file_of_which_the_library_leaves_something_out_is_refused(
+    writer: type[gguf.GGUFWriter], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "GGUFWriter", writer)
+    path = tiny.write_random(tmp_path / "more.gguf", tiny.bpe_words())
+    with pytest.raises(ModelLoadError, match=said) as caught:
+        hf.load(str(path), n_ctx=256)
+    assert "llama-cpp:" in caught.value.hint
 
 
 def test_the_memory_of_a_model_is_told_before_loading(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
