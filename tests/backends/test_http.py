@@ -591,6 +591,20 @@ def test_a_key_that_is_not_set_is_asked_for() -> None:
     assert "MY_KEY" in refused("vllm:http://127.0.0.1:9#m?api_key_env=MY_KEY").what
 
 
+@pytest.mark.parametrize("key", ["sk-secret\nsk-other", "sk-secr\u200bet", "sk-sécret"])
+def test_a_key_that_cannot_be_sent_is_refused_unseen(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    refusal = refused("vllm:http://127.0.0.1:9#m?api_key_env=MY_KEY")
+    assert isinstance(refusal, InvalidOption)
+    assert "MY_KEY" in refusal.what
+    assert "sk-" not in str(refusal)
+
+
+def test_a_session_header_has_the_name_of_one() -> None:
+    for name in ("", "X Y", "X-A\nB"):
+        assert isinstance(refused("vllm:http://127.0.0.1:9#m", session_header=name), InvalidOption)
+
+
 @pytest.mark.parametrize(
     ("address", "hint"),
     [
