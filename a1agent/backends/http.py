@@ -195,7 +195,8 @@ class Line:
             hint = "raise connect_s, first_token_s or between_tokens_s if it is only slow"
             raise Retryable(f"{url} was silent for too long", hint) from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise Retryable(f"the connection to {url} broke: {error}", "see the server's log") from error
+            reason = str(error) or type(error).__name__
+            raise Retryable(f"the connection to {url} broke: {reason}", "see the server's log") from error
         except httpx2.HTTPError as error:
             raise BackendError(f"the request to {url} failed: {error}", "see the server's log") from error
 
@@ -206,17 +207,8 @@ class Http:
     def __init__(self, urls: tuple[str, ...], options: ServerOptions) -> None:
         self.options = options
         self._key = options.key()
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        trusted = _trusted(options.verify)
-        self._clients = [
-            httpx2.AsyncClient(
-                headers=headers,
-                verify=trusted,
-                timeout=httpx2.Timeout(None, connect=options.connect_s),
-                limits=httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_S),
-            )
-            for _ in range(math.ceil(options.max_connections * len(urls) * options.data_parallel / _SHARE))
-        ]
+        count = math.ceil(options.max_connections * len(urls) * options.data_parallel / _SHARE)
+        self._clients = _pools(count, options, {"Authorization": f"Bearer {self._key}"} if self._key else {})
         self.replicas = Replicas(
             urls, options.max_connections, options.cooldown_s, options.patience_s, options.data_parallel
         )
@@ -349,13 +341,29 @@ def _seconds(after: str | None) -> float | None:
     return None
 
 
-def _trusted(verify: str) -> ssl.SSLContext:
-    if not verify:
-        return httpx2.create_ssl_context()
+def _pools(count: int, options: ServerOptions, headers: dict[str, str]) -> list[httpx2.AsyncClient]:
+    trusted = _trusted(options.verify)
     try:
-        return ssl.create_default_context(cafile=verify)
+        return [
+            httpx2.AsyncClient(
+                headers=headers,
+                verify=trusted,
+                timeout=httpx2.Timeout(None, connect=options.connect_s),
+                limits=httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_S),
+            )
+            for _ in range(count)
+        ]
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        what = f"the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names cannot be used: {error}"
+        raise InvalidOption(what, "correct or unset it") from error
+
+
+def _trusted(verify: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=verify) if verify else httpx2.create_ssl_context()
     except (ssl.SSLError, OSError) as error:
-        raise InvalidOption(f"{verify!r} holds no certificates: {error}", "name a PEM file") from error
+        named = repr(verify) if verify else "what SSL_CERT_FILE or SSL_CERT_DIR names"
+        raise InvalidOption(f"{named} holds no certificates: {error}", "name a PEM file") from error
 
 
 def _tls_hint(error: BaseException | None) -> str | None:

@@ -600,6 +600,23 @@ def test_a_key_that_cannot_be_sent_is_refused_unseen(key: str, monkeypatch: pyte
     assert "sk-" not in str(refusal)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ALL_PROXY", "gopher://127.0.0.1:1", "ALL_PROXY"),
+        ("HTTP_PROXY", "::", "HTTP_PROXY"),
+        ("SSL_CERT_FILE", "/nowhere", "SSL_CERT_FILE"),
+    ],
+)
+def test_an_environment_that_cannot_be_used_is_named(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    refusal = refused("vllm:http://127.0.0.1:9#m")
+    assert isinstance(refusal, InvalidOption)
+    assert said in refusal.what
+
+
 def test_a_session_header_has_the_name_of_one() -> None:
     for name in ("", "X Y", "X-A\nB"):
         assert isinstance(refused("vllm:http://127.0.0.1:9#m", session_header=name), InvalidOption)
