@@ -79,5 +79,6 @@ def _ends(tokenizer: Any, model: Any) -> set[int]:
     found: set[int] = set()
     for source in (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer):
         ids: Any = getattr(source, "eos_token_id", None)
-        found |= set(cast("list[int]", ids)) if isinstance(ids, list) else {ids} if isinstance(ids, int) else set()
+        several = cast("list[Any]", ids) if isinstance(ids, list) else [ids]
+        found |= {token for token in several if isinstance(token, int)}
     return found

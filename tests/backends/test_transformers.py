@@ -373,7 +373,9 @@ def test_weights_that_give_no_numbers_are_not_blamed_on_the_cache(checkpoints: P
 def test_ends_that_the_model_does_not_know_are_left_out(checkpoints: Path, tmp_path: Path) -> None:
     folder = copy_of(checkpoints / "llama", tmp_path / "ends")
     eos = tiny.bpe_words().eos
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [eos, 7, 99999, -1]}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [eos, 7, 99999, -1, "<end>", [3], None]})
+    )
     backend = hf.load(str(folder), n_threads=1)
     assert {eos, 7} <= backend.vocabulary.end_ids <= set(range(len(tiny.bpe_words().tokens)))
     asyncio.run(backend.aclose())
