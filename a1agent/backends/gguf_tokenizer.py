@@ -39,17 +39,22 @@ WHOLE = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm
 
 
 def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
-    """A byte-level BPE tokenizer. Raises `ModelLoadError` for other kinds, which llama.cpp may know."""
+    """A byte-level BPE tokenizer. Raises `ModelLoadError` for a damaged one, and for kinds that llama.cpp may know."""
     kind, cut = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     if kind != "gpt2":
         raise ModelLoadError(f"a GGUF vocabulary of the kind {kind!r} is not known here", "use llama-cpp: for the file")
     if cut not in CUTS:
         hint = f"use llama-cpp: for the file ({nearest(str(cut), CUTS)})"
         raise ModelLoadError(f"text is cut by rules called {cut!r}, which are not known here", hint)
-    tokens = [token.decode() for token in metadata["tokenizer.ggml.tokens"]]
-    merges = [_pair(merge.decode()) for merge in metadata["tokenizer.ggml.merges"]]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=cut in WHOLE))
+    try:
+        tokens = [token.decode() for token in metadata["tokenizer.ggml.tokens"]]
+        merges = [_pair(merge.decode()) for merge in metadata["tokenizer.ggml.merges"]]
+        vocabulary = {token: i for i, token in enumerate(tokens)}
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=cut in WHOLE))
+    except KeyError as error:
+        raise ModelLoadError(f"the file has no {error.args[0]}", "download it again") from error
+    except Exception as error:  # the package raises bare Exception
+        raise ModelLoadError(f"the vocabulary of the file is damaged: {error}", "download it again") from error
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             *(pre_tokenizers.Split(Regex(rule), behavior="isolated") for rule in CUTS[cut]),

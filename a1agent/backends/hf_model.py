@@ -7,6 +7,7 @@ import copy
 import importlib
 import io
 import logging
+import math
 import traceback
 import warnings
 from collections.abc import Generator
@@ -16,6 +17,7 @@ import torch
 import transformers as _transformers
 
 from a1agent.backends.batching.runner import Rows
+from a1agent.backends.gguf_info import GGUFInfo
 from a1agent.backends.hf_files import ModelFiles, locate, reason_of
 from a1agent.backends.torch_cuda import can_use_varlen
 from a1agent.backends.torch_lanes import LaneModel
@@ -48,6 +50,7 @@ _PIECES = (
     ((0, 8, 9),),
 )
 _LIKELIEST = 5
+_BY_LLAMA = "use llama-cpp: for the file"
 
 
 def place(options: TransformersOptions) -> torch.device:
@@ -86,19 +89,49 @@ def load_model(files: ModelFiles, options: TransformersOptions, device: torch.de
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    _check_weights(report, files.name)
+    _check_weights(report, files)
+    if files.gguf is not None:
+        _check_taken_up(model, files.gguf, files.name)
     if options.adapter:
         model = _adapted(model, options)
     return model.eval()
 
 
-def _check_weights(report: Any, name: str) -> None:
+def _check_weights(report: Any, files: ModelFiles) -> None:
     """Raises `ModelLoadError` where weights were drawn at random: those not in the files, or not of the right shape."""
+    hint = "download all files of the checkpoint again" if files.gguf is None else _BY_LLAMA
     for kind, what in (("missing_keys", "lacks {} weights"), ("mismatched_keys", "has {} weights of another shape")):
         found = sorted(key if isinstance(key, str) else key[0] for key in report[kind])
         if found:
-            told = f"{name} {what.format(len(found))}, among them {found[0]}"
-            raise ModelLoadError(told, "download all files of the checkpoint again")
+            raise ModelLoadError(f"{files.name} {what.format(len(found))}, among them {found[0]}", hint)
+
+
+def _check_taken_up(model: Any, info: GGUFInfo, name: str) -> None:
+    """Raises `ModelLoadError` where the library left out something of a GGUF file, which it does without a word.
+
+    That is tensors that it has no place for, as Llama 3.1's frequencies, and how positions are scaled.
+    """
+    config = model.config.get_text_config()
+    kept = model.state_dict().keys()
+    buffers = [buffer for key, buffer in model.named_buffers() if key in kept]
+    taken = sum(each.numel() for each in (*model.parameters(), *buffers))
+    tied = [tensor for tensor in info.tensors if tensor.name == "output.weight" and config.tie_word_embeddings]
+    left = info.parameters - taken - sum(math.prod(tensor.shape) for tensor in tied)
+    if left:
+        raise ModelLoadError(f"transformers leaves {left} of the weights of {name} out", _BY_LLAMA)
+    factor = info.get("rope.scaling.factor") or info.get("rope.scale_linear") or 1
+    if factor != 1 and info.get("rope.scaling.type") != "none" and not _scales(config):
+        raise ModelLoadError(f"transformers does not scale the positions of {name} as its file says", _BY_LLAMA)
+
+
+def _scales(config: Any) -> bool:
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *rope.values()]  # of all layers, or by their kind
+    return any(
+        cast("dict[str, Any]", kind).get("rope_type", "default") != "default"
+        for kind in kinds
+        if isinstance(kind, dict)
+    )
 
 
 def complete(files: ModelFiles) -> ModelFiles:

@@ -44,15 +44,17 @@ def read_tokenizer(files: ModelFiles, options: TransformersOptions, model: Any) 
 def _of_gguf(files: ModelFiles, size: int) -> tuple[HfVocabulary, ChatTemplate]:
     assert files.gguf is not None
     metadata = files.gguf.metadata
+    tokenizer = build_tokenizer(metadata)
     tokens: list[bytes] = metadata["tokenizer.ggml.tokens"]
 
     def named(kind: str) -> int | None:
-        return metadata.get(f"tokenizer.ggml.{kind}_token_id")
+        token = metadata.get(f"tokenizer.ggml.{kind}_token_id")
+        return token if token is not None and 0 <= token < len(tokens) else None
 
     ends = [token for token in map(named, ("eos", "eot", "eom")) if token is not None]
     first = named("bos")
     bos = first if metadata.get("tokenizer.ggml.add_bos_token") else None
-    vocabulary = HfVocabulary(build_tokenizer(metadata), files.gguf.tokenizer_fingerprint(), size, ends=ends, bos=bos)
+    vocabulary = HfVocabulary(tokenizer, files.gguf.tokenizer_fingerprint(), size, ends=ends, bos=bos)
     special = {"bos_token": first, "eos_token": named("eos")}
     variables = {name: "" if token is None else tokens[token].decode() for name, token in special.items()}
     plain, for_tools = (metadata.get(f"tokenizer.chat_template{kind}") for kind in ("", ".tool_use"))
@@ -77,5 +79,6 @@ def _ends(tokenizer: Any, model: Any) -> set[int]:
     found: set[int] = set()
     for source in (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer):
         ids: Any = getattr(source, "eos_token_id", None)
-        found |= set(cast("list[int]", ids)) if isinstance(ids, list) else {ids} if isinstance(ids, int) else set()
+        several = cast("list[Any]", ids) if isinstance(ids, list) else [ids]
+        found |= {token for token in several if isinstance(token, int)}
     return found

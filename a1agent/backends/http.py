@@ -109,7 +109,9 @@ class Line:
             async with asyncio.timeout(self._options.first_token_s):
                 response = await self._client.request(method, url, json=body, headers=self._headers)
         self._check(response)
-        return self._read(response.text)
+        found = self._read(response.text)
+        self._check_said(found, response.text, 500)
+        return found
 
     async def events(self, path: str, body: Mapping[str, Any], unsaid: int = 503) -> AsyncGenerator[dict[str, Any]]:
         """The JSON of each server-sent event; closing the generator closes the request. Raises as `post`.
@@ -122,9 +124,11 @@ class Line:
                 async with asyncio.timeout(self._options.first_token_s):
                     stream = self._client.sse(url, method="POST", json=body, headers=self._headers)
                     source = await stack.enter_async_context(stream)
-                    if not source.response.is_success:
+                    streams = _streams(source.response)
+                    if not streams:
                         await source.response.aread()
-            self._check(source.response)
+            if not streams:
+                raise self._unstreamed(source.response, unsaid)
             events, limit = aiter(source), self._options.first_token_s
             while True:
                 with self._mapped():
@@ -132,7 +136,8 @@ class Line:
                         event = await anext(events, None)
                 if event is None:
                     return
-                if event.data != "[DONE]":  # the connection is used again only when it was read to its end
+                # Those without data keep the connection alive; it is used again only when it was read to its end.
+                if event.data not in ("", "[DONE]"):
                     yield self._event(event.data, unsaid)
                 limit = self._options.between_tokens_s
 
@@ -140,15 +145,30 @@ class Line:
         event = self._read(data)
         if not isinstance(event, dict):
             raise BadReply(f"{self._replica.url} streamed something that is no object")
-        found = cast("dict[str, Any]", event)
-        if found.get("error"):
-            raise self.failure(_status_of(found["error"], _message(data), unsaid), data)
-        return found
+        self._check_said(event, data, unsaid)
+        return cast("dict[str, Any]", event)
+
+    def _unstreamed(self, response: httpx2.Response, unsaid: int) -> A1Error:
+        """What it means that a server answered otherwise than with a stream."""
+        self._check(response)
+        with contextlib.suppress(BadReply):
+            self._check_said(self._read(response.text), response.text, unsaid)
+        kind = response.headers.get("content-type", "nothing")
+        return BadReply(f"{self._replica.url} sent {kind} where a stream was asked for", "see the server's log")
+
+    def _check_said(self, found: Any, text: str, unsaid: int) -> None:
+        """Raises what a reply says went wrong; some servers and gateways say so with status 200."""
+        error = cast("dict[str, Any]", found).get("error") if isinstance(found, dict) else None
+        if error:
+            raise self.failure(_status_of(error, _message(text), unsaid), text)
 
     def _read(self, text: str) -> Any:
         try:
             return json.loads(text)
         except ValueError as error:
+            if text.lstrip().startswith("<"):
+                hint = "is this the address of a model server?"
+                raise BadReply(f"{self._replica.url} sent a web page", hint) from None
             raise BadReply(f"{self._replica.url} sent damaged JSON", str(error)) from None
 
     def _check(self, response: httpx2.Response) -> None:
@@ -157,7 +177,9 @@ class Line:
 
     def failure(self, status: int, body: str, headers: Mapping[str, str] = MappingProxyType({})) -> A1Error:
         """What a reply with an error status means, or an error that a server puts into a reply."""
-        return _failure(self._replica.url, status, self._http.hidden(body), headers)
+        hidden = self._http.hidden
+        told = {name.lower(): hidden(value) for name, value in headers.items()}
+        return _failure(self._replica.url, status, hidden(body), told)
 
     @contextlib.contextmanager
     def _mapped(self) -> Generator[None]:
@@ -173,7 +195,8 @@ class Line:
             hint = "raise connect_s, first_token_s or between_tokens_s if it is only slow"
             raise Retryable(f"{url} was silent for too long", hint) from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise Retryable(f"the connection to {url} broke: {error}", "see the server's log") from error
+            reason = str(error) or type(error).__name__
+            raise Retryable(f"the connection to {url} broke: {reason}", "see the server's log") from error
         except httpx2.HTTPError as error:
             raise BackendError(f"the request to {url} failed: {error}", "see the server's log") from error
 
@@ -184,17 +207,8 @@ class Http:
     def __init__(self, urls: tuple[str, ...], options: ServerOptions) -> None:
         self.options = options
         self._key = options.key()
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        trusted = _trusted(options.verify)
-        self._clients = [
-            httpx2.AsyncClient(
-                headers=headers,
-                verify=trusted,
-                timeout=httpx2.Timeout(None, connect=options.connect_s),
-                limits=httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_S),
-            )
-            for _ in range(math.ceil(options.max_connections * len(urls) * options.data_parallel / _SHARE))
-        ]
+        count = math.ceil(options.max_connections * len(urls) * options.data_parallel / _SHARE)
+        self._clients = _pools(count, options, {"Authorization": f"Bearer {self._key}"} if self._key else {})
         self.replicas = Replicas(
             urls, options.max_connections, options.cooldown_s, options.patience_s, options.data_parallel
         )
@@ -275,7 +289,11 @@ def _failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1
         after = _seconds(headers.get("retry-after"))
         full = status == 429 or _FULL.search(said) is not None
         what = f"{url} is full" if full else f"{url} is not ready ({status})"
-        return Retryable(f"{what}: {said}", "lower max_connections", retry_after=after, fault=not full)
+        hint = "lower max_connections" if full else "see the server's log"
+        return Retryable(f"{what}: {said}", hint, retry_after=after, fault=not full)
+    if 300 <= status < 400:
+        where = headers.get("location", "another address").partition("?")[0]
+        return BackendError(f"{url} redirects to {where}", "write the address that it redirects to")
     if status in (401, 403):
         return BackendError(f"{url} refuses the key ({status})", "set it in the environment: ?api_key_env=NAME")
     if status in (404, 405) and re.search(r"model", said, re.I):
@@ -286,6 +304,11 @@ def _failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1
         return ContextOverflow(f"{url}: {said}", "lower the number of turns or the step length")
     kind = Refused if status in (400, 422) else BackendError
     return kind(f"{url} failed ({status}): {said}", "see the server's log")
+
+
+def _streams(response: httpx2.Response) -> bool:
+    kind = response.headers.get("content-type", "").partition(";")[0]
+    return response.is_success and kind.strip().lower() == "text/event-stream"
 
 
 def _message(body: str) -> str:
@@ -318,13 +341,29 @@ def _seconds(after: str | None) -> float | None:
     return None
 
 
-def _trusted(verify: str) -> ssl.SSLContext:
-    if not verify:
-        return httpx2.create_ssl_context()
+def _pools(count: int, options: ServerOptions, headers: dict[str, str]) -> list[httpx2.AsyncClient]:
+    trusted = _trusted(options.verify)
     try:
-        return ssl.create_default_context(cafile=verify)
+        return [
+            httpx2.AsyncClient(
+                headers=headers,
+                verify=trusted,
+                timeout=httpx2.Timeout(None, connect=options.connect_s),
+                limits=httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_S),
+            )
+            for _ in range(count)
+        ]
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        what = f"the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names cannot be used: {error}"
+        raise InvalidOption(what, "correct or unset it") from error
+
+
+def _trusted(verify: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=verify) if verify else httpx2.create_ssl_context()
     except (ssl.SSLError, OSError) as error:
-        raise InvalidOption(f"{verify!r} holds no certificates: {error}", "name a PEM file") from error
+        named = repr(verify) if verify else "what SSL_CERT_FILE or SSL_CERT_DIR names"
+        raise InvalidOption(f"{named} holds no certificates: {error}", "name a PEM file") from error
 
 
 def _tls_hint(error: BaseException | None) -> str | None:

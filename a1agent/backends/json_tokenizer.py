@@ -78,6 +78,9 @@ def _json_beside(file: Path, name: str) -> dict[str, Any]:
     if not beside.is_file():
         return {}
     try:
-        return json.loads(beside.read_text(encoding="utf-8"))
+        found: Any = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelLoadError(f"{beside} is damaged: {error}", "download it again") from error
+    if not isinstance(found, dict):
+        raise ModelLoadError(f"{beside} is no JSON object", "download it again")
+    return cast("dict[str, Any]", found)

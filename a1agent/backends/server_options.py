@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -38,6 +39,8 @@ _RANGES = {
     "stream_interval": (0, 64),
     "data_parallel": (1, 1024),
 }
+
+_HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +78,7 @@ class ServerOptions:
         return replace(checked, verify=str(Path(os.path.expanduser(checked.verify)))) if checked.verify else checked
 
     def key(self) -> str | None:
-        """The server's key, from the environment. Raises `InvalidOption` when the variable is not set."""
+        """The server's key, from the environment. Raises `InvalidOption` where there is none that can be sent."""
         if not self.api_key_env:
             return None
         key = os.environ.get(self.api_key_env, "").strip()
@@ -83,6 +86,11 @@ class ServerOptions:
             raise InvalidOption(
                 f"the environment variable {self.api_key_env} holds no key", "export it, or drop api_key_env"
             )
+        if not (key.isascii() and key.isprintable()):  # the errors of libraries would show it
+            what = (
+                f"the key in the environment variable {self.api_key_env} has a line break, or letters outside of ASCII"
+            )
+            raise InvalidOption(what, "export the key alone")
         return key
 
 
@@ -95,6 +103,8 @@ def _check(name: str, value: Any) -> None:
         raise InvalidOption(f"{name}={value} is out of range", f"use {low} to {high}: {meaning}")
     if kind is float and not 0 < value < float("inf"):
         raise InvalidOption(f"{name}={value} is no positive number of seconds", meaning)
+    if name == "session_header" and not _HEADER.fullmatch(value):
+        raise InvalidOption(f"{name}={value!r} is no name of a header", meaning)
     if name == "verify" and value and not Path(os.path.expanduser(value)).is_file():
         raise InvalidOption(f"there is no file {value!r} of certificates", meaning)
 

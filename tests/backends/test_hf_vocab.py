@@ -131,6 +131,21 @@ def test_vocabularies_of_other_kinds_are_refused_by_name(key: str, value: str) -
         build_tokenizer(metadata)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("merges", None, "no tokenizer.ggml.merges"),
+        ("tokens", None, "no tokenizer.ggml.tokens"),
+        ("tokens", [b"\xff"], "damaged"),
+        ("merges", [b"no such"], "damaged"),
+    ],
+)
+def test_a_damaged_vocabulary_of_a_gguf_file_is_refused(key: str, value: list[bytes] | None, said: str) -> None:
+    metadata = {**read_gguf(embedded.path("draft")).metadata, f"tokenizer.ggml.{key}": value}
+    with pytest.raises(ModelLoadError, match=said):
+        build_tokenizer({name: found for name, found in metadata.items() if found is not None})
+
+
 @pytest.mark.parametrize(("make", "words"), [(tiny_hf.bpe, tiny.bpe_words), (tiny_hf.sentencepiece, tiny.spm_words)])
 class TestCheckpoints:
     def test_pieces_spell_the_text(self, make: Any, words: Any) -> None:

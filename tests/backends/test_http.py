@@ -34,7 +34,10 @@ from tests.servers.vllm import Vllm
 
 pytestmark = pytest.mark.anyio
 QUESTION = Question.of("the sum of 1 and 2")
-FAULTS = ("reset", "mid-stream", "429", "502", "503", "504", "truncated", "wrong length", "null", "slow", "hang")
+FAULTS = (
+    *("reset", "mid-stream", "429", "502", "503", "504", "truncated", "wrong length", "null", "slow", "hang"),
+    *("said", "page", "pings"),
+)
 IMPATIENT = {**FAST, "first_token_s": 0.3, "between_tokens_s": 0.3}
 
 
@@ -217,6 +220,23 @@ async def test_an_error_of_the_server_is_not_tried_again(server: Flavor) -> None
         with pytest.raises(BackendError, match="500"):
             await sequence.score(STEP)
         assert len(server.socket.faults.plan) == 1
+
+
+async def test_an_error_that_is_said_with_status_200_is_one(server: Flavor) -> None:
+    async with loaded(server) as backend:
+        sequence = await backend.open(QUESTION)
+        for call in (lambda: sequence.score(STEP), lambda: sequence.generate(8, GREEDY, FREELY)):
+            server.socket.faults = Faults(plan=["said", "said"], code=400)
+            with pytest.raises(BackendError, match=r"\(400\): try later"):
+                await call()
+            assert len(server.socket.faults.plan) == 1
+
+
+def test_an_address_that_leads_elsewhere_says_where(server: Flavor) -> None:
+    address = f"{type(server).__name__.lower()}:{server.url}"
+    for fault, said in (("moved", "https://example.org/v1/models"), ("page", "is this the address")):
+        server.socket.faults = Faults(plan=[fault])
+        assert said in str(refused(address))
 
 
 async def test_a_server_that_is_restarted_is_waited_for(server: Flavor) -> None:
@@ -569,6 +589,37 @@ def test_a_key_is_sent_and_never_shown(
 
 def test_a_key_that_is_not_set_is_asked_for() -> None:
     assert "MY_KEY" in refused("vllm:http://127.0.0.1:9#m?api_key_env=MY_KEY").what
+
+
+@pytest.mark.parametrize("key", ["sk-secret\nsk-other", "sk-secr\u200bet", "sk-sécret"])
+def test_a_key_that_cannot_be_sent_is_refused_unseen(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    refusal = refused("vllm:http://127.0.0.1:9#m?api_key_env=MY_KEY")
+    assert isinstance(refusal, InvalidOption)
+    assert "MY_KEY" in refusal.what
+    assert "sk-" not in str(refusal)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ALL_PROXY", "gopher://127.0.0.1:1", "ALL_PROXY"),
+        ("HTTP_PROXY", "::", "HTTP_PROXY"),
+        ("SSL_CERT_FILE", "/nowhere", "SSL_CERT_FILE"),
+    ],
+)
+def test_an_environment_that_cannot_be_used_is_named(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    refusal = refused("vllm:http://127.0.0.1:9#m")
+    assert isinstance(refusal, InvalidOption)
+    assert said in refusal.what
+
+
+def test_a_session_header_has_the_name_of_one() -> None:
+    for name in ("", "X Y", "X-A\nB"):
+        assert isinstance(refused("vllm:http://127.0.0.1:9#m", session_header=name), InvalidOption)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.skipif(not GGUF, reason="no model o
 QUESTION = ask_for_box(Question.of("What is 47 * 28 + 783?"))
 TEXTS = (
     "47 * 28 = 1316.\n\nSo 1,316 + 783 = 2,099, and the answer is \\boxed{2099}.",
-    "  indented\ttab, na\u00efve caf\u00e9 \u65e5\u672c\u8a9e \U0001f642\U0001f3fd don't I'LL, HTTPServer fooBAR\r\n\r\n",
+    "  indented\ttab, na\u00efve caf\u00e9 \u65e5\u672c\u8a9e \U0001f642\U0001f3fd don't I'LL, HTTPServer\r\n\r\n",
     "def f(x):\n    return x**2 - 1e-7  # \u00bd \u2167 \u0663 <|im_end|> </s>\n\n\n",
 )
 

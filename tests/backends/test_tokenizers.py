@@ -118,6 +118,14 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path / "gone.gguf"))
 
 
+def test_a_damaged_file_beside_a_tokenizer_is_named(tmp_path: Path) -> None:
+    for text in ("[]", "{"):
+        folder = byte_level(tmp_path)
+        (folder / "generation_config.json").write_text(text)
+        with pytest.raises(ModelLoadError, match=r"generation_config\.json"):
+            load_tokenizer(str(folder))
+
+
 def test_text_is_dealt_out_to_ids_without_losing_a_byte() -> None:
     """A server streams text when a character is whole; the ids before it carry its first bytes."""
     tokens = Tokens(None)

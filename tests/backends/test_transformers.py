@@ -18,6 +18,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import gguf
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -374,7 +375,9 @@ def test_weights_that_give_no_numbers_are_not_blamed_on_the_cache(checkpoints: P
 def test_ends_that_the_model_does_not_know_are_left_out(checkpoints: Path, tmp_path: Path) -> None:
     folder = copy_of(checkpoints / "llama", tmp_path / "ends")
     eos = tiny.bpe_words().eos
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [eos, 7, 99999, -1]}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [eos, 7, 99999, -1, "<end>", [3], None]})
+    )
     backend = hf.load(str(folder), n_threads=1)
     assert {eos, 7} <= backend.vocabulary.end_ids <= set(range(len(tiny.bpe_words().tokens)))
     asyncio.run(backend.aclose())
@@ -475,6 +478,53 @@ def test_a_gguf_file_with_numbers_for_each_layer_is_weighed(tmp_path: Path) -> N
     writer.close()
     shape = read_files(path).shape
     assert (shape.cell_values, shape.inner) == ((4 + 2) * 2 * 16, 128)
+
+
+class Beyond(gguf.GGUFWriter):
+    """Names ids that the vocabulary does not have, as llama.cpp overlooks them."""
+
+    def add_eos_token_id(self, _: int) -> None:
+        super().add_eos_token_id(1 << 20)
+
+    def add_bos_token_id(self, _: int) -> None:
+        super().add_bos_token_id(1 << 20)
+
+
+def test_ids_beyond_the_vocabulary_of_a_gguf_file_are_overlooked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "GGUFWriter", Beyond)
+    backend = hf.load(str(tiny.write_random(tmp_path / "beyond.gguf", tiny.bpe_words())), n_ctx=256)
+    assert max(backend.vocabulary.end_ids) < backend.vocabulary.size
+    asyncio.run(backend.aclose())
+
+
+class Frequencies(gguf.GGUFWriter):
+    """Stores rotary frequencies as a tensor, as files of Llama 3.1 do."""
+
+    def write_header_to_file(self, *args: Any) -> None:
+        self.add_tensor("rope_freqs.weight", np.linspace(1, 8, 8, dtype=np.float32))
+        super().write_header_to_file(*args)
+
+
+class Scaled(gguf.GGUFWriter):
+    """Scales positions, as files of models with YaRN do."""
+
+    def add_context_length(self, length: int) -> None:
+        super().add_context_length(length)
+        self.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        self.add_rope_scaling_factor(4.0)
+
+
+@pytest.mark.parametrize(("writer", "said"), [(Frequencies, "leaves 8 of the weights"), (Scaled, "positions")])
+def test_a_gguf_file_of_which_the_library_leaves_something_out_is_refused(
+    writer: type[gguf.GGUFWriter], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "GGUFWriter", writer)
+    path = tiny.write_random(tmp_path / "more.gguf", tiny.bpe_words())
+    with pytest.raises(ModelLoadError, match=said) as caught:
+        hf.load(str(path), n_ctx=256)
+    assert "llama-cpp:" in caught.value.hint
 
 
 def test_the_memory_of_a_model_is_told_before_loading(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ class Reply:
 class Faults:
     """Which faults strike, how often. `plan` comes first: one entry a request, None for none.
 
-    `after`: when a full server asks to be tried again.
+    `after`: when a full server asks to be tried again. `code`: of an error that is said with status 200.
     """
 
     rate: float = 0.0
@@ -51,6 +51,7 @@ class Faults:
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     struck: list[str] = field(default_factory=list)
     after: str = "0"
+    code: int = 503
 
     def next(self, path: str) -> str | None:
         if self.paths and path not in self.paths:
@@ -163,10 +164,8 @@ class SocketServer:
         if fault == "hang":
             await reader.read(1)  # until the client gives up
             raise _Abort
-        if fault in ("429", "502", "503", "504", "500"):
-            reply = Reply(
-                {"error": {"message": "try later"}}, status=int(fault), headers={"Retry-After": self.faults.after}
-            )
+        if (said := self._instead(request, fault)) is not None:
+            reply = said
         elif request.path in self.handlers:
             reply = await self.handlers[request.path](request)
         else:
@@ -178,6 +177,17 @@ class SocketServer:
         elif not await self._stream(reply, fault, connection, reader, writer):
             self.left_early += 1
             raise _Abort
+
+    def _instead(self, request: Request, fault: str | None) -> Reply | None:
+        """What a fault puts in the place of an answer."""
+        if fault in ("429", "502", "503", "504", "500"):
+            after = {"Retry-After": self.faults.after}
+            return Reply({"error": {"message": "try later"}}, status=int(fault), headers=after)
+        if fault == "said":
+            return Reply({"error": {"message": "try later", "code": self.faults.code}})
+        if fault == "moved":
+            return Reply(status=307, headers={"Location": f"https://example.org{request.path}"})
+        return Reply("<html>", headers={"content-type": "text/html"}) if fault == "page" else None
 
     async def _stream(
         self,
@@ -229,11 +239,10 @@ async def _read(connection: h11.Connection, reader: asyncio.StreamReader) -> Req
 async def _send_json(reply: Reply, fault: str | None, connection: h11.Connection, writer: asyncio.StreamWriter) -> None:
     if fault in ("wrong length", "null"):
         damage(reply.payload, fault)
-    data = json.dumps(reply.payload).encode()
+    data = (reply.payload if fault == "page" else json.dumps(reply.payload)).encode()
     if fault == "truncated":
         data = data[: len(data) // 2]
-    headers = [("content-type", "application/json"), ("content-length", str(len(data)))]
-    headers += list(reply.headers.items())
+    headers = list({"content-type": "application/json", "content-length": str(len(data)), **reply.headers}.items())
     for event in (h11.Response(status_code=reply.status, headers=headers), h11.Data(data=data), h11.EndOfMessage()):
         writer.write(connection.send(event) or b"")
     await writer.drain()
@@ -251,6 +260,8 @@ async def _pump(reply: Reply, fault: str | None, connection: h11.Connection, wri
             await asyncio.Event().wait()  # until the client gives up
         if fault in ("wrong length", "null"):
             damage(event, fault)
+        if fault == "pings":
+            writer.write(connection.send(h11.Data(data=b"retry: 3000\n\nevent: ping\n\n")) or b"")
         text = json.dumps(event)
         if fault == "truncated":
             text = text[: len(text) // 2]
