@@ -4,7 +4,6 @@
 """
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,7 @@ from a1agent.backends import llama_cpp
 from a1agent.backends.base import StepText
 from a1agent.prompts import ask_for_box
 from a1agent.types import Question
-from tests.backends.contract import BackendFactory, Capabilities, Contract, loaded
+from tests.backends.contract import loaded
 
 hf = pytest.importorskip("a1agent.backends.transformers")
 pytest.importorskip("transformers")
@@ -36,16 +35,6 @@ def in_transformers(context: int | None = None) -> hf.TransformersBackend:
     return hf.load(GGUF, n_ctx=context or 1024)
 
 
-class TestTransformers(Contract):
-    """Its weights spread out: quantized ones give other scores in other batches."""
-
-    capabilities = Capabilities(constrain=True, shares=False, small_context=128)
-
-    @pytest.fixture
-    def backend_factory(self) -> BackendFactory:
-        return in_transformers
-
-
 async def test_both_backends_read_the_file_alike() -> None:
     async with loaded(in_llama_cpp) as one, loaded(in_transformers) as other:
         assert one.info.fingerprint == other.info.fingerprint
@@ -58,10 +47,10 @@ async def test_both_backends_read_the_file_alike() -> None:
             assert sum(found.logprobs) / len(found.ids) == pytest.approx(sum(wanted.logprobs) / len(found.ids), abs=0.1)
 
 
-def test_a_chain_keeps_what_its_own_target_accepts(tmp_path: Path) -> None:
+def test_a_chain_keeps_what_its_own_target_accepts() -> None:
     with A1(f"llama-cpp:{GGUF}?n_ctx=1024", "same", takeover="resample", chains=3, turns=3, step_tokens=40) as a1:
         result = a1.solve(QUESTION, rejection_rate=0.3, min_step_tokens=8)
     stats = result.stats
-    assert stats.accepted + stats.rejected > 3
+    assert stats.verifications >= 3
     assert stats.drafted_tokens == stats.kept_tokens + stats.discarded_tokens
     assert result.text
