@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Annotated, Any, NotRequired, TypedDict, cast
+from typing import Annotated, Any, NotRequired, cast
 
 from a1agent import A1Error, InvalidOption, MissingExtra, SolveError
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
@@ -15,6 +15,7 @@ from langchain.agents.middleware.types import ExtendedModelResponse, OmitFromInp
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
 from langgraph.types import Command
+from typing_extensions import TypedDict  # of `typing`'s, before Python 3.12, pydantic makes no schema
 
 from langchain_a1._settings import SETTING_NAMES
 from langchain_a1.chat_models import ChatA1

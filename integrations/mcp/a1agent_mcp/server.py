@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from a1agent import A1, A1Error, RejectionStats, Result, __version__
 from a1agent.effort import preset
@@ -211,8 +211,10 @@ async def _know_tenant(ctx: ServerRequestContext[Any, Any], call_next: CallNext)
 async def _know_arguments(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
     """Refuses arguments that the tool has not, which the SDK passes over: a misspelled rate would be another one."""
     asked = ctx.params or {} if ctx.method == "tools/call" else {}
-    for name in asked.get("arguments") or ():
+    given = asked.get("arguments")
+    # What is no object the SDK refuses by itself.
+    for name in cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else ():
         if name not in _ARGUMENTS:
-            error = InvalidOption(f"the tool has no argument {str(name)[:100]!r}", nearest(str(name), _ARGUMENTS))
+            error = InvalidOption(f"the tool has no argument {name[:100]!r}", nearest(name, _ARGUMENTS))
             return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
     return await call_next(ctx)

@@ -15,9 +15,9 @@ from a1agent import A1, RejectionStats
 from a1agent.backends.scripted import ScriptedBackend, Sums
 from a1agent.server import Keys, ServerSettings
 from a1agent.server.run import announced, bind
-from mcp import Client, StdioServerParameters, stdio_client
+from mcp import Client, MCPError, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import TextContent
+from mcp_types import INVALID_PARAMS, CallToolResult, Request, TextContent
 
 from a1agent_mcp import Limits, create_server
 from a1agent_mcp.command import http_server
@@ -132,6 +132,15 @@ async def test_an_argument_of_another_name_is_refused_and_the_nearest_named() ->
     (text,) = answer.content
     assert answer.is_error and isinstance(text, TextContent)
     assert "no argument 'rates'" in text.text and "rate" in text.text.partition("'rates'")[2]
+
+
+@pytest.mark.parametrize("given", ["a question", 5, True], ids=str)
+async def test_arguments_that_are_no_object_are_refused_as_such(given: Any) -> None:
+    async with agent() as a1, Client(create_server(a1)) as client:
+        call = Request[dict[str, Any], str](method="tools/call", params={"name": "reason", "arguments": given})
+        with pytest.raises(MCPError) as caught:
+            await client.session.send_request(call, CallToolResult)  # type: ignore[arg-type]
+    assert caught.value.error.code == INVALID_PARAMS
 
 
 async def test_past_calls_are_listed_without_their_questions_and_the_oldest_go() -> None:

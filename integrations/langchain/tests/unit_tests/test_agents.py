@@ -177,6 +177,12 @@ async def test_a_split_vote_escalates_to_the_agent_s_own_model() -> None:
     assert found["a1"]["kept_tokens"] > 0
 
 
+def test_an_agent_with_the_middleware_has_schemas(obedient: ChatA1) -> None:
+    agent = create_agent(obedient, tools=[], middleware=[A1Middleware(obedient)])
+    assert set(agent.get_input_jsonschema()["properties"]) == {"messages"}
+    assert {"messages", "a1"} <= set(agent.get_output_jsonschema()["properties"])
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_failing_a1_escalates_only_where_that_was_asked_for(asynchronous: bool) -> None:
     class Answer(BaseModel):
