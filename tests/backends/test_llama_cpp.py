@@ -443,6 +443,24 @@ async def test_a_text_that_is_hardly_resumed_makes_way_for_one_that_may_be(model
         assert backend.counters.cells_used <= again.length
 
 
+async def test_a_text_that_may_be_resumed_stays_where_another_chain_wrote_the_same(models: Path) -> None:
+    async with loaded(factory(models / "bpe.gguf", keep_tokens=1, **EXACT)) as backend:
+        root = await backend.open(QUESTION)
+        forks = [root.fork() for _ in range(3)]
+        seeds = (1, 1, 2)
+        said = [
+            (await f.generate(30, Sampling(seed=seed), FREELY)).step.ids or ()
+            for f, seed in zip(forks, seeds, strict=True)
+        ]
+        assert said[0] == said[1] != said[2]
+        ids = [*forks[0].ids, *backend.tokenize(" and then")]
+        for i, fork in enumerate(forks):
+            await fork.close(resumed=i == 0)
+        await root.close()
+        again = await backend.open_ids(ids)
+        assert again.prompt_work.cached_tokens == root.length + len(said[0]) - 1
+
+
 async def test_rewinding_frees_cells(models: Path) -> None:
     async with loaded(factory(models / "bpe.gguf")) as backend:
         sequence = await backend.open(QUESTION)

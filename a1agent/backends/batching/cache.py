@@ -39,7 +39,7 @@ def common_prefix(a: array[int], b: array[int]) -> int:
 class Lane:
     """A sequence id of the model: the ids decoded there, their cells, and whether a sequence owns it (`live`).
 
-    `resumed`: no sequence does, and a prompt to come may go on from all of it.
+    `resumed`: a prompt to come may go on from all of what a closed sequence left in it.
     """
 
     index: int
@@ -105,7 +105,7 @@ class Cache:
         self._wither_others(source)
         if source is not None and not source.live and self._takes_over(source, length):
             self.trim(source, length)
-            source.live, source.prompt = True, prompt
+            source.live, source.resumed, source.prompt = True, False, prompt
             self.touch(source)
             return source
         if source is not None:
@@ -177,6 +177,7 @@ class Cache:
         self._shares[cells] -= 1
         self._free_cells.extend(cells[self._shares[cells] == 0].tolist())
         del lane.cells[length:], lane.ids[length:]
+        lane.resumed = False
 
     def drop(self, lane: Lane) -> None:
         """Empties a lane and gives its number back."""
@@ -187,10 +188,10 @@ class Cache:
 
     def retire(self, lane: Lane, resumed: bool = True) -> None:
         """Keeps what a closed sequence decoded for prompts to come, within the bound."""
-        lane.live, lane.resumed = False, resumed
+        lane.live, lane.resumed = False, lane.resumed or resumed
         self.touch(lane)
-        if self._redundant(lane):
-            self.drop(lane)
+        if (other := self._holder(lane)) is not None:
+            self._replace(lane, other)
         self._shrink_to_bound()
 
     def reclaim(self, cells: int) -> None:
@@ -235,7 +236,7 @@ class Cache:
         if not self._free_lanes:
             oldest = self._oldest_closed(spare=source)
             if oldest is None and source is not None and not source.live:
-                source.live = True
+                source.live, source.resumed = True, False
                 return source
             if oldest is None:
                 return None
@@ -259,11 +260,18 @@ class Cache:
             return False
         return length == 0 or self._runner.holds(lane.index, length)
 
-    def _redundant(self, lane: Lane) -> bool:
-        return any(
-            other is not lane and len(other) >= len(lane) and common_prefix(other.ids, lane.ids) == len(lane)
-            for other in self._lanes
-        )
+    def _holder(self, lane: Lane) -> Lane | None:
+        """Another lane that begins with all that this one holds."""
+        for other in self._lanes:
+            if other is not lane and len(other) >= len(lane) and common_prefix(other.ids, lane.ids) == len(lane):
+                return other
+        return None
+
+    def _replace(self, lane: Lane, other: Lane) -> None:
+        """Drops a lane of which another one holds all; what was written in it may as well be resumed there."""
+        if lane.resumed and len(lane) > lane.prompt:
+            other.resumed, other.used = True, lane.used
+        self.drop(lane)
 
     def _oldest_closed(self, spare: Lane | None = None) -> Lane | None:
         closed = [lane for lane in self._lanes if not lane.live and lane is not spare]
@@ -271,10 +279,9 @@ class Cache:
 
     def _wither(self, lane: Lane) -> None:
         """The leaf of a closed sequence goes before its prompt does: the next turn starts with the prompt."""
-        lane.resumed = False
         if len(lane) > lane.prompt > 0 and self._runner.can_rewind:
             self.trim(lane, lane.prompt)
-            if not self._redundant(lane):
+            if self._holder(lane) is None:
                 return
         self.drop(lane)
 
