@@ -73,9 +73,9 @@ def _neither(best: WayFigures, target: WayFigures) -> str:
         low, high = best.speedup.low, best.speedup.high
         between = "" if math.isnan(low) else f", between {low:.2f} and {high:.2f}"
         return (
-            f"This run does not show A1 to be faster than the target alone (at a rate of {best.way.rate:g} "
-            f"{_speedup(best):.2f} times as fast{between}), nor to "
-            f"be right more often ({target.vote.value:.3f} of the questions): use the target alone."
+            f"This run does not show A1 to be faster than the target alone (at a rate of {best.way.rate:g}: "
+            f"{_speedup(best):.2f} times as fast{between}), nor to be right more often than it "
+            f"(it is right in {target.vote.value:.3f} of the questions): use the target alone."
         )
     return (
         f"The target alone is the better choice here: at its fastest (rate {best.way.rate:g}) A1 is "

@@ -145,7 +145,8 @@ def _ignore(_: object) -> None:
 
 def _chain_line(event: Event) -> None:
     if isinstance(event, ChainFinished):
-        line = f"chain {event.chain + 1}: {one_line(ending(event.result))} ({len(event.result.turns)} turns)"
+        turns = len(event.result.turns)
+        line = f"chain {event.chain + 1}: {one_line(ending(event.result))} ({turns} turn{'s' * (turns != 1)})"
         print(line, file=sys.stderr, flush=True)
 
 

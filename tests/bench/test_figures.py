@@ -255,6 +255,7 @@ def test_of_ways_that_answered_nothing_together_no_speed_is_told(tmp_path: Path)
 def test_one_question_has_no_interval_of_seconds(tmp_path: Path) -> None:
     found = of((TARGET, 1.0, 1.0), (A1, 1.0, 2.0), count=1)
     assert verdicts(found)[0].startswith("This run does not show A1 to be faster")
+    assert "than it (it is right in " in verdicts(found)[0], "whose share of right answers this is"
     text = report(found, CONTEXT)
     assert "nan" not in text and "| 0.50 |" in text and "\n1 question (of 20 asked)" in text
     assert "speedup" in draw_plots(found, tmp_path)

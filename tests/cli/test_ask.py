@@ -24,6 +24,11 @@ def test_what_is_not_the_answer_goes_to_stderr(a1) -> None:
     assert "rejection rate" in done.stderr and "rejection rate" not in done.stdout
 
 
+def test_a_chain_of_one_turn_is_counted_in_the_singular(a1) -> None:
+    done = a1("ask", SUM, "--chains", "1", "--min-step-tokens", "256", "--rejection-rate", "0")
+    assert "(1 turn)" in done.stderr and "(1 turns)" not in done.stderr
+
+
 def test_quiet_prints_the_answer_only(a1) -> None:
     done = a1("ask", SUM, "--quiet")
     assert (done.stdout, done.stderr) == ("10\n", "")
