@@ -190,6 +190,17 @@ async def test_a_fault_costs_a_retry_and_changes_no_result(server: Flavor, fault
         assert server.socket.faults.struck == [fault] * 2
 
 
+async def test_events_without_data_cost_no_request(server: Flavor) -> None:
+    async with loaded(server) as backend:
+        root, requests = await backend.open(QUESTION), [len(server.socket.log)]
+        for plan in ([], ["pings"]):
+            server.socket.faults = Faults(plan=plan)
+            await root.fork().generate(12, Sampling(seed=3), FREELY)
+            requests.append(len(server.socket.log))
+        assert server.socket.faults.struck == ["pings"]
+        assert requests[2] - requests[1] == requests[1] - requests[0]
+
+
 async def test_a_stream_that_the_server_gives_up_is_asked_for_again(server: Flavor) -> None:
     """A server that is paused, or whose weights are replaced, ends what runs: that is no end of a step."""
     async with loaded(server) as backend:
