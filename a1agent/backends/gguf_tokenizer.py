@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from a1agent.errors import ModelLoadError, nearest
 
-__all__ = ["CUTS", "WHOLE", "build_tokenizer"]
+__all__ = ["CUTS", "Cut", "build_tokenizer"]
 
 _UNKNOWN, _CONTROL, _USER = 2, 3, 4
 _ENDINGS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
@@ -19,23 +20,32 @@ _QWEN2 = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}"
 _LLAMA3 = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}"
 # Words that begin with capitals, then words of capitals alone: letters of other alphabets are both.
 _LOWER, _UPPER = r"(?:(?=\p{L})[^A-Z])", r"(?:(?=\p{L})[^a-z])"
-_CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*%s"
-_TEKKEN = rf"{_CASED % ('', '')}|\p{{N}}|{_SLASHED}"
-_GPT4O = rf"{_CASED % (f'{_ENDINGS}?', f'{_ENDINGS}?')}|\p{{N}}{{1,3}}|{_SLASHED}"
+_CAPITALIZED, _CAPITALS = (rf"[^\r\n\p{{L}}\p{{N}}]?{each}" for each in (f"{_UPPER}*{_LOWER}+", f"{_UPPER}+{_LOWER}*"))
+_TEKKEN = rf"{_CAPITALIZED}|{_CAPITALS}|\p{{N}}|{_SLASHED}"
+_GPT4O = rf"{_CAPITALIZED}{_ENDINGS}?|{_CAPITALS}{_ENDINGS}?|\p{{N}}{{1,3}}|{_SLASHED}"
 _DIGITS = r"\p{N}"
 
-# How text is cut before merges, rule after rule, by `tokenizer.ggml.pre`.
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How text is cut before merges: rule after rule. `whole`: a piece is looked up whole before it is merged."""
+
+    rules: tuple[str, ...]
+    whole: bool = False
+
+
+# By `tokenizer.ggml.pre`.
 CUTS = {
-    **dict.fromkeys(("gpt-2", "mpt", "olmo", "phi-2", "jais", "exaone4", "granite-docling"), (_GPT2,)),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), (_DIGITS, _GPT2)),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez"), (_QWEN2,)),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2", "dbrx", "smaug-bpe"), (_LLAMA3,)),
-    **dict.fromkeys(("chatglm-bpe", "glm4"), (_LLAMA3,)),
-    "tekken": (_TEKKEN,),
-    **dict.fromkeys(("gpt-4o", "llama4"), (_GPT4O,)),
+    **dict.fromkeys(("gpt-2", "mpt", "olmo", "phi-2", "jais", "exaone4", "granite-docling"), Cut((_GPT2,))),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), Cut((_DIGITS, _GPT2))),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez"), Cut((_QWEN2,))),
+    **dict.fromkeys(
+        ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2", "glm4"), Cut((_LLAMA3,), whole=True)
+    ),
+    **dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe"), Cut((_LLAMA3,))),
+    "tekken": Cut((_TEKKEN,), whole=True),
+    **dict.fromkeys(("gpt-4o", "llama4"), Cut((_GPT4O,))),
 }
-# Those that look a piece up whole before they merge it.
-WHOLE = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2", "glm4", "tekken"})
 
 
 def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
@@ -50,14 +60,14 @@ def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
         tokens = [token.decode() for token in metadata["tokenizer.ggml.tokens"]]
         merges = [_pair(merge.decode()) for merge in metadata["tokenizer.ggml.merges"]]
         vocabulary = {token: i for i, token in enumerate(tokens)}
-        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=cut in WHOLE))
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=CUTS[cut].whole))
     except KeyError as error:
         raise ModelLoadError(f"the file has no {error.args[0]}", "download it again") from error
     except Exception as error:  # the package raises bare Exception
         raise ModelLoadError(f"the vocabulary of the file is damaged: {error}", "download it again") from error
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            *(pre_tokenizers.Split(Regex(rule), behavior="isolated") for rule in CUTS[cut]),
+            *(pre_tokenizers.Split(Regex(rule), behavior="isolated") for rule in CUTS[cut].rules),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

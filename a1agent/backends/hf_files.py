@@ -16,7 +16,7 @@ from a1agent.backends.gguf_info import GGUFInfo, read_gguf, sample
 from a1agent.backends.hub import find_gguf, find_repository, is_gguf, is_repository
 from a1agent.errors import ModelLoadError, ModelNotFound
 
-__all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files", "reason_of"]
+__all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files", "reason_of", "rope_kinds"]
 
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -221,13 +221,16 @@ def _shape_of_gguf(info: GGUFInfo) -> ModelShape:
 
 def _rope_bound(text: Json, names: tuple[str, ...]) -> int:
     """Up to how many tokens rotary embeddings of some kinds stay as they are; 0 for a model without such."""
-    rope: Json = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kinds: list[Any] = [rope, *rope.values()]
-    for kind in (cast("Json", each) for each in kinds if isinstance(each, dict)):
+    for kind in rope_kinds(text.get("rope_parameters") or text.get("rope_scaling") or {}):
         if (kind.get("rope_type") or kind.get("type")) in names:
             original = kind.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
             return int(original or text.get("max_position_embeddings") or 0)
     return 0
+
+
+def rope_kinds(rope: Json) -> list[Json]:
+    """What a configuration says of rotary embeddings: of all layers, and of each kind of layers."""
+    return [rope, *(cast("Json", each) for each in rope.values() if isinstance(each, dict))]
 
 
 def _first(config: Json, *names: str) -> int:

@@ -11,14 +11,14 @@ import math
 import traceback
 import warnings
 from collections.abc import Generator
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers as _transformers
 
 from a1agent.backends.batching.runner import Rows
 from a1agent.backends.gguf_info import GGUFInfo
-from a1agent.backends.hf_files import ModelFiles, locate, reason_of
+from a1agent.backends.hf_files import ModelFiles, locate, reason_of, rope_kinds
 from a1agent.backends.torch_cuda import can_use_varlen
 from a1agent.backends.torch_lanes import LaneModel
 from a1agent.backends.torch_linear import pack, unpack
@@ -126,12 +126,7 @@ def _check_taken_up(model: Any, info: GGUFInfo, name: str) -> None:
 
 def _scales(config: Any) -> bool:
     rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *rope.values()]  # of all layers, or by their kind
-    return any(
-        cast("dict[str, Any]", kind).get("rope_type", "default") != "default"
-        for kind in kinds
-        if isinstance(kind, dict)
-    )
+    return any(kind.get("rope_type", "default") != "default" for kind in rope_kinds(rope))
 
 
 def complete(files: ModelFiles) -> ModelFiles:
@@ -288,11 +283,9 @@ def _config(files: ModelFiles, options: TransformersOptions) -> Any:
 
 def _lengthen(rope: dict[str, Any]) -> None:
     """Has the rotary frequencies of long texts stand for short ones too, in all kinds of layers that have both."""
-    if "long_factor" in rope:
-        rope["short_factor"] = rope["long_factor"]
-    for kind in rope.values():
-        if isinstance(kind, dict):
-            _lengthen(cast("dict[str, Any]", kind))
+    for kind in rope_kinds(rope):
+        if "long_factor" in kind:
+            kind["short_factor"] = kind["long_factor"]
 
 
 def _check_kind(config: Any, name: str) -> None:

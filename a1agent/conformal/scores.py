@@ -6,7 +6,16 @@ from types import MappingProxyType
 
 from a1agent.conformal.values import unknown_name
 
-__all__ = ["SCORES", "ScoreFunction", "mean_nll", "mean_score", "score_function", "worst_nll", "worst_share_nll"]
+__all__ = [
+    "SCORES",
+    "ScoreFunction",
+    "mean_nll",
+    "mean_score",
+    "or_strangest",
+    "score_function",
+    "worst_nll",
+    "worst_share_nll",
+]
 
 ScoreFunction = Callable[[Sequence[float]], float]
 
@@ -58,6 +67,11 @@ def mean_score(scores: Sequence[float]) -> float:
     """Mean of the finite scores of several steps; NaN when there is none."""
     known = [score for score in scores if math.isfinite(score)]
     return math.fsum(known) / len(known) if known else math.nan
+
+
+def or_strangest(score: float | None) -> float:
+    """A score to order by: one that is not there, or not a number, is stranger than all others."""
+    return math.inf if score is None or math.isnan(score) else score
 
 
 def _sum(logprobs: Sequence[float]) -> float:

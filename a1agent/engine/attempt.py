@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from a1agent.backends.base import Generated, TokenScores
+from a1agent.conformal.scores import or_strangest
 from a1agent.engine.chain import Call, Chain, Marks
 from a1agent.engine.decide import decide
 from a1agent.engine.draft import draft, look_ahead
@@ -59,12 +59,8 @@ async def resample(call: Call, chain: Chain, turn: int, first: Attempt, marks: M
         last = await attempt(call, chain, turn, number, max_tokens)
         if not last.rejected:
             return last
-        best = min(best, last, key=_strangeness)
+        best = min(best, last, key=lambda tried: or_strangest(tried.score))
     if best is not last:
         chain.rewind(marks)
         await chain.append(best.drafted.step)
     return best
-
-
-def _strangeness(tried: Attempt) -> float:
-    return math.inf if tried.score is None or math.isnan(tried.score) else tried.score

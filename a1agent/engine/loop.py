@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from dataclasses import dataclass, field
 
 from a1agent.backends.base import Sequence
-from a1agent.conformal.scores import mean_score
+from a1agent.conformal.scores import mean_score, or_strangest
 from a1agent.engine import earlystop
 from a1agent.engine.attempt import attempt, resample
 from a1agent.engine.chain import Call, Chain, Marks
@@ -137,8 +136,7 @@ class _Run:
         """Whether a chain that has ended is the likeliest winner so far: the best, of those that state an answer."""
         if chain.end in ("cancelled", "failed"):
             return False
-        score = mean_score(chain.scores)
-        rank = (chain.answer is None, math.inf if math.isnan(score) else score)
+        rank = (chain.answer is None, or_strangest(mean_score(chain.scores)))
         leads = self.best is None or rank < self.best
         if leads:
             self.best = rank

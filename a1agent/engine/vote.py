@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from a1agent.config import VoteMethod
-from a1agent.conformal.scores import mean_score
+from a1agent.conformal.scores import mean_score, or_strangest
 from a1agent.engine.equivalence import Equivalence, canonical_key, may_equal
 from a1agent.engine.extract import Answer
 
@@ -243,12 +243,11 @@ def _key(answer: Answer) -> str:
 
 
 def _rank(candidate: Candidate) -> tuple[float, int]:
-    return (math.inf if math.isnan(candidate.score) else candidate.score), candidate.chain
+    return or_strangest(candidate.score), candidate.chain
 
 
 def _mean_score(chains: Sequence[Candidate]) -> float:
-    mean = mean_score([c.score for c in chains])
-    return math.inf if math.isnan(mean) else mean
+    return or_strangest(mean_score([c.score for c in chains]))
 
 
 def _strengths(candidates: Sequence[Candidate]) -> dict[int, float]:

@@ -27,12 +27,12 @@ TEXTS = (
 )
 
 
-def in_llama_cpp(context: int | None = None) -> llama_cpp.LlamaCppBackend:
-    return llama_cpp.load(GGUF, n_ctx=context or 1024, flash_attn="off")
+def in_llama_cpp(_: int | None) -> llama_cpp.LlamaCppBackend:
+    return llama_cpp.load(GGUF, n_ctx=1024, flash_attn="off")
 
 
-def in_transformers(context: int | None = None) -> hf.TransformersBackend:
-    return hf.load(GGUF, n_ctx=context or 1024)
+def in_transformers(_: int | None) -> hf.TransformersBackend:
+    return hf.load(GGUF, n_ctx=1024)
 
 
 async def test_both_backends_read_the_file_alike() -> None:
