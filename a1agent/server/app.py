@@ -48,7 +48,6 @@ def create_app(agent: A1, settings: ServerSettings | None = None) -> FastAPI:
     app.include_router(page.router(service))
     app.mount("/page", page.files())
     _add_state_of_server(app, service)
-    document.describe(app)
     _add_errors(app)
     if service.settings.allowed_origins:
         app.add_middleware(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 
 from a1agent.stats import RejectionStats
@@ -19,7 +18,6 @@ __all__ = [
     "Models",
     "ResponseObject",
     "answer",
-    "describe",
 ]
 
 _REFUSALS = {
@@ -31,8 +29,9 @@ _REFUSALS = {
     408: "the body took too long to arrive",
     413: "the body is too large",
     415: "the body is no JSON",
+    422: "no chain kept to the format, or called the tool that had to be called",
     429: "the queue is full; `Retry-After` says when to come again",
-    500: "the call failed, or no chain kept to the format",
+    500: "the call failed",
     503: "the models load, or do not load, or the server ends; `Retry-After` where that passes",
 }
 
@@ -150,19 +149,3 @@ def answer(shape: type[BaseModel], described: str) -> _Statuses:
     data = {"type": "string", "description": "a JSON object; the last of a chat completion is [DONE]"}
     event = {"type": "object", "properties": {"event": {"type": "string"}, "data": data}, "required": ["data"]}
     return {200: {"model": shape, "content": {"text/event-stream": {"schema": event}}, "description": described}}
-
-
-def describe(app: FastAPI) -> None:
-    """Takes out of the document what the framework adds by itself and this server never answers: 422."""
-    made = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = made()
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                operation["responses"].pop("422", None)
-        for name in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(name, None)
-        return document
-
-    app.openapi = openapi

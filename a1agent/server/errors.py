@@ -80,7 +80,8 @@ def client_gone() -> ApiError:
 
 
 def api_error_of(error: BaseException, names: Mapping[str, str] = CHAT_NAMES) -> ApiError:
-    """What a failed call means to the client: its own mistake (400), ours (500), or one that passes (503).
+    """What a failed call means to the client: its own mistake (400), more than the models can (422), ours (500), or
+    one that passes (503).
 
     `names`: what the client's API calls the parts of a question. The error itself is kept as the cause.
     """
@@ -96,8 +97,8 @@ def api_error_of(error: BaseException, names: Mapping[str, str] = CHAT_NAMES) ->
 
 
 def _told(error: BaseException, names: Mapping[str, str]) -> ApiError:
-    if isinstance(error, InvalidAnswer):
-        return ApiError(500, str(error), code="invalid_answer")
+    if isinstance(error, InvalidAnswer):  # the models ran and did their best: clients repeat what is above 499
+        return ApiError(422, str(error), code="invalid_answer")
     if isinstance(error, TimedOut):  # clients would repeat it at once, with the same limit
         return ApiError(504, str(error), code="timed_out", headers={"x-should-retry": "false"})
     if isinstance(error, ContextOverflow):

@@ -105,7 +105,7 @@ def tool_calls_of(result: Result, question: Question) -> list[tuple[str, str, st
     strict = {tool["function"]["name"] for tool in question.tools if _strict(tool)}
     broken = next((call.name for call in result.invalid_tool_calls if call.name in strict), None)
     if broken is not None and not result.tool_calls:
-        raise ApiError(500, f"no chain called {broken!r} with arguments its schema takes", code="invalid_answer")
+        raise ApiError(422, f"no chain called {broken!r} with arguments its schema takes", code="invalid_answer")
     return [(tools.call_id(), call.name, json.dumps(dict(call.arguments))) for call in result.tool_calls]
 
 

@@ -499,9 +499,9 @@ async def test_an_answer_in_a_format_is_json_and_nothing_else() -> None:
     assert isinstance(json.loads(plain.choices[0].message.content or ""), dict)
 
 
-async def test_a_format_that_no_chain_keeps_to_is_an_error() -> None:
+async def test_a_format_that_no_chain_keeps_to_is_an_error_that_clients_do_not_repeat() -> None:
     async with serving() as running, running.client() as client:
-        with pytest.raises(openai.InternalServerError) as caught:
+        with pytest.raises(openai.UnprocessableEntityError, match="no chain gave an answer in the asked") as caught:
             await client.chat.completions.create(**ASKED, response_format=json_schema({"required": ["x"]}))  # type: ignore[arg-type]
     assert caught.value.code == "invalid_answer"
 

@@ -43,7 +43,7 @@ def test_whatever_is_made_from_the_document_is_answered_as_it_says(case: schemat
     if case.meta is not None and case.meta.generation.mode.is_positive:
         case.body = answerable(case.body)
     answer = case.call()
-    assert answer.status_code < 500 or answer.json()["error"]["code"] == "invalid_answer", answer.text
+    assert answer.status_code < 500, answer.text
     case.validate_response(answer, excluded_checks=UNTRUE_HERE)
     if answer.status_code >= 400:
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
@@ -52,6 +52,6 @@ def test_whatever_is_made_from_the_document_is_answered_as_it_says(case: schemat
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
 def test_every_status_of_a_call_is_in_the_document(path: str) -> None:
     told = APP.openapi()["paths"][path]["post"]["responses"]
-    assert {int(status) for status in told} == {200, 400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503}
+    assert {int(status) for status in told} == {200, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 500, 503}
     assert set(told["200"]["content"]) == {"application/json", "text/event-stream"}
     assert told["200"]["content"]["application/json"]["schema"]["$ref"].endswith(("Completion", "ResponseObject"))

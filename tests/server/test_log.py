@@ -107,7 +107,7 @@ async def test_a_refusal_is_one_line_without_what_was_asked(
         ({"response_format": schema(nested(400))}, 400, "invalid_value", "response_format"),
         ({"tools": tool(nested(400))}, 400, "invalid_value", "tools"),
         ({"stop": [MARK, ""]}, 400, "invalid_value", "stop"),
-        ({"response_format": schema({"required": [MARK]})}, 500, "invalid_answer", None),
+        ({"response_format": schema({"required": [MARK]})}, 422, "invalid_answer", None),
     ],
     ids=[
         "cut-arguments",
