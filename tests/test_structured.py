@@ -75,6 +75,12 @@ def test_a_chain_that_ends_without_json_is_made_to_state_it() -> None:
     assert json.loads(result.answer or "") == {"number": 7}
 
 
+def test_a_scripted_model_fills_a_schema_that_refers_to_itself() -> None:
+    with A1("scripted:obedient", "scripted:obedient", calibration=None, seed=1) as a1:
+        result = a1.solve(question({"type": "json_schema", "json_schema": {"schema": NODE}}, "Reply with 7 and 8."))
+    assert json.loads(result.answer or "") == {"number": 7, "next": {"number": 8}}
+
+
 def test_any_json_object_will_do_where_no_schema_is_given() -> None:
     with agent('{"a": 1}', "[1, 2]") as a1:
         assert a1.solve(question({"type": "json_object"})).answer == '{"a": 1}'
@@ -106,12 +112,25 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
         yield "embedded:draft", "embedded:target"
 
 
-def test_a_model_held_to_a_schema_answers_in_it_whatever_it_knows(pair: tuple[str, str]) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"number": {"type": "integer"}, "sure": {"enum": ["yes", "no"]}},
-        "required": ["number", "sure"],
-    }
+FLAT = {
+    "type": "object",
+    "properties": {"number": {"type": "integer"}, "sure": {"enum": ["yes", "no"]}},
+    "required": ["number", "sure"],
+}
+NODE = {"type": "object", "properties": {"number": {"type": "integer"}, "next": {"$ref": "#"}}, "required": ["number"]}
+TREE = {
+    "type": "object",
+    "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/tree"}, "maxItems": 1}},
+    "required": ["kids"],
+}
+
+
+@pytest.mark.parametrize(
+    "schema", [FLAT, NODE, {"$defs": {"tree": TREE}, "$ref": "#/$defs/tree"}], ids=["flat", "node", "tree"]
+)
+def test_a_model_held_to_a_schema_answers_in_it_whatever_it_knows(
+    pair: tuple[str, str], schema: dict[str, Any]
+) -> None:
     small: dict[str, int] = {"chains": 3, "step_tokens": 64, "min_step_tokens": 0, "turns": 6}
     with A1(*pair, calibration=None, seed=1, early_stop="off", **small) as a1:
         result = a1.solve(question({"type": "json_schema", "json_schema": {"schema": schema}}))

@@ -24,6 +24,7 @@ _AT_LEAST, _AT_MOST = ("minItems", "minLength"), ("maxItems", "maxLength")
 _MOST_REPEATED = 1000
 """Of one item or character. llama.cpp refuses 1,500 repetitions, and tens of thousands end the process."""
 _MOST_REPEATED_IN_ALL = 50_000
+_WHOLE = "#/$defs/the-whole-schema"
 _TOKEN = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
@@ -31,7 +32,7 @@ def grammar_of(schema: Mapping[str, Any]) -> bytes | None:
     """The schema as a grammar of llama.cpp (GBNF); None, with a line in the log, when it has no grammar."""
     try:
         converter: Any = importlib.import_module("llama_cpp.llama_grammar")
-        rules: str = converter.json_schema_to_gbnf(json.dumps(_bounded(schema)))
+        rules: str = converter.json_schema_to_gbnf(json.dumps(_named(_bounded(schema))))
     except Exception as error:  # the converter asserts, and knows neither every keyword nor recursion without an end
         _log.warning("a JSON schema has no grammar, answers are only checked afterwards; the DEBUG log says why")
         _log.debug("no grammar: %r", error)
@@ -67,6 +68,28 @@ def _bounded(schema: Mapping[str, Any]) -> Any:
     if repeated > _MOST_REPEATED_IN_ALL:
         raise ValueError(f"{repeated} repetitions")
     return bounded
+
+
+def _named(schema: Any) -> Any:
+    """The schema under a name, which stands for it wherever it refers to itself as a whole (`#`).
+
+    The converter knows references to parts only, and does not look for parts beside a reference.
+    """
+
+    def name(value: Any) -> Any:
+        if isinstance(value, list):
+            return [name(each) for each in cast("list[Any]", value)]
+        if not isinstance(value, Mapping):
+            return value
+        given = cast("Mapping[str, Any]", value)
+        fields = {key: field if key in ("const", "enum") else name(field) for key, field in given.items()}
+        if not isinstance(reference := fields.get("$ref"), str):
+            return fields
+        parts: dict[str, Any] = {key: field for key, field in fields.items() if isinstance(field, Mapping)}
+        named = {"$ref": f"{_WHOLE}{reference.removeprefix('#')}"}
+        return {**parts, "oneOf": [named]} if parts else named
+
+    return {"$defs": {_WHOLE.rpartition("/")[2]: name(schema)}, "oneOf": [{"$ref": _WHOLE}]}
 
 
 class Constrained:

@@ -69,30 +69,42 @@ class _Material:
         self.numbers += _NUMBER.findall(self.text)
         self.quoted += _QUOTED.findall(self.text)
 
-    def fill(self, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
-        """A value that matches the schema, as far as one can be read off it."""
-        if "$ref" in schema:
-            place: Any = root
-            for part in schema["$ref"].removeprefix("#/").split("/"):
-                place = place[part]
-            return self.fill(place, root)
-        if "const" in schema:
-            return schema["const"]
-        if "enum" in schema:
-            return schema["enum"][0]
-        for union in ("anyOf", "oneOf", "allOf"):
-            if union in schema:
-                return self.fill(schema[union][0], root)
-        return self._of_type(schema, root)
+    def fill(self, schema: Any, root: Any, within: tuple[str, ...] = ()) -> list[Any]:
+        """A value that matches the schema, as far as one can be read off it; none where it would have no end.
 
-    def _of_type(self, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+        `within`: the references that led here.
+        """
+        if not isinstance(schema, Mapping):  # true, or false, which nothing matches
+            return [self.text] if schema else []
+        fields = cast("Mapping[str, Any]", schema)
+        if "$ref" in fields:
+            return self._at(fields["$ref"], root, within)
+        if "const" in fields:
+            return [fields["const"]]
+        if "enum" in fields:
+            return [fields["enum"][0]]
+        for union in ("anyOf", "oneOf", "allOf"):
+            if union in fields:
+                tried = (self.fill(each, root, within) for each in fields[union])
+                return next(filter(None, tried), list[Any]())
+        return [self._of_type(fields, root, within)]
+
+    def _at(self, reference: str, root: Any, within: tuple[str, ...]) -> list[Any]:
+        if reference in within:
+            return []
+        place = root
+        for part in reference.split("/")[1:]:
+            place = place[part]
+        return self.fill(place, root, (*within, reference))
+
+    def _of_type(self, schema: Mapping[str, Any], root: Any, within: tuple[str, ...]) -> Any:
         kind = schema.get("type", "object" if "properties" in schema else "string")
         match kind:
             case "object":
-                fields = cast("dict[str, dict[str, Any]]", schema.get("properties", {}))
-                return {name: self.fill(inner, root) for name, inner in fields.items()}
+                fields = cast("dict[str, Any]", schema.get("properties", {}))
+                return {name: value for name, inner in fields.items() for value in self.fill(inner, root, within)}
             case "array":
-                return [self.fill(schema.get("items", {"type": "string"}), root)]
+                return self.fill(schema.get("items", {"type": "string"}), root, within)
             case "integer" | "number":
                 number = float(self.numbers.pop(0)) if self.numbers else 0.0
                 return int(number) if kind == "integer" else number
@@ -147,7 +159,8 @@ class Obedient:
         if material.numbers and rng.random() >= self.accuracy:
             material.numbers[0] = str(float(material.numbers[0]) + 1)
         parameters = tool["function"].get("parameters") or {"type": "object"}
-        call = {"name": tool["function"]["name"], "arguments": material.fill(parameters, parameters)}
+        arguments = next(iter(material.fill(parameters, parameters)), None)
+        call = {"name": tool["function"]["name"], "arguments": arguments}
         return json.dumps(call, ensure_ascii=False)
 
 
@@ -184,7 +197,7 @@ class _Conversation:
     def json_answer(self) -> Any:
         """JSON as the request wants it."""
         schema = self.schema or {"type": "object"}
-        return _Material(_SCHEMA.sub("", self.request)).fill(schema, schema)
+        return next(iter(_Material(_SCHEMA.sub("", self.request)).fill(schema, schema)), None)
 
     @property
     def named_tools(self) -> list[dict[str, Any]]:

@@ -756,6 +756,30 @@ async def test_lengths_that_no_grammar_counts_still_hold_the_model_to_the_rest(
     assert "grammar" not in caplog.text
 
 
+NODE = {"properties": {"v": {"type": "integer"}, "next": {"$ref": "#"}}, "required": ["v"]}
+TREE = {"properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}, "required": ["kids"]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        NODE,
+        {"$defs": {"tree": TREE}, "$ref": "#/$defs/tree"},
+        {"$defs": {"one": {"properties": {"a": {"type": "null"}}}}, "allOf": [{"$ref": "#/$defs/one"}]},
+    ],
+    ids=["whole", "part", "all-of"],
+)
+async def test_a_schema_that_refers_to_itself_holds_the_model(
+    models: Path, schema: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with loaded(factory(models / "bpe.gguf")) as backend:
+        sequence = await backend.open(QUESTION)
+        written = await sequence.generate(20, Sampling(seed=3, schema=schema), FREELY)
+        await sequence.close()
+    assert written.step.text.startswith("{")
+    assert "grammar" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "schema",
     [
