@@ -311,6 +311,24 @@ def test_equal_items_are_found_as_json_schema_has_it(items: list[Any], unique: b
     assert (mismatch(check_schema({"uniqueItems": True}, "it"), items) is None) == unique
 
 
+@pytest.mark.parametrize(
+    ("value", "of", "multiple"),
+    [
+        (19.99, 0.01, True),
+        (0.3, 0.1, True),
+        (0.35, 0.1, False),
+        (7, 2, False),
+        (8.0, 2, True),
+        (10**400, 0.5, True),
+        (1.5, 10**400, False),
+        (1e308, 1e-308, True),
+        ("7", 2, True),
+    ],
+)
+def test_multiples_are_those_of_the_numbers_as_they_are_written(value: Any, of: float, multiple: bool) -> None:
+    assert (mismatch(check_schema({"multipleOf": of}, "it"), value) is None) == multiple
+
+
 def test_thousands_of_objects_are_told_apart_without_comparing_each_two() -> None:
     objects = [{"a": i, "b": [i]} for i in range(10_000)]
     check_schema({"$schema": "http://json-schema.org/draft-04/schema#", "enum": objects}, "it")
