@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from a1agent import A1
-from a1agent.cli.calls import make_agent
+from a1agent.cli.calls import Loop, make_agent
 from a1agent.cli.flags import with_settings
 from a1agent.cli.settings import Settings
 from a1agent.errors import InvalidOption
@@ -54,7 +54,11 @@ def mcp(
     chosen = ServerSettings(keys=read_keys(api_keys), allowed_hosts=(*(allow_host or ()), host))
     limits = Limits(calls=calls, waiting=waiting, clients=len(chosen.keys), seconds=max_seconds)
     agent = make_agent(settings)
-    asyncio.run(_http(agent, limits, chosen, host, port) if http else _stdio(agent, limits))
+    if http:
+        asyncio.run(_http(agent, limits, chosen, host, port))
+        return 0
+    with Loop() as loop:
+        loop.run(_stdio(agent, limits))
     return 0
 
 
@@ -69,7 +73,11 @@ def http_server(agent: A1, limits: Limits, settings: ServerSettings) -> Server:
 
 async def _stdio(agent: A1, limits: Limits) -> None:
     async with agent:
-        await create_server(agent, limits).run_stdio_async()
+        serving = asyncio.create_task(create_server(agent, limits).run_stdio_async())
+        try:
+            await asyncio.shield(serving)
+        finally:  # not awaited: its thread waits for a line of stdin, whatever ends it
+            serving.cancel()
 
 
 async def _http(agent: A1, limits: Limits, settings: ServerSettings, host: str, port: int) -> None:

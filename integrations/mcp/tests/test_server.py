@@ -267,6 +267,24 @@ async def test_over_either_transport_turns_are_told_the_answer_comes_and_the_cal
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+async def test_over_stdio_the_first_interrupt_ends_the_process() -> None:
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), asyncio.subprocess.PIPE)
+    running = await asyncio.create_subprocess_exec(sys.executable, *WORDS, *QUIET, **pipes)
+    try:
+        assert running.stdin is not None and running.stdout is not None and running.stderr is not None
+        running.stdin.write(b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
+        async with asyncio.timeout(60):
+            assert await running.stdout.readline()
+            running.send_signal(signal.SIGINT)
+            assert await running.wait() == 130  # though stdin is open still
+            assert await running.stderr.read() == b""
+    finally:
+        if running.returncode is None:
+            running.kill()
+        await running.communicate()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 async def test_over_http_a_signal_ends_the_process_in_order() -> None:
     async with process("--http", "--port", "0") as (url, running):
         assert url.startswith("http://127.0.0.1:") and url.endswith("/mcp")
