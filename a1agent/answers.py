@@ -49,7 +49,8 @@ def result_of(asked: Asked, outcome: Outcome, stats: RejectionStats, usage: Usag
     winner = next((c for c in outcome.chains if c.index == outcome.vote.winner), None)
     thinking, message = split_thinking(winner.text) if winner else (None, "")
     if asked.statement.required and outcome.vote.answer is None:
-        raise _invalid(asked, message, stats, outcome.timed_out)
+        what, hint = _invalid(asked, message, outcome.timed_out)
+        raise InvalidAnswer(what, hint, message, stats, usage)
     found = tools.calls_in(message, asked.question)
     return Result(
         answer=outcome.vote.answer,
@@ -72,7 +73,8 @@ def _check_failures(outcome: Outcome, stats: RejectionStats) -> None:
         raise SolveError(f"all {len(outcome.causes)} chains failed", str(first), outcome.causes, stats) from first
 
 
-def _invalid(asked: Asked, message: str, stats: RejectionStats, timed_out: bool) -> InvalidAnswer:
+def _invalid(asked: Asked, message: str, timed_out: bool) -> tuple[str, str]:
+    """What is wrong with the message, and what to do about it."""
     if asked.format is None:
         malformed = tools.calls_in(message, asked.question).invalid
         why = f" ({malformed[0].error})" if malformed else ""
@@ -83,4 +85,4 @@ def _invalid(asked: Asked, message: str, stats: RejectionStats, timed_out: bool)
         hint = "use more chains"
     if timed_out:
         what, hint = f"{what} before the time limit passed", "raise timeout_s, or use fewer chains"
-    return InvalidAnswer(what, hint, message, stats)
+    return what, hint

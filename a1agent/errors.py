@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from a1agent.stats import RejectionStats
+    from a1agent.types import Usage
 
 __all__ = [
     "A1Error",
@@ -152,14 +153,25 @@ class SolveError(A1Error):
 
 
 class InvalidAnswer(SolveError):
-    """No chain gave an answer in the asked format. `text` is what the best chain wrote, `stats` what was counted."""
+    """No chain gave an answer in the asked format. `text` is what the best chain wrote, `stats` what was counted.
 
-    def __init__(self, what: str, hint: str = "", text: str = "", stats: RejectionStats | None = None) -> None:
+    `usage`: what each model processed.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        hint: str = "",
+        text: str = "",
+        stats: RejectionStats | None = None,
+        usage: Usage | None = None,
+    ) -> None:
         super().__init__(what, hint, stats=stats)
         self.text = text
+        self.usage = usage
 
     def __reduce__(self) -> tuple[type[InvalidAnswer], tuple[Any, ...]]:
-        return InvalidAnswer, (self.what, self.hint, self.text, self.stats)
+        return InvalidAnswer, (self.what, self.hint, self.text, self.stats, self.usage)
 
 
 class TimedOut(SolveError):

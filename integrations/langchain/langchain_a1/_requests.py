@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from a1agent import A1, Event, InvalidAnswer, InvalidQuestion, Question, RejectionStats, Result, VoteClosed
+from a1agent import A1, Event, InvalidAnswer, InvalidQuestion, Question, RejectionStats, Result, Usage, VoteClosed
 from a1agent.narrator import Narrator
 from a1agent.tools import call_id
 from langchain_core.exceptions import OutputParserException
@@ -109,7 +109,8 @@ class Request:
         if not self.keep_invalid:
             raise OutputParserException(str(error), llm_output=error.text) from error
         metadata = self._metadata(error.stats, INVALID, str(error))
-        return {"content": error.text, "usage_metadata": _spent(error.stats), "response_metadata": metadata}
+        spent = None if error.usage is None else _spent(error.usage)
+        return {"content": error.text, "usage_metadata": spent, "response_metadata": metadata}
 
     def _metadata(self, stats: RejectionStats | None, finish_reason: str, error: str | None = None) -> dict[str, Any]:
         return {
@@ -150,25 +151,14 @@ def _finish_reason(result: Result) -> str:
 
 def _usage(result: Result) -> UsageMetadata:
     """What both models processed; reasoning is all that they wrote but the text of the answer."""
-    usage = result.usage
-    cached = usage.draft.cached_tokens + usage.target.cached_tokens
-    reasoning = max(0, usage.output_tokens - result.text_tokens)
-    spent = _usage_metadata(usage.input_tokens, usage.output_tokens, cached)
-    return {**spent, "output_token_details": OutputTokenDetails(reasoning=reasoning)}
+    reasoning = max(0, result.usage.output_tokens - result.text_tokens)
+    return {**_spent(result.usage), "output_token_details": OutputTokenDetails(reasoning=reasoning)}
 
 
-def _spent(stats: RejectionStats | None) -> UsageMetadata | None:
-    """What both models processed for an answer that is none."""
-    if stats is None:
-        return None
-    read, written = stats.prompt_tokens + stats.scored_tokens, stats.drafted_tokens + stats.target_tokens
-    return _usage_metadata(read, written, stats.cached_tokens)
-
-
-def _usage_metadata(read: int, written: int, cached: int) -> UsageMetadata:
+def _spent(usage: Usage) -> UsageMetadata:
     return UsageMetadata(
-        input_tokens=read,
-        output_tokens=written,
-        total_tokens=read + written,
-        input_token_details=InputTokenDetails(cache_read=cached),
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        total_tokens=usage.input_tokens + usage.output_tokens,
+        input_token_details=InputTokenDetails(cache_read=usage.draft.cached_tokens + usage.target.cached_tokens),
     )

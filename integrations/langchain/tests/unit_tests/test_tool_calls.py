@@ -197,6 +197,14 @@ def test_when_none_validates_the_error_carries_the_raw_text(method: Any, schema:
     assert usage["input_tokens"] == stats["prompt_tokens"] + stats["scored_tokens"] > 0
 
 
+def test_the_usage_of_an_invalid_answer_counts_what_a_limit_cut_off() -> None:
+    chat = says("Nobody knows. " * 40, chains=1, rejection_rate=1.0, step_tokens=9, takeover_tokens=9)
+    raw = chat.with_structured_output(Joke, method="json_schema", include_raw=True).invoke("Tell one.")["raw"]
+    stats = raw.response_metadata["a1"]
+    assert stats["observed_rate"] == 1  # the target wrote all that the draft wrote, and both were cut alike
+    assert raw.usage_metadata["output_tokens"] == 2 * stats["drafted_tokens"] > 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_a_model_s_own_validators_refuse_is_an_error_with_the_raw_text(method: Any) -> None:
     chat = says(joke(RUDE, method).replace("Joke", "Polite"), chains=2)
