@@ -51,6 +51,14 @@ _TOO_LONG = re.compile(
     r"context.?length|context.?size|max_model_len|too long|longer than|exceed\w* .*(context|token)", re.I
 )
 
+_NO_MODEL = re.compile(
+    r"\bmodel\s+(?:\S+\s+)?(?:(?:was|is|could)\s+)?(?:not\s+(?:be\s+)?(?:found|available)|does\s*n[o']t\s+exist)"
+    r"|\b(?:no|unknown)\s+(?:such\s+)?model\b|model_not_(?:found|available)",
+    re.I,
+)
+"""How servers say that they have no such model, in words or as a code; a path that they lack may name models too."""
+_ELSEWHERE = "check the address, and the model's name at /v1/models"
+
 
 class Retryable(BackendError):
     """May go better next time; callers of `Http` see a plain `BackendError`.
@@ -296,10 +304,10 @@ def _failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1
         return BackendError(f"{url} redirects to {where}", "write the address that it redirects to")
     if status in (401, 403):
         return BackendError(f"{url} refuses the key ({status})", "set it in the environment: ?api_key_env=NAME")
-    if status in (404, 405) and re.search(r"model", said, re.I):
+    if status in (404, 405) and _NO_MODEL.search(body):
         return ModelNotFound(f"{url}: {said}", "see which models the server offers at /v1/models")
     if status in (404, 405, 501):
-        return NotOffered(f"{url} does not offer this ({status}): {said}", "is the address that of another server?")
+        return NotOffered(f"{url} does not offer this ({status}): {said}", _ELSEWHERE)
     if status in (400, 413, 422) and _TOO_LONG.search(said):
         return ContextOverflow(f"{url}: {said}", "lower the number of turns or the step length")
     kind = Refused if status in (400, 422) else BackendError

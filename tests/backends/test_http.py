@@ -29,7 +29,7 @@ from tests.backends.remotes import FAST, Serve
 from tests.servers.flavors import Flavor, OpenAI
 from tests.servers.model import EXACT
 from tests.servers.sglang import Sglang
-from tests.servers.sockets import Faults, Reply, Request
+from tests.servers.sockets import Faults, Reply, Request, SocketServer
 from tests.servers.vllm import Vllm
 
 pytestmark = pytest.mark.anyio
@@ -539,6 +539,32 @@ def test_a_host_that_is_not_there_is_named() -> None:
 def test_a_server_of_another_kind_is_refused(servers: dict[str, Flavor]) -> None:
     assert isinstance(refused(f"sglang:{servers['vllm'].url}#tiny"), A1Error)
     assert isinstance(refused(f"vllm:{servers['sglang'].url}#tiny?context_length=99999"), InvalidOption)
+
+
+@pytest.mark.parametrize(
+    ("told", "missing"),
+    [
+        ({"object": "error", "message": "The model `m` does not exist.", "type": "NotFoundError", "code": 404}, True),
+        ({"error": {"message": "The model `m` does not exist or you do not have access to it.", "code": None}}, True),
+        ({"error": {"message": 'model "m" not found, try pulling it first', "type": "api_error"}}, True),
+        ({"error": "model 'm' not found"}, True),
+        ({"error": {"message": "there is no model 'm': known: a1", "param": "model"}}, True),
+        ({"error": {"message": "Unable to serve m", "code": "model_not_found"}}, True),
+        ({"error": {"message": "This is a chat model and not supported in the v1/completions endpoint"}}, False),
+        ({"error": {"message": "File Not Found", "type": "not_found_error", "code": 404}}, False),
+        ({"detail": "Not Found: /models/v1/models"}, False),
+        ({"error": {"message": "Invalid URL (GET /v1/models)", "type": "invalid_request_error"}}, False),
+    ],
+)
+def test_a_404_tells_of_a_model_only_where_it_says_so(told: dict[str, Any], missing: bool) -> None:
+    async def reply(request: Request) -> Reply:
+        return Reply(told, status=404)
+
+    server = SocketServer({"/v1/models": reply})
+    error = refused(f"openai:{server.url}#m")
+    server.close()
+    assert isinstance(error, ModelNotFound) == missing
+    assert "/v1/models" in error.hint
 
 
 def test_a_failed_check_leaves_nothing_open(server: Flavor) -> None:
