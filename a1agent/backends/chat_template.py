@@ -21,13 +21,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from a1agent.errors import InvalidQuestion, UsageError
 from a1agent.types import Question
 
-__all__ = ["ChatTemplate", "Piece"]
+__all__ = ["PLAIN", "ChatTemplate", "Piece"]
 
 _log = logging.getLogger(__name__)
 _PRIVATE = range(0xE000, 0xF8FF)
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
-_PLAIN = """{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
+PLAIN = """{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
 
 {% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
 
@@ -61,7 +61,7 @@ class ChatTemplate:
         self._control = tuple(sorted((text for text in control if text), key=len, reverse=True))
         self._pattern = re.compile("|".join(map(re.escape, self._control)) or r"(?!)")
         self._variables = dict(variables)
-        self._template, names = _compile(source if source is not None else _PLAIN, name)
+        self._template, names = _compile(source if source is not None else PLAIN, name)
         self._tool_template = self._template
         if tool_source is not None:
             self._tool_template, names = _compile(tool_source, name)

@@ -231,7 +231,7 @@ def _check(line: Line, choice: _Choice, only_thought: bool) -> None:
     if apart:
         raise BackendError(
             f"{line.url} took {apart} out of what the model wrote: a chain cannot go on from the rest",
-            "start the server without a parser for that, switch it off for this model, or use ?api=completions",
+            "start the server without a parser for that, or use ?api=completions&tokenizer=PATH (the model's)",
         )
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 import secrets
 
-from a1agent.backends.chat_template import ChatTemplate
+from a1agent.backends.chat_template import PLAIN, ChatTemplate
 from a1agent.backends.local_tokenizer import LocalTokenizer
 from a1agent.backends.vocabulary import Prompt
 from a1agent.prompts import opens_thought
@@ -18,6 +19,8 @@ from a1agent.types import Question
 
 __all__ = ["PlainText"]
 
+_log = logging.getLogger(__name__)
+_UNFORMATTED = "%s is sent plain lines of 'User:' and 'Assistant:'; for its chat template write ?tokenizer=PATH"
 # About four letters to a token, spaces with the word after them: what most vocabularies come to in English.
 _PIECE = re.compile(r"\s?[^\W\d_]{1,5}|\d|\s+?(?=\s[^\W\d_])|\s+|.", re.DOTALL)
 
@@ -39,7 +42,9 @@ class PlainText:
         self.end_ids: frozenset[int] = frozenset()
         self._local = local
         self._chat = chat
-        self._template = None if local else ChatTemplate(None, (), {}, name)
+        if not chat and local is None:
+            _log.warning(_UNFORMATTED, name)
+        self._template = None if local else ChatTemplate(PLAIN, (), {}, name)
         self._pieces = [b""]
         self._ids = {b"": 0}
 

@@ -195,8 +195,18 @@ async def test_what_a_server_takes_out_of_the_text_is_not_lost_unsaid(serve: Ser
         length = sequence.length
         with pytest.raises(BackendError, match="tool call" if apart == "tool_calls" else "thoughts") as caught:
             await sequence.generate(6, GREEDY, FREELY)
-        assert "parser" in caught.value.hint
+        assert "parser" in caught.value.hint and "?api=completions&tokenizer=" in caught.value.hint
         assert sequence.length == length
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("continues", "told"), [("trailing", False), (None, True)], ids=["chat", "completions"])
+async def test_a_prompt_without_the_template_of_its_model_is_told_of(
+    serve: Serve, caplog: pytest.LogCaptureFixture, continues: str | None, told: bool
+) -> None:
+    async with loaded(factory(openai.load, await serve(OpenAI, continues=continues))):
+        assert ("?tokenizer=" in caplog.text) == told
+        assert bool(caplog.text) == told
 
 
 @pytest.mark.anyio
