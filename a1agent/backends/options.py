@@ -34,7 +34,8 @@ def check_values(
     """Raises `InvalidOption` for a value of a wrong type, out of its limits, or not among its choices."""
     for name, value in values.items():
         kind = known[name][0]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        taken = (int, float) if kind is float else kind
+        if not isinstance(value, taken) or (kind is not bool and isinstance(value, bool)):
             raise InvalidOption(f"{name}={value!r} is not {kind_name(kind)}", known[name][1])
         if name in limits and not limits[name][0] <= value <= limits[name][1]:
             low, high = limits[name]

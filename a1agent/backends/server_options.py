@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from a1agent.errors import InvalidOption, nearest
+from a1agent.backends.options import check_names, check_values
+from a1agent.errors import InvalidOption
 
 __all__ = ["OPTIONS", "ServerAddress", "ServerOptions"]
 
@@ -32,7 +33,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "session_header": (str, "header that names the chain, for routers that keep it on its replica; SGLang: its own"),
 }
 
-_RANGES = {
+_LIMITS = {
     "context_length": (0, 2**24),
     "max_connections": (1, 4096),
     "retries": (0, 100),
@@ -66,12 +67,12 @@ class ServerOptions:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> ServerOptions:
         """Checked options. Raises `InvalidOption` for an unknown name (naming the nearest) or a value out of range."""
-        for name in options:
-            if name not in OPTIONS:
-                raise InvalidOption(f"unknown option {name!r} of a model on a server", nearest(name, OPTIONS))
+        check_names(options, OPTIONS, "served")
         checked = cls(**options)
-        for field in fields(cls):
-            _check(field.name, getattr(checked, field.name))
+        values = {field.name: getattr(checked, field.name) for field in fields(cls)}
+        check_values(values, OPTIONS, _LIMITS, {})
+        for name, value in values.items():
+            _check(name, value)
         if checked.stream_interval > 1 and not checked.tokenizer:
             what = f"stream_interval={checked.stream_interval} needs the model's tokenizer, to tell tokens apart"
             raise InvalidOption(what, "name it: ?tokenizer=PATH")
@@ -96,11 +97,6 @@ class ServerOptions:
 
 def _check(name: str, value: Any) -> None:
     kind, meaning = OPTIONS[name]
-    if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
-        raise InvalidOption(f"{name}={value!r} is no {kind.__name__}", meaning)
-    if name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
-        low, high = _RANGES[name]
-        raise InvalidOption(f"{name}={value} is out of range", f"use {low} to {high}: {meaning}")
     if kind is float and not 0 < value < float("inf"):
         raise InvalidOption(f"{name}={value} is no positive number of seconds", meaning)
     if name == "session_header" and not _HEADER.fullmatch(value):
