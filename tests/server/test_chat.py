@@ -474,7 +474,7 @@ async def test_a_stream_ends_with_its_tool_calls() -> None:
     ids=["auto", "none", "auto-words", "required-words", "required", "named"],
 )
 async def test_the_choice_of_a_tool_is_kept(question: str, choice: Any, called: list[str], stream: bool) -> None:
-    multiply = tool("multiply", NUMBERS)
+    multiply = tool("multiply", NUMBERS, strict=True)
     asked: Any = {"messages": [{"role": "user", "content": question}], "tools": [ADD, multiply], "tool_choice": choice}
     async with obedient() as agent, serving(agent) as running, running.client() as client:
         if stream:
