@@ -35,6 +35,8 @@ StartMode = Literal["all", "needed"]
 ScoreName = Literal["mean_nll", "worst_nll"]
 AnswerKind = Literal["auto", "boxed", "choice", "json", "text"]
 
+_MOST_CHAINS = 10_000
+
 
 def _option(default: Any, text: str) -> Any:  # any type: each field names its own
     return field(default=default, metadata={"help": text})
@@ -138,6 +140,8 @@ class Options:
     def _check_counts(self) -> None:
         for name in ("chains", "turns", "attempts", "step_tokens", "answer_tokens"):
             _at_least(name, getattr(self, name), 1)
+        if self.chains > _MOST_CHAINS:
+            raise InvalidOption(f"chains is {self.chains}", f"use {_MOST_CHAINS} or less: each takes memory")
         for name in ("takeover_tokens", "max_tokens"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
