@@ -50,7 +50,7 @@ class Options:
     """
 
     chains: int = _option(8, "parallel attempts at the question (N)")
-    turns: int = _option(15, "rounds a chain may take before it must state its answer")
+    turns: int = _option(15, "rounds a chain may take before it must state its answer, in one more")
     rejection_rate: float = _option(0.3, "share of verified steps that the target takes over, 0 to 1; it is kept")
     verify_rate: float = _option(
         1.0,
