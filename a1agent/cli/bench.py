@@ -191,7 +191,8 @@ def _tell(plan: Plan, ledger: Ledger, *, shared: bool) -> None:
     from a1agent.bench.report import Context, report
     from a1agent.bench.verdict import verdicts
 
-    found = figures(ledger.records, ledger.rates, plan.ways, shared=shared)
+    resamples = plan.options.takeover == "resample"
+    found = figures(ledger.records, ledger.rates, plan.ways, shared=shared, resamples=resamples)
     context = Context(
         draft=plan.draft,
         target=plan.target,
