@@ -47,7 +47,6 @@ FAILURES = {
     "an unknown embedded model": (["ask", "q", "--draft", "embedded:dratf"], "'draft'"),
     "a server that is not there": (["ask", "q", "--draft", "vllm:http://127.0.0.1:9#m"], "127.0.0.1:9"),
     "a target that only drafts": (["ask", "q", "--target", "openai:http://127.0.0.1:9#m"], "cannot"),
-    "a folder that is not there": (["ask", "q", "--target", "hf:./nowhere/at/all"], "nowhere"),
     "a missing trace": (["replay", "nowhere.csv"], "nowhere.csv"),
     "a folder for a trace": (["replay", "."], "directory"),
 }
@@ -65,6 +64,13 @@ def test_what_fails_exits_1(a1, words: list[str], said: str) -> None:
     done = a1(*words)
     assert done.exit_code == 1
     _is_short(done, said)
+
+
+def test_a_folder_that_is_not_there_exits_1(a1) -> None:
+    pytest.importorskip("transformers")
+    done = a1("ask", "q", "--target", "hf:./nowhere/at/all")
+    assert done.exit_code == 1
+    _is_short(done, "nowhere")
 
 
 # A list in a list in a list, and so on, of a name without letters.
