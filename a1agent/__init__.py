@@ -12,9 +12,11 @@ decides per chain whether the target takes over, at a rejection rate that you se
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # known by its name; importing typing takes longer than all else before a1 minds an interrupt
 if TYPE_CHECKING:
+    from typing import Any
+
     from a1agent.agent import A1
     from a1agent.config import Options
     from a1agent.errors import (

@@ -35,6 +35,8 @@ StartMode = Literal["all", "needed"]
 ScoreName = Literal["mean_nll", "worst_nll"]
 AnswerKind = Literal["auto", "boxed", "choice", "json", "text"]
 
+_MOST_CHAINS = 10_000
+
 
 def _option(default: Any, text: str) -> Any:  # any type: each field names its own
     return field(default=default, metadata={"help": text})
@@ -48,7 +50,7 @@ class Options:
     """
 
     chains: int = _option(8, "parallel attempts at the question (N)")
-    turns: int = _option(15, "rounds a chain may take before it must state its answer")
+    turns: int = _option(15, "rounds a chain may take before it must state its answer, in one more")
     rejection_rate: float = _option(0.3, "share of verified steps that the target takes over, 0 to 1; it is kept")
     verify_rate: float = _option(
         1.0,
@@ -138,6 +140,8 @@ class Options:
     def _check_counts(self) -> None:
         for name in ("chains", "turns", "attempts", "step_tokens", "answer_tokens"):
             _at_least(name, getattr(self, name), 1)
+        if self.chains > _MOST_CHAINS:
+            raise InvalidOption(f"chains is {self.chains}", f"use {_MOST_CHAINS} or less: each takes memory")
         for name in ("takeover_tokens", "max_tokens"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)

@@ -23,7 +23,7 @@ def test_a_single_stop_string_is_not_taken_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("chains", True), ("seed", -1), ("stop_probability", 2), ("max_tokens", 0)]
+    ("name", "value"), [("chains", True), ("chains", 10_001), ("seed", -1), ("stop_probability", 2), ("max_tokens", 0)]
 )
 def test_values_out_of_range_name_the_option(name: str, value: object) -> None:
     with pytest.raises(InvalidOption) as caught:

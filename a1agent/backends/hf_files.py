@@ -16,7 +16,7 @@ from a1agent.backends.gguf_info import GGUFInfo, read_gguf, sample
 from a1agent.backends.hub import find_gguf, find_repository, is_gguf, is_repository
 from a1agent.errors import ModelLoadError, ModelNotFound
 
-__all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files", "reason_of", "rope_kinds"]
+__all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files", "read_json", "reason_of", "rope_kinds"]
 
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -105,10 +105,10 @@ def read_files(path: Path) -> ModelFiles:
         info = read_gguf(path)
         return ModelFiles(path, info.files, {}, _shape_of_gguf(info), info)
     if not (path / "config.json").is_file() and (path / "adapter_config.json").is_file():
-        base = _read_json(path / "adapter_config.json").get("base_model_name_or_path")
+        base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
         what = f"{path} holds an adapter, of the model {base}"
         raise ModelLoadError(what, "name that model, with ?adapter= and this path")
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     weights = _weights(path)
     text: Json = config.get("text_config") or config
     return ModelFiles(path, weights, config, _shape_of(text, weights, quantized="quantization_config" in config))
@@ -128,7 +128,8 @@ def _repository(path: Path) -> str:
     return ""
 
 
-def _read_json(path: Path) -> Json:
+def read_json(path: Path) -> Json:
+    """The object of a JSON file. Raises `ModelNotFound` and `ModelLoadError`."""
     if not path.is_file():
         raise ModelNotFound(f"{path.parent} has no {path.name}", "name the folder of a transformers checkpoint")
     try:
@@ -143,7 +144,7 @@ def _read_json(path: Path) -> Json:
 def _weights(folder: Path) -> tuple[Path, ...]:
     """The safetensors files of a checkpoint, each whole."""
     index = folder / "model.safetensors.index.json"
-    parts: Any = _read_json(index).get("weight_map", {}) if index.is_file() else {"all": "model.safetensors"}
+    parts: Any = read_json(index).get("weight_map", {}) if index.is_file() else {"all": "model.safetensors"}
     try:
         names = sorted({str(name) for name in parts.values()})
     except AttributeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer
 
 from a1agent.backends.chat_template import ChatTemplate
+from a1agent.backends.hf_files import read_json
 from a1agent.backends.hf_vocab import HfVocabulary, tokenizer_fingerprint
 from a1agent.errors import ModelLoadError
 
@@ -25,10 +25,10 @@ def read_tokenizer_json(file: Path) -> tuple[HfVocabulary, ChatTemplate, str]:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises bare Exception
         raise ModelLoadError(f"{file} is no tokenizer: {error}", "name a tokenizer.json") from error
-    config = _json_beside(file, "tokenizer_config.json")
+    config = _json_of(file.with_name("tokenizer_config.json"))
     variables = {name: _text(config.get(name)) for name in ("bos_token", "eos_token")}
     ids: dict[str, int] = tokenizer.get_vocab()
-    ends: Any = _json_beside(file, "generation_config.json").get("eos_token_id")
+    ends: Any = _json_of(file.with_name("generation_config.json")).get("eos_token_id")
     found = {*cast("list[Any]", ends if isinstance(ends, list) else [ends]), ids.get(variables["eos_token"])}
     vocabulary, template = with_template(
         tokenizer,
@@ -73,14 +73,6 @@ def _text(token: Any) -> str:
     return str(cast("dict[str, Any]", token).get("content", "")) if isinstance(token, dict) else token or ""
 
 
-def _json_beside(file: Path, name: str) -> dict[str, Any]:
-    beside = file.with_name(name)
-    if not beside.is_file():
-        return {}
-    try:
-        found: Any = json.loads(beside.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelLoadError(f"{beside} is damaged: {error}", "download it again") from error
-    if not isinstance(found, dict):
-        raise ModelLoadError(f"{beside} is no JSON object", "download it again")
-    return cast("dict[str, Any]", found)
+def _json_of(file: Path) -> dict[str, Any]:
+    """What a file holds, nothing where there is none."""
+    return read_json(file) if file.is_file() else {}

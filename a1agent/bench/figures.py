@@ -113,7 +113,7 @@ class WayFigures:
 class Figures:
     """All ways, by name, over the same `questions`, so many of them `timed`: every way answered them.
 
-    `shared`: the models took turns on one device.
+    `shared`: the models took turns on one device. `resamples`: rejected steps were drafted anew, and nobody took over.
     """
 
     questions: int
@@ -122,6 +122,7 @@ class Figures:
     bootstrap: Bootstrap
     bare: BareRates | None
     shared: bool
+    resamples: bool
 
     def alone(self, way: Way) -> WayFigures | None:
         """The target alone with as many chains."""
@@ -143,10 +144,18 @@ class _Common:
     clock: Bootstrap | None
     bare: BareRates | None
     shared: bool
+    resamples: bool
 
 
-def figures(records: Sequence[Record], rates: Sequence[BareRates], ways: Sequence[Way], *, shared: bool) -> Figures:
-    """The figures of a run. `shared`: both models on one device, which they use in turn.
+def figures(
+    records: Sequence[Record],
+    rates: Sequence[BareRates],
+    ways: Sequence[Way],
+    *,
+    shared: bool,
+    resamples: bool = False,
+) -> Figures:
+    """The figures of a run. `shared`: both models on one device, in turn; `resamples`: rejected steps are drafted anew.
 
     Raises `ValueError` when no question was answered by every way.
     """
@@ -156,14 +165,14 @@ def figures(records: Sequence[Record], rates: Sequence[BareRates], ways: Sequenc
         raise ValueError("no question was answered in every way yet")
     timed = [problem for problem in problems if all(found[problem, way.name].error is None for way in ways)]
     clock = Bootstrap(len(timed)) if timed else None
-    common = _Common(Bootstrap(len(problems)), clock, _median(rates), shared)
+    common = _Common(Bootstrap(len(problems)), clock, _median(rates), shared, resamples)
     rows = {way.name: [found[problem, way.name] for problem in problems] for way in ways}
     answered = {way.name: [found[problem, way.name] for problem in timed] for way in ways}
     alone = {way.chains: _seconds(answered[way.name]) for way in ways if way.mode == "target"}
     made = {
         way.name: _figures_of(way, rows[way.name], answered[way.name], alone.get(way.chains), common) for way in ways
     }
-    return Figures(len(problems), len(timed), made, common.bootstrap, common.bare, shared)
+    return Figures(len(problems), len(timed), made, common.bootstrap, common.bare, shared, resamples)
 
 
 def compare(one: WayFigures, other: WayFigures, vote: str, bootstrap: Bootstrap) -> Compared:
@@ -173,10 +182,13 @@ def compare(one: WayFigures, other: WayFigures, vote: str, bootstrap: Bootstrap)
     return Compared(difference, paired_p_value(right, against))
 
 
-def ceiling(bare: BareRates, scored: float, rejected: float, *, shared: bool = True) -> float | None:
+def ceiling(
+    bare: BareRates, scored: float, rejected: float, *, standing: float = 1.0, shared: bool = True
+) -> float | None:
     """The speed-up over the target alone that the bare rates allow, at equal lengths (design: what it costs).
 
-    (1/R_t) / (1/R_d + scored/S_t + rejected/R_t), where `scored` and `rejected` are shares of all steps (of those that
+    standing (1/R_t) / (1/R_d + scored/S_t + rejected/R_t), where `standing` is the share of drafted tokens that stand
+    or that the target replaced, `scored` and `rejected` are shares of all steps (of those that
     were rolled back only what the target wrote), and the first R_t is at the batch of the target alone, the second at
     that of takeovers. Models that do not share a device may run at once: then the larger of the draft's part and the
     target's counts. None where a rate was not measured.
@@ -184,7 +196,7 @@ def ceiling(bare: BareRates, scored: float, rejected: float, *, shared: bool = T
     if bare.alone is None or (rejected > 0 and bare.takeover is None):
         return None
     writing = rejected / bare.takeover if bare.takeover else 0.0
-    return (1 / bare.alone) / together(1 / bare.draft, scored / bare.score + writing, in_turn=shared)
+    return standing / bare.alone / together(1 / bare.draft, scored / bare.score + writing, in_turn=shared)
 
 
 def _figures_of(way: Way, rows: list[Record], timed: list[Record], alone: Values | None, common: _Common) -> WayFigures:
@@ -195,7 +207,9 @@ def _figures_of(way: Way, rows: list[Record], timed: list[Record], alone: Values
     rated = way.mode in RATED and verified > 0
     observed, steps = rejected / verified if rated else None, verified + _total(stats, "unverified")
     waiting, compute = _total(spent, "waiting_s"), sum(_total(spent, f"{p}_s") for p in ("draft", "verify", "takeover"))
-    written = rejected * written_share(stats)
+    written = 0.0 if common.resamples else rejected * written_share(stats)
+    drafted, kept = _total(stats, "drafted_tokens"), _total(stats, "kept_tokens")
+    standing = kept / drafted if common.resamples and drafted else 1.0
     read = verified if _total(stats, "scored_tokens") else 0  # a model that judges itself reads nothing
     fits = bare is not None and way.mode == "a1" and way.also != "chains"
     return WayFigures(
@@ -208,7 +222,9 @@ def _figures_of(way: Way, rows: list[Record], timed: list[Record], alone: Values
         chains_right=statistics.fmean(row.chains_right for row in rows),
         seconds=None if clock is None else clock.mean(seconds),
         speedup=None if clock is None or alone is None else clock.ratio(alone, seconds),
-        ceiling=ceiling(bare, read / steps, written / steps, shared=shared) if fits and bare and steps else None,
+        ceiling=ceiling(bare, read / steps, written / steps, standing=standing, shared=shared)
+        if fits and bare and steps
+        else None,
         tokens=_tokens(way, spent, max(1, len(timed))),
         by_turn=by_turn,
         observed_rate=observed,

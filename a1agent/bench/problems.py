@@ -18,6 +18,7 @@ from a1agent.errors import InvalidOption, MissingExtra, UsageError, nearest
 __all__ = ["DATASETS", "DataSet", "Problem", "from_file", "named"]
 
 EMBEDDED_COUNT = 100
+_MOST_EMBEDDED = 10_000
 _SHOWN_LINES = 5
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -119,6 +120,8 @@ def named(name: str, *, limit: int | None, seed: int) -> DataSet:
     Raises `InvalidOption` for other names, `MissingExtra`, and `UsageError` when the hub cannot be reached.
     """
     if name == "embedded":
+        if limit is not None and limit > _MOST_EMBEDDED:
+            raise InvalidOption(f"--limit is {limit}", f"use {_MOST_EMBEDDED} or less")
         return _embedded(EMBEDDED_COUNT if limit is None else limit, seed)
     if name not in DATASETS:
         raise InvalidOption(f"there is no data set {name!r}", nearest(name, ["embedded", *DATASETS]))

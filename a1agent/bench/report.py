@@ -160,12 +160,20 @@ def _bare(found: Figures) -> str:
         said.append(f"the target writes {bare.takeover:.0f} in takeovers (batch {batch['takeover']})")
     if bare.alone is not None:
         said.append(f"the target alone writes {bare.alone:.0f} (batch {batch['alone']})")
-    parts = "1/R_d + scored/S_t + taken over/R_t" if found.shared else "max(1/R_d, scored/S_t + taken over/R_t)"
+    taken = "" if found.resamples else " + taken over/R_t"
+    parts = f"1/R_d + scored/S_t{taken}" if found.shared else f"max(1/R_d, scored/S_t{taken})"
+    standing = ", times the share of drafted tokens that stand, as rejected steps are drafted anew" * found.resamples
+    many = ""
+    if bare.takeover is not None and len({f.way.rate for f in found.of("a1")}) > 1:
+        many = (
+            " That batch of takeovers is the mean of all rates: at low rates, where fewer come at once, the ceiling is "
+            "somewhat too high, at high ones too low."
+        )
     at_once = "" if found.shared else ", where both run at once"
     return (
         "The ceiling is the speed-up that the models' bare rates allow at equal lengths"
-        f"{at_once}: (1/R_t) / ({parts}). Bare rates (one model at work and nothing else, at the batch "
-        f"that occurred; medians over the run): {', '.join(said)}."
+        f"{at_once}: (1/R_t) / ({parts}){standing}. Bare rates (one model at work and nothing else, at the batch "
+        f"that occurred; medians over the run): {', '.join(said)}." + many
     )
 
 

@@ -113,8 +113,11 @@ def chains_of(text: str) -> list[int]:
     """Numbers of chains from a list with commas. Raises `InvalidOption`."""
     words = _words(text, "more-chains")
     for word in words:
-        if not word.isascii() or not word.isdigit() or int(word) < 1:
-            raise InvalidOption(f"{word!r} in --more-chains is no number of chains", "for example --more-chains 2,4,16")
+        try:
+            Options.of(chains=int(word))
+        except ValueError as error:
+            what = f"{word!r} in --more-chains is no number of chains"
+            raise InvalidOption(what, getattr(error, "hint", "for example --more-chains 2,4,16")) from None
     return list(dict.fromkeys(map(int, words)))
 
 

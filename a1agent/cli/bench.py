@@ -31,7 +31,7 @@ __all__ = ["command", "data_of", "progress", "study_options"]
 
 _MODES = "draft,target,a1,a1-random,a1-sync"
 _RATES = "0.05,0.1,0.2,0.3,0.5,0.8"
-_SETS = "embedded, math500, aime24, aime25, amc23, olympiad, gpqa or gsm8k"
+_SETS = "embedded (default), math500, aime24, aime25, amc23, olympiad, gpqa or gsm8k"
 
 
 def command() -> Command:
@@ -42,7 +42,7 @@ def command() -> Command:
 def bench(
     settings: Settings,
     data: Annotated[Path | None, typer.Option("--data", help="file of JSON lines with question and answer")] = None,
-    dataset: Annotated[str, typer.Option("--dataset", help=f"a data set by name: {_SETS}")] = "embedded",
+    dataset: Annotated[str | None, typer.Option("--dataset", help=f"a data set by name: {_SETS}")] = None,
     modes: Annotated[
         str | None, typer.Option("--modes", help=f"ways to compare, with commas (default: {_MODES})")
     ] = None,
@@ -124,13 +124,15 @@ def study_options(settings: Settings) -> Options:
 
 
 def data_of(
-    data: Path | None, dataset: str, *, limit: int | None, skip_bad: bool, seed: int, answers: bool = True
+    data: Path | None, dataset: str | None, *, limit: int | None, skip_bad: bool, seed: int, answers: bool = True
 ) -> DataSet:
-    """The data set of the flags; says which lines were left out."""
+    """The data set of the flags; says which lines were left out. Raises `UsageError`, for two sets too."""
     from a1agent.bench.problems import from_file, named
 
     if data is None:
-        return named(dataset, limit=limit, seed=seed)
+        return named("embedded" if dataset is None else dataset, limit=limit, seed=seed)
+    if dataset is not None:
+        raise UsageError(f"--data {data} and --dataset {dataset} are two data sets", "leave one of them out")
     found = from_file(data, limit=limit, skip_bad=skip_bad, answers=answers)
     if found.skipped:
         shown = ", ".join(map(str, found.skipped[:10])) + (", ..." if len(found.skipped) > 10 else "")
@@ -189,7 +191,8 @@ def _tell(plan: Plan, ledger: Ledger, *, shared: bool) -> None:
     from a1agent.bench.report import Context, report
     from a1agent.bench.verdict import verdicts
 
-    found = figures(ledger.records, ledger.rates, plan.ways, shared=shared)
+    resamples = plan.options.takeover == "resample"
+    found = figures(ledger.records, ledger.rates, plan.ways, shared=shared, resamples=resamples)
     context = Context(
         draft=plan.draft,
         target=plan.target,

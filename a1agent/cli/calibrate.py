@@ -36,7 +36,9 @@ def command() -> Command:
 def calibrate(
     settings: Settings,
     data: Annotated[Path | None, typer.Option("--data", help="file of JSON lines with question")] = None,
-    dataset: Annotated[str, typer.Option("--dataset", help="a data set by name, as for a1 bench")] = "embedded",
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="a data set by name, as for a1 bench (default: embedded)")
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="only so many questions")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave broken lines of --data out")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="ask as it stands, without asking for a boxed answer")] = False,

@@ -34,7 +34,7 @@ class LiveView:
     def __init__(self, console: Console, models: str, turns: int) -> None:
         self.progress = Progress()
         self._models = models
-        self._turns = turns
+        self._turns = turns + 1  # the last in which a chain that ran out of them states its answer
         self._glyphs = glyphs(console.encoding)
         self._started = time.monotonic()
         self._spinner = Spinner("line" if self._glyphs.ascii else "dots", style="cyan")

@@ -6,19 +6,21 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.table import Table
 
 from a1agent.cli.console import console, print_table
 from a1agent.config import CalibratorName, Coverage, help_of
-from a1agent.errors import InvalidOption, MissingExtra
+from a1agent.errors import InvalidOption, MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from a1agent.conformal.replay import ReplayReport
 
 __all__ = ["replay"]
+
+T = TypeVar("T")
 
 
 def replay(
@@ -43,12 +45,12 @@ def replay(
             f"--coverage is conditional and --calibrator {calibrator}", "only adaptive has a level per question"
         )
     steps = replay_steps(
-        read_trace(trace),
+        _read(read_trace, trace),
         rejection_rate=rejection_rate,
         calibrator=calibrator,
         coverage=coverage,
         seed=seed,
-        calibration=read_calibration(calibration) if calibration else None,
+        calibration=_read(read_calibration, calibration) if calibration else None,
     )
     report = measure_replay(steps, rejection_rate)
     if plot:
@@ -58,6 +60,16 @@ def replay(
     else:
         print_table(console(), _table(report, rejection_rate))
     return 0
+
+
+def _read(read: Callable[[Path], T], path: Path) -> T:
+    """What a file holds. Raises `UsageError`."""
+    try:
+        return read(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "name a CSV file") from None
+    except ValueError as error:  # names file, line and column
+        raise UsageError(str(error)) from None
 
 
 def _draw(plot: Callable[[], None]) -> None:

@@ -70,8 +70,8 @@ def mean_score(scores: Sequence[float]) -> float:
 
 
 def or_strangest(score: float | None) -> float:
-    """A score to order by: one that is not there, or not a number, is stranger than all others."""
-    return math.inf if score is None or math.isnan(score) else score
+    """A score to order by: one that is not there, or not finite, is stranger than all others."""
+    return score if score is not None and math.isfinite(score) else math.inf
 
 
 def _sum(logprobs: Sequence[float]) -> float:

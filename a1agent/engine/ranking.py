@@ -6,6 +6,7 @@ import asyncio
 import math
 from fractions import Fraction
 
+from a1agent.conformal.scores import or_strangest
 from a1agent.conformal.values import Decision
 
 __all__ = ["Ranking"]
@@ -42,7 +43,7 @@ class Ranking:
     def _release_if_complete(self) -> None:
         if not self._waiting or self._waiting.keys() != self._open:
             return
-        ranked = sorted(self._waiting.items(), key=lambda item: (-_strangeness(item[1][0]), item[0]))
+        ranked = sorted(self._waiting.items(), key=lambda item: (-or_strangest(item[1][0]), item[0]))
         self._waiting.clear()
         present = len(ranked)
         self._owed += self._rate * present
@@ -51,10 +52,6 @@ class Ranking:
         for rank, (_, (score, future)) in enumerate(ranked, start=1):
             if not future.done():
                 future.set_result(_decision(score, rank, budget, present))
-
-
-def _strangeness(score: float) -> float:
-    return score if math.isfinite(score) else math.inf
 
 
 def _decision(score: float, rank: int, budget: int, present: int) -> Decision:

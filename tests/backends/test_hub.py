@@ -49,6 +49,8 @@ def test_a_gguf_file_of_the_hub_loads_in_llama_cpp(cache: Path) -> None:
 
 @pytest.mark.parametrize("revision", ["", "v2"])
 def test_a_gguf_file_of_the_hub_loads_in_transformers(cache: Path, revision: str) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
     hf = pytest.importorskip("a1agent.backends.transformers")
     shutil.copy(embedded.path("draft"), repository(cache, "some/repo", revision or "main") / "tiny.gguf")
     options = {"n_threads": 1, "device": "cpu", "kv_tokens": 1024, "revision": revision}

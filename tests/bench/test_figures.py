@@ -89,6 +89,21 @@ def test_the_ceiling_of_a_model_that_judges_itself_has_nothing_read() -> None:
     assert "scores" not in report(found, CONTEXT).partition("Bare rates")[2].partition("\n")[0]
 
 
+def test_where_rejected_steps_are_drafted_anew_the_ceiling_is_of_what_stands() -> None:
+    drawn = {"scored_tokens": 0, "target_tokens": 0, "kept_tokens": 300, "drafted_tokens": 400}
+    made = records(TARGET, 5, right=1.0, seconds=1.0) + records(A1, 5, right=1.0, seconds=1.0, **drawn)
+    found = figures(made, [bare(takeover=None)], [TARGET, A1], shared=True, resamples=True)
+    assert found.ways["a1 0.2"].ceiling == pytest.approx(300 / 400 / 0.25)
+    said = report(found, CONTEXT).partition("The ceiling")[2].partition("\n")[0]
+    assert "share of drafted tokens that stand" in said and "taken over" not in said
+
+
+def test_a_report_of_several_rates_says_that_their_takeovers_share_a_batch() -> None:
+    shared = "the mean of all rates"
+    assert shared not in report(of((TARGET, 0.9, 1.0), (A1, 0.9, 1.0)), CONTEXT)
+    assert shared in report(of((TARGET, 0.9, 1.0), (A1, 0.9, 1.0), (Way("a1", 0.5, 8), 0.9, 1.0)), CONTEXT)
+
+
 def test_figures_are_over_questions_that_every_way_answered() -> None:
     made = records(TARGET, 10, right=1.0, seconds=1.0) + records(A1, 6, right=0.5, seconds=0.5)
     found = figures(made, [], [TARGET, A1], shared=True)

@@ -37,6 +37,8 @@ USAGE = {
     "an unknown family": (["problems", "--family", "sum"], "'sums'"),
     "a replay at an impossible rate": (["replay", "t.csv", "--rejection-rate", "2"], "--rejection-rate"),
     "a replay with an unknown calibrator": (["replay", "t.csv", "--calibrator", "magic"], "adaptive"),
+    "a missing trace": (["replay", "nowhere.csv"], "nowhere.csv"),
+    "a folder for a trace": (["replay", "."], "directory"),
     "statistics of no store": (["stats", "--calibration", "none"], "none"),
     "statistics of a missing file": (["stats", "--calibration", "nowhere.sqlite3"], "nowhere.sqlite3"),
 }
@@ -47,9 +49,6 @@ FAILURES = {
     "an unknown embedded model": (["ask", "q", "--draft", "embedded:dratf"], "'draft'"),
     "a server that is not there": (["ask", "q", "--draft", "vllm:http://127.0.0.1:9#m"], "127.0.0.1:9"),
     "a target that only drafts": (["ask", "q", "--target", "openai:http://127.0.0.1:9#m"], "cannot"),
-    "a folder that is not there": (["ask", "q", "--target", "hf:./nowhere/at/all"], "nowhere"),
-    "a missing trace": (["replay", "nowhere.csv"], "nowhere.csv"),
-    "a folder for a trace": (["replay", "."], "directory"),
 }
 
 
@@ -65,6 +64,13 @@ def test_what_fails_exits_1(a1, words: list[str], said: str) -> None:
     done = a1(*words)
     assert done.exit_code == 1
     _is_short(done, said)
+
+
+def test_a_folder_that_is_not_there_exits_1(a1) -> None:
+    pytest.importorskip("transformers")
+    done = a1("ask", "q", "--target", "hf:./nowhere/at/all")
+    assert done.exit_code == 1
+    _is_short(done, "nowhere")
 
 
 # A list in a list in a list, and so on, of a name without letters.
@@ -125,11 +131,11 @@ def test_a_missing_package_names_the_pip_command(a1, monkeypatch: pytest.MonkeyP
     ],
     ids=["empty", "columns", "value", "sign", "turn", "short row", "no rows"],
 )
-def test_a_trace_that_does_not_fit_exits_1(a1, tmp_path: Path, content: str, said: str) -> None:
+def test_a_trace_that_does_not_fit_exits_2(a1, tmp_path: Path, content: str, said: str) -> None:
     file = tmp_path / "trace.csv"
     file.write_text(content, encoding="utf-8")
     done = a1("replay", str(file))
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     _is_short(done, said)
 
 

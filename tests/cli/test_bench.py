@@ -85,8 +85,13 @@ def test_defaults_stand_in_one_pair_of_brackets(a1: Any) -> None:
         (["--rates", ","], "--rates is empty"),
         (["--modes", "a1,a1-random,taget"], "'target'"),
         (["--more-chains", "0"], "--more-chains"),
+        (["--more-chains", "2,x"], "'x' in --more-chains"),
+        (["--more-chains", "100000"], "10000 or less"),
+        (["--more-chains", "9" * 5000], "--more-chains"),
+        (["--limit", "100000000000"], "10000 or less"),
         (["--dataset", "math50"], "'math500'"),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--data", "nowhere.jsonl", "--dataset", "embedded"], "two data sets"),
         (["--resume"], "--out"),
         (["--limit", "0"], "--limit"),
     ],
@@ -140,6 +145,12 @@ def test_calibrating_says_how_to_see_what_it_kept(a1: Any, sums: Path, tmp_path:
     assert f"a1 stats --calibration '{store}' shows it" in done.stdout
     done = a1("calibrate", "--data", str(sums), env={"A1_CALIBRATION": str(store)})
     assert "; a1 stats shows it" in done.stdout
+
+
+def test_calibrating_takes_one_data_set(a1: Any, sums: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "store.sqlite3")
+    done = a1("calibrate", "--data", str(sums), "--dataset", "embedded", "--calibration", store)
+    assert done.exit_code == 2 and "two data sets" in done.stderr
 
 
 def test_calibrating_needs_somewhere_to_keep_it(a1: Any, sums: Path) -> None:

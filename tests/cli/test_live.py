@@ -64,9 +64,18 @@ def test_a_chain_is_a_line_of_its_turns_its_verdict_and_its_answer() -> None:
         play(view, chain, rejected=chain == 1)
     finish(view, 0, "42")
     lines = drawn(view, out)
-    assert "●··  p 0.80 > 0.30" in lines[1] and lines[1].endswith("answers 42")
-    assert "◆··  p 0.02 ≤ 0.30" in lines[2] and lines[2].endswith("drafts")
+    assert "●···  p 0.80 > 0.30" in lines[1] and lines[1].endswith("answers 42")
+    assert "◆···  p 0.02 ≤ 0.30" in lines[2] and lines[2].endswith("drafts")
     assert "42 █ 1" in lines[3]
+
+
+def test_the_turn_in_which_a_chain_is_made_to_answer_hides_no_other() -> None:
+    out = console()
+    view = LiveView(out, "a and b", turns=2)
+    view.add(ChainStarted(chain=0))
+    for _ in range(3):
+        play(view, 0, rejected=False)
+    assert "  1 ●●●  p" in drawn(view, out)[1]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])

@@ -168,6 +168,12 @@ def test_an_interrupt_while_the_commands_load_is_no_traceback() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_little_is_imported_before_an_interrupt_is_minded() -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import a1agent.cli; print({{'typing'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "set()\n", "")
+
+
 @pytest.mark.parametrize(("encoding", "form"), [("utf-8", "--json"), ("ascii", "--json"), ("cp1252", "--events")])
 def test_json_keeps_every_character_whatever_the_encoding_of_stdout(encoding: str, form: str) -> None:
     words = ["ask", "Ça va? 你好 🙂", "--raw", "--draft", "scripted:obedient", "--target", "scripted:obedient", form]

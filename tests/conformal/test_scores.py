@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from a1agent.conformal.scores import SCORES, mean_nll, score_function, worst_nll, worst_share_nll
+from a1agent.conformal.scores import SCORES, mean_nll, or_strangest, score_function, worst_nll, worst_share_nll
 
 
 def test_mean_nll_is_the_log_of_the_perplexity():
@@ -46,3 +46,8 @@ def test_an_unknown_score_is_refused_with_the_nearest_name():
     assert score_function("mean_nll") is mean_nll
     with pytest.raises(ValueError, match="did you mean 'mean_nll'"):
         score_function("mean-nll")
+
+
+def test_what_is_not_finite_is_stranger_than_all_others():
+    assert [or_strangest(score) for score in (None, math.nan, -math.inf, math.inf)] == [math.inf] * 4
+    assert or_strangest(-2.0) == -2.0

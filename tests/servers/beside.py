@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,12 +33,22 @@ def python_of(server: str) -> str:
 
 @contextmanager
 def ready(command: list[str], path: str, log: Path, **environment: str) -> Iterator[str]:
-    """The URL of a server that takes `--host` and `--port`, from the moment that it answers a path with status 200."""
+    """The URL of a server that takes `--host` and `--port`, from the moment that it answers a path with status 200.
+
+    What it leaves behind (vLLM its sockets) goes with its folder for such files; the names of sockets must be short.
+    """
+    left = tempfile.TemporaryDirectory(prefix="a1-", ignore_cleanup_errors=True)
+    with left as folder, _started(command, path, log, {**os.environ, **environment, "TMPDIR": folder}) as url:
+        yield url
+
+
+@contextmanager
+def _started(command: list[str], path: str, log: Path, environment: dict[str, str]) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [*command, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **environment})
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
     try:
         end = time.monotonic() + _START_S
         while not _answers(url + path):
