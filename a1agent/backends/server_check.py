@@ -48,7 +48,6 @@ class Served:
 
     name: str
     context_length: int
-    entry: dict[str, Any]
 
 
 def connect(path: str, options: ServerOptions, start: Start) -> RemoteBackend:
@@ -69,7 +68,7 @@ async def find_model(http: Http, asked: str) -> Served:
     limit = http.options.context_length
     if context and limit > context:
         raise InvalidOption(f"context_length={limit}, but {http} allows {context}", f"use at most {context}")
-    return Served(found[0].name, limit or context, found[0].entry)
+    return Served(found[0].name, limit or context)
 
 
 async def _models(line: Line) -> tuple[str, list[dict[str, Any]]]:
@@ -87,9 +86,8 @@ def _choose(url: str, models: list[dict[str, Any]], asked: str) -> Served:
     name = asked or names[0]
     if name not in names:
         raise ModelNotFound(f"{url} does not serve {name!r}", nearest(name, names))
-    entry = models[names.index(name)]
-    length = entry.get("max_model_len")
-    return Served(name, length if isinstance(length, int) else 0, entry)
+    length = models[names.index(name)].get("max_model_len")
+    return Served(name, length if isinstance(length, int) else 0)
 
 
 def with_context(http: Http, served: Served, told: int | None) -> Served:
