@@ -221,7 +221,6 @@ class BatchedBackend:
         self.engine = engine
         self.vocabulary = vocabulary
         self._info = info
-        self._freed: asyncio.Future[None] | None = None
 
     @property
     def info(self) -> ModelInfo:
