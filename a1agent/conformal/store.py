@@ -110,12 +110,12 @@ class CalibrationStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def load(self, key: CalibrationKey, limit_per_bucket: int = WINDOW) -> list[tuple[int, float]]:
+    def load(self, key: CalibrationKey) -> list[tuple[int, float]]:
         """(turn, score) of the newest scores of each turn bucket, oldest first."""
         if self._writer.forked:
             return []
         self._writer.flush()
-        return self._writer.file.read(key, limit_per_bucket)
+        return self._writer.file.read(key)
 
     def append(self, key: CalibrationKey, turn: int, score: float) -> None:
         """Keep a score; raises ValueError if it is not finite, or for a negative turn, or once the store is closed."""

@@ -150,15 +150,11 @@ def _key_id(connection: sqlite3.Connection, key: CalibrationKey) -> int:
     return int(key_id)
 
 
-def read(connection: sqlite3.Connection, key: CalibrationKey, limit_per_bucket: int) -> list[tuple[int, float]]:
-    """(turn, score) of the newest scores of each turn bucket, oldest first."""
-    found = connection.execute(f"SELECT id FROM keys WHERE {_SAME_KEY}", astuple(key)).fetchone()
-    if found is None:
-        return []
+def read(connection: sqlite3.Connection, key: CalibrationKey) -> list[tuple[int, float]]:
+    """(turn, score) of what is kept under a key, oldest first."""
     return connection.execute(
-        "SELECT turn, score FROM (SELECT id, turn, score, ROW_NUMBER() OVER (PARTITION BY bucket ORDER BY id DESC) "
-        "AS age FROM scores WHERE key_id = ?) WHERE age <= ? ORDER BY id",
-        (found[0], limit_per_bucket),
+        f"SELECT turn, score FROM scores WHERE key_id = (SELECT id FROM keys WHERE {_SAME_KEY}) ORDER BY id",
+        astuple(key),
     ).fetchall()
 
 
