@@ -1,6 +1,5 @@
 """Values that the calibrators take and give, and the randomness they share."""
 
-import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from hashlib import blake2b
@@ -95,7 +94,7 @@ def hashed_uniform(seed: int, step: Observed) -> float:
 
 def check_rate(rejection_rate: float) -> float:
     """The rate itself; raises ValueError outside [0, 1] (nan included)."""
-    if not 0.0 <= rejection_rate <= 1.0 or math.isnan(rejection_rate):
+    if not 0.0 <= rejection_rate <= 1.0:
         raise ValueError(f"rejection_rate must lie in [0, 1], not {rejection_rate}")
     return rejection_rate
 
