@@ -17,7 +17,6 @@ from threading import Lock
 from typing import Protocol
 
 from a1agent.conformal.adaptive import AdaptiveRule
-from a1agent.conformal.feedback import rate_gap_bound
 from a1agent.conformal.pvalue import p_value
 from a1agent.conformal.values import (
     Calibrator,
@@ -31,21 +30,11 @@ from a1agent.conformal.values import (
 )
 from a1agent.conformal.window import ScoreWindow
 
-__all__ = [
-    "CALIBRATORS",
-    "DEFAULT_WINDOW",
-    "Calibrator",
-    "Coverage",
-    "Decision",
-    "Observed",
-    "make_calibrator",
-    "rate_gap_bound",
-    "turn_bucket",
-]
+__all__ = ["make_calibrator"]
 
-DEFAULT_WINDOW = 10_000  # resolves p-values to 1e-4, and follows a slow change of models or prompts
+_WINDOW = 10_000  # resolves p-values to 1e-4, and follows a slow change of models or prompts
 
-CALIBRATORS = ("static", "online", "adaptive")
+_NAMES = ("static", "online", "adaptive")
 
 OnScore = Callable[[int, float], None]
 
@@ -57,7 +46,7 @@ def make_calibrator(
     coverage: Coverage = "marginal",
     seed: int = 0,
     initial: Iterable[tuple[int, float]] = (),
-    window: int = DEFAULT_WINDOW,
+    window: int = _WINDOW,
     on_score: OnScore | None = None,
 ) -> Calibrator:
     """A calibrator by name (see the module's table).
@@ -67,8 +56,8 @@ def make_calibrator(
     decision that stored a score, outside the lock. Raises ValueError for an unknown name or coverage, for conditional
     coverage with a calibrator that does not adapt, for a rate outside [0, 1] and for a window under 1.
     """
-    if name not in CALIBRATORS:
-        raise unknown_name("calibrator", name, CALIBRATORS)
+    if name not in _NAMES:
+        raise unknown_name("calibrator", name, _NAMES)
     if coverage not in ("marginal", "conditional"):
         raise unknown_name("coverage", coverage, ("marginal", "conditional"))
     if coverage == "conditional" and name != "adaptive":

@@ -11,8 +11,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from a1agent.conformal.calibrators import Coverage, Decision, Observed, make_calibrator
+from a1agent.conformal.calibrators import make_calibrator
 from a1agent.conformal.selectivity import selectivity
+from a1agent.conformal.values import Coverage, Decision, Observed
 
 __all__ = [
     "ReplayReport",

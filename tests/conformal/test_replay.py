@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from a1agent.conformal.calibrators import rate_gap_bound
-from a1agent.conformal.feedback import RATE_MARGIN
+from a1agent.conformal.feedback import RATE_MARGIN, rate_gap_bound
 from a1agent.conformal.replay import (
     ReplayReport,
     TraceStep,
