@@ -2,6 +2,7 @@ import builtins
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,13 +14,16 @@ from a1agent.conformal.replay import (
     plot_replay,
     read_calibration,
     read_trace,
-    replay,
     replay_steps,
 )
 
 DATA = Path(__file__).parents[1] / "data"
 TRACE = DATA / "math500_r1-llama-8b_qwq-32b.csv"
 HEADER = "question,chain,turn,attempt,perplexity\n"
+
+
+def replay(trace: list[TraceStep], *, rejection_rate: float, **chosen: Any) -> ReplayReport:
+    return measure_replay(replay_steps(trace, rejection_rate=rejection_rate, **chosen), rejection_rate)
 
 
 @pytest.fixture(scope="module")
