@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from a1agent.config import VoteMethod
 from a1agent.conformal.scores import mean_score, or_strangest
-from a1agent.engine.equivalence import Equivalence, canonical_key, may_equal
+from a1agent.engine.canonical import canonical_key
+from a1agent.engine.equivalence import Equivalence, may_equal
 from a1agent.engine.extract import Answer
 
 __all__ = ["Candidate", "Group", "Tally", "Vote"]
