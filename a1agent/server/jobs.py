@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from a1agent.agent import A1
 from a1agent.config import Options
@@ -37,11 +37,6 @@ class Asked:
     n: int
     tenant: str
     names: Mapping[str, str]
-
-    @property
-    def values(self) -> Mapping[str, Any]:
-        """The options as keywords of a call."""
-        return {f.name: getattr(self.options, f.name) for f in dataclasses.fields(self.options)}
 
 
 @dataclass(slots=True)
@@ -146,7 +141,7 @@ class Job:
 
     async def _answer(self, number: int) -> None:
         asked = self.asked
-        stream = self.agent.astream(asked.question, tenant=asked.tenant, **asked.values)
+        stream = self.agent.astream(asked.question, tenant=asked.tenant, **dataclasses.asdict(asked.options))
         async with contextlib.aclosing(stream) as events:
             async for event in events:
                 self._take(number, event)
