@@ -12,7 +12,6 @@ import typer
 from a1agent.agent import A1
 from a1agent.cli.calls import Call, Loop, make_agent
 from a1agent.cli.console import at_terminal, console, fail, narrow, one_line, piped, shown, warn
-from a1agent.cli.flags import Command, with_settings
 from a1agent.cli.live import LiveView
 from a1agent.cli.progress import ending
 from a1agent.cli.report import print_result, print_stats, stats_line
@@ -24,15 +23,10 @@ from a1agent.prompts import ask_for_box
 from a1agent.stats import RejectionStats
 from a1agent.types import Message, Question, Result
 
-__all__ = ["command", "make_question"]
+__all__ = ["ask", "make_question"]
 
 _NO_ANSWER = 3
 _INTERRUPTED = 130
-
-
-def command() -> Command:
-    """The command, with a flag for every setting."""
-    return with_settings(ask)
 
 
 def ask(
