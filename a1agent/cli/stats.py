@@ -111,8 +111,6 @@ def _table(entry: StoreEntry, *, unicode: bool) -> Table:
 
 def _drift(entry: StoreEntry, *, unicode: bool) -> str:
     periods = entry.periods[-_MOST_DAYS:]
-    if not periods:
-        return "none"
     first, last = periods[0], periods[-1]
     if len(periods) == 1:
         return f"{last.mean_score:.3f} ({last.day})"
