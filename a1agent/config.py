@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from a1agent.errors import InvalidOption, nearest
 
@@ -162,20 +162,8 @@ class Options:
             raise InvalidOption(f"timeout_s is {_typed(self.timeout_s)}", "use a number of seconds above 0, or None")
 
     def _check_choices(self) -> None:
-        choices = {
-            "coverage": Coverage,
-            "calibrator": CalibratorName,
-            "baseline": BaselineName,
-            "lookahead": Lookahead,
-            "takeover": TakeoverMode,
-            "vote": VoteMethod,
-            "early_stop": EarlyStop,
-            "start": StartMode,
-            "score": ScoreName,
-            "answer": AnswerKind,
-        }
-        for name, choice in choices.items():
-            value, known = getattr(self, name), get_args(choice)
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
             if value not in known:
                 raise InvalidOption(f"{name} is {value!r}", f"use one of: {', '.join(known)}")
         if self.coverage == "conditional" and self.calibrator != "adaptive":
@@ -186,6 +174,9 @@ class Options:
         if self.lookahead == "on" and self.baseline == "ranking":
             what = "lookahead is 'on' and the baseline a ranking"
             raise InvalidOption(what, "its chains wait for each other after every step: leave lookahead out")
+
+
+_CHOICES = {name: get_args(kind) for name, kind in get_type_hints(Options).items() if get_origin(kind) is Literal}
 
 
 def help_of(name: str) -> str:
