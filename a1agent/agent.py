@@ -21,8 +21,8 @@ from a1agent.answers import Asked, prepare, result_of
 from a1agent.backends.base import Backend, Sequence, Work
 from a1agent.calibration import Calibrations, key_of
 from a1agent.config import Options
+from a1agent.conformal.calibrators import Calibrator
 from a1agent.conformal.scores import score_function
-from a1agent.conformal.values import Calibrator
 from a1agent.engine.chain import Call
 from a1agent.engine.equivalence import Equivalence
 from a1agent.engine.finish import finish

@@ -15,9 +15,8 @@ from typing import Literal
 
 from a1agent.backends.base import ModelInfo
 from a1agent.config import Options
-from a1agent.conformal.calibrators import make_calibrator
+from a1agent.conformal.calibrators import Calibrator, make_calibrator
 from a1agent.conformal.store import CalibrationKey, CalibrationStore, check_file
-from a1agent.conformal.values import Calibrator
 from a1agent.embedded import shipped
 from a1agent.errors import CalibrationError
 from a1agent.types import Question

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 from hashlib import blake2b
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 __all__ = [
-    "Calibrator",
     "Coverage",
     "Decision",
     "Observed",
@@ -46,32 +45,6 @@ class Observed(NamedTuple):
     chain: int
     turn: int
     attempt: int = 0
-
-
-class Calibrator(Protocol):
-    """Turns scores into decisions that keep a rejection rate. Safe to share between threads."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def rejection_rate(self) -> float: ...
-    @property
-    def coverage(self) -> Coverage: ...
-
-    def decide(self, step: Observed, rejection_rate: float | None = None) -> Decision:
-        """Decide about `step` and learn from it, as one atomic act; `rejection_rate` overrides for this step.
-
-        Raises ValueError for a rate outside [0, 1] or a negative turn.
-        """
-        ...
-
-    def close_question(self, question: str) -> None:
-        """Forget what was learned about this one question; its scores stay. Unknown questions are ignored."""
-        ...
-
-    def __len__(self) -> int:
-        """Scores stored, over all groups."""
-        ...
 
 
 def turn_bucket(turn: int) -> int:

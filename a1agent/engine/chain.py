@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from a1agent.backends.base import Generated, Mark, ModelInfo, Sampling, Sequence, StepText, Stop
 from a1agent.config import Options
+from a1agent.conformal.calibrators import Calibrator
 from a1agent.conformal.scores import ScoreFunction
-from a1agent.conformal.values import Calibrator
 from a1agent.engine.ahead import Ahead
 from a1agent.engine.extract import Answer, holds_box
 from a1agent.engine.ranking import Ranking
