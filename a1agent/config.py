@@ -120,7 +120,7 @@ class Options:
     def __post_init__(self) -> None:
         for check in (self._check_counts, self._check_shares, self._check_choices):
             check()
-        object.__setattr__(self, "stop", _texts("stop", self.stop))
+        object.__setattr__(self, "stop", _texts_of(self.stop))
 
     @classmethod
     def of(cls, **values: Any) -> Options:
@@ -194,14 +194,14 @@ def _typed(value: object) -> str:
     return repr(value) if known else f"{value!r}, a {type(value).__name__}"
 
 
-def _texts(name: str, value: object) -> tuple[str, ...]:
+def _texts_of(value: object) -> tuple[str, ...]:
     """One text, or several. Raises `InvalidOption` for what is none, and for an empty one: it is found everywhere."""
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
-        raise InvalidOption(f"{name} is {_typed(value)}", "it is a text or a list of texts")
+        raise InvalidOption(f"stop is {_typed(value)}", "it is a text or a list of texts")
     for text in cast("list[object]", texts):
         if not isinstance(text, str) or not text:
-            raise InvalidOption(f"{name} holds {_typed(text)}", "each is a text of one character or more")
+            raise InvalidOption(f"stop holds {_typed(text)}", "each is a text of one character or more")
     return tuple(cast("list[str]", texts))
 
 
