@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def ask(
     call = Call(agent, lambda event: watcher.watch(event))
     watcher = _watcher(agent, as_json=as_json, events=events, quiet=quiet)
     try:
-        with Loop() as loop, watcher:
+        with Loop() as loop, watcher.view or nullcontext():
             result = loop.run(_answer(agent, call, asked))
     except KeyboardInterrupt:
         _interrupted(call.stats if call.opened else None)
@@ -108,14 +109,6 @@ class _Watcher:
     watch: Callable[[Event], None]
     show: Callable[[Result], None]
     view: LiveView | None = None
-
-    def __enter__(self) -> None:
-        if self.view:
-            self.view.__enter__()
-
-    def __exit__(self, *details: object) -> None:
-        if self.view:
-            self.view.__exit__(*details)
 
 
 def _watcher(agent: A1, *, as_json: bool, events: bool, quiet: bool) -> _Watcher:
