@@ -14,7 +14,7 @@ from platformdirs import user_data_path
 
 from a1agent.conformal import store_tables
 from a1agent.conformal.store_file import CalibrationWarning, StoreFile, check_file, look_into
-from a1agent.conformal.store_tables import CalibrationKey, Row, StoreEntry, StorePeriod
+from a1agent.conformal.store_tables import CalibrationKey, Row, StoreEntry
 from a1agent.conformal.values import turn_bucket
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "CalibrationStore",
     "CalibrationWarning",
     "StoreEntry",
-    "StorePeriod",
     "check_file",
     "default_store_path",
     "scores_since",
