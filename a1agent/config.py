@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from a1agent.errors import InvalidOption, nearest
 
@@ -122,7 +122,7 @@ class Options:
     def __post_init__(self) -> None:
         for check in (self._check_counts, self._check_shares, self._check_choices):
             check()
-        object.__setattr__(self, "stop", _texts("stop", self.stop))
+        object.__setattr__(self, "stop", _texts_of(self.stop))
 
     @classmethod
     def of(cls, **values: Any) -> Options:
@@ -166,20 +166,8 @@ class Options:
             raise InvalidOption(f"timeout_s is {_typed(self.timeout_s)}", "use a number of seconds above 0, or None")
 
     def _check_choices(self) -> None:
-        choices = {
-            "coverage": Coverage,
-            "calibrator": CalibratorName,
-            "baseline": BaselineName,
-            "lookahead": Lookahead,
-            "takeover": TakeoverMode,
-            "vote": VoteMethod,
-            "early_stop": EarlyStop,
-            "start": StartMode,
-            "score": ScoreName,
-            "answer": AnswerKind,
-        }
-        for name, choice in choices.items():
-            value, known = getattr(self, name), get_args(choice)
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
             if value not in known:
                 raise InvalidOption(f"{name} is {value!r}", f"use one of: {', '.join(known)}")
         if self.coverage == "conditional" and self.calibrator != "adaptive":
@@ -190,6 +178,9 @@ class Options:
         if self.lookahead == "on" and self.baseline == "ranking":
             what = "lookahead is 'on' and the baseline a ranking"
             raise InvalidOption(what, "its chains wait for each other after every step: leave lookahead out")
+
+
+_CHOICES = {name: get_args(kind) for name, kind in get_type_hints(Options).items() if get_origin(kind) is Literal}
 
 
 def help_of(name: str) -> str:
@@ -207,14 +198,14 @@ def _typed(value: object) -> str:
     return repr(value) if known else f"{value!r}, a {type(value).__name__}"
 
 
-def _texts(name: str, value: object) -> tuple[str, ...]:
+def _texts_of(value: object) -> tuple[str, ...]:
     """One text, or several. Raises `InvalidOption` for what is none, and for an empty one: it is found everywhere."""
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
-        raise InvalidOption(f"{name} is {_typed(value)}", "it is a text or a list of texts")
+        raise InvalidOption(f"stop is {_typed(value)}", "it is a text or a list of texts")
     for text in cast("list[object]", texts):
         if not isinstance(text, str) or not text:
-            raise InvalidOption(f"{name} holds {_typed(text)}", "each is a text of one character or more")
+            raise InvalidOption(f"stop holds {_typed(text)}", "each is a text of one character or more")
     return tuple(cast("list[str]", texts))
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from a1agent.backends.base import Work
 from a1agent.config import TakeoverMode
-from a1agent.types import ChainResult, Step, Verdict
-
-if TYPE_CHECKING:
-    from a1agent.types import Result
+from a1agent.types import ChainResult, Result, Step, Verdict
 
 __all__ = [
     "ChainFinished",

@@ -7,7 +7,7 @@ import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from a1agent.conformal.scores import mean_score
 from a1agent.errors import InvalidQuestion, nearest
@@ -36,8 +36,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 Author = Literal["draft", "target"]
 ChainEnd = Literal["answered", "ended", "turns", "tokens", "timeout", "cancelled", "failed"]
 
-_ROLES = ("system", "user", "assistant", "tool")
-_CHOICES = ("auto", "none", "required")
+_ROLES = get_args(Role)
 _DEEPEST = 100
 
 
@@ -125,7 +124,7 @@ class Question:
         last = self.messages[-1]
         if last.role in ("system", "user") and not last.content.strip():
             raise InvalidQuestion("the question is empty", "ask something")
-        if not self.tools and self.tool_choice not in _CHOICES[:2]:
+        if not self.tools and self.tool_choice not in ("auto", "none"):
             what = f"tool_choice is {reprlib.repr(self.tool_choice)} and there are no tools"
             raise InvalidQuestion(what, "pass the tools too", "tool_choice")
 

@@ -60,7 +60,6 @@ class ModelInfo:
     can_rewind: bool = True
     reuses_prefix: bool = True
     at_once: int | None = None
-    parameters: int | None = None
     scores_as_it_writes: bool = False
     can_constrain: bool = False
     can_spell: bool = True

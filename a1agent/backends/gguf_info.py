@@ -10,21 +10,20 @@ import math
 import mmap
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from a1agent.errors import ModelLoadError, ModelNotFound
 
-__all__ = ["GGUFInfo", "Tensor", "read_gguf", "sample"]
+__all__ = ["GGUFInfo", "Tensor", "parts_of", "read_gguf", "sample"]
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _PLAIN = (0, 1, *range(24, 29), 30)  # types of tensors: f32, f16, integers and f64, bf16
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
 _UNUSED = 5  # the token type of ids that only pad the vocabulary to a round number
-_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 # What decides which ids a text gets. Special ids and BOS do not: steps are tokenized without them.
 _TOKENIZER_KEYS = ("model", "pre", "scores", "merges", "add_space_prefix", "remove_extra_whitespaces")
 
@@ -115,7 +114,7 @@ def read_gguf(path: str | Path) -> GGUFInfo:
     path = Path(path)
     if not path.is_file():
         raise ModelNotFound(f"there is no file {str(path)!r}", "check the path of the model")
-    files = tuple(_parts(path))
+    files = tuple(path.with_name(name) for name in parts_of(path.name))
     for part in files:
         if not part.is_file():
             raise ModelNotFound(f"the part {part.name} of a split model is missing", "download all parts")
@@ -141,14 +140,12 @@ def sample(path: Path) -> bytes:
     return b"".join(parts)
 
 
-def _parts(path: Path) -> Iterator[Path]:
-    match = _SPLIT.search(path.name)
+def parts_of(name: str) -> list[str]:
+    """The names of all files of a model by the name of one: those of a model that was split, in order, or its own."""
+    match = _SPLIT.search(name)
     if match is None:
-        yield path
-        return
-    stem = path.name[: match.start()]
-    for i in range(1, int(match[2]) + 1):
-        yield path.with_name(f"{stem}-{i:05}-of-{match[2]}.gguf")
+        return [name]
+    return [f"{name[: match.start()]}-{i:05}-of-{match[1]}.gguf" for i in range(1, int(match[1]) + 1)]
 
 
 class _Reader:

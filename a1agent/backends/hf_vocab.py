@@ -47,7 +47,7 @@ class HfVocabulary(TextVocabulary):
         self.control = {each.content: token for token, each in self._added.items() if each.special and token < size}
         known = {token for token in ends if 0 <= token < size}
         self.end_ids = frozenset(known | {self.control[text] for text in _ENDS & self.control.keys()})
-        self._bos = bos
+        self.bos = bos
         self._letters = _letters(json.loads(stored))
         self._check_size()
         super().__init__()
@@ -60,10 +60,6 @@ class HfVocabulary(TextVocabulary):
         if largest >= self.size:
             what = f"the tokenizer has ids up to {largest}, the model has {self.size}"
             raise ModelLoadError(what, "the files do not belong together")
-
-    @property
-    def bos(self) -> int | None:
-        return self._bos
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text.encode(errors="replace").decode(), add_special_tokens=False).ids

@@ -220,7 +220,7 @@ class Http:
         self.replicas = Replicas(
             urls, options.max_connections, options.cooldown_s, options.patience_s, options.data_parallel
         )
-        self.thread = LoopThread("a1agent-http")
+        self.thread = LoopThread()
 
     def __str__(self) -> str:
         return self.replicas.names

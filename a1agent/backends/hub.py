@@ -9,13 +9,13 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from a1agent.backends.gguf_info import parts_of
 from a1agent.errors import MissingExtra, ModelNotFound
 
 __all__ = ["find_gguf", "find_repository", "find_tokenizer", "is_gguf", "is_repository"]
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _GGUF = re.compile(rf"({_REPOSITORY.pattern}):(.+\.gguf)", re.I)
-_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 _BESIDE = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 
 
@@ -38,12 +38,8 @@ def find_gguf(path: str, revision: str = "", *, local: bool = False, extra: str 
     if name is None:
         raise ModelNotFound(f"{path!r} names no file of the hub", "write ORG/REPO:FILE.gguf")
     repository, file = name[1], name[2]
-    parts = [file]
-    if (match := _PART.search(file)) is not None:
-        stem = file[: match.start()]
-        parts = [f"{stem}-{i:05}-of-{match[1]}.gguf" for i in range(1, int(match[1]) + 1)]
     with _asking(f"file {file!r} of {repository!r}", revision, extra) as hub:
-        files = [hub.hf_hub_download(repository, part, **_how(revision, local)) for part in parts]
+        files = [hub.hf_hub_download(repository, part, **_how(revision, local)) for part in parts_of(file)]
         return Path(files[0])
 
 

@@ -129,7 +129,6 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
         can_rewind=runner.can_rewind,
         processor=runner.device,
         at_once=min(runner.lanes, options.at_once or (AT_ONCE if runner.device == "cpu" else runner.lanes)),
-        parameters=int(api.llama_model_n_params(model)),
         scores_as_it_writes=True,
         can_constrain=True,
     )

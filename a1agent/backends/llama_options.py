@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ class LlamaOptions:
         """Checked options. Raises `InvalidOption` for an unknown name (naming the nearest) or a value out of range."""
         check_names(options, OPTIONS, "llama.cpp")
         checked = cls(**options)
-        check_values({field.name: getattr(checked, field.name) for field in fields(cls)}, OPTIONS, _LIMITS, _CHOICES)
+        check_values(asdict(checked), OPTIONS, _LIMITS, _CHOICES)
         if checked.flash_attn == "off" and checked.type_v not in _PLAIN_VALUES:
             raise InvalidOption(f"type_v={checked.type_v!r} needs flash attention", "use flash_attn=auto")
         return checked

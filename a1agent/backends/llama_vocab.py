@@ -29,6 +29,8 @@ class LlamaVocabulary(TextVocabulary):
         self.control = {
             self.text_of(i): i for i, attributes in enumerate(self._attributes) if attributes & (_UNKNOWN | _CONTROL)
         }
+        bos = int(api.llama_vocab_bos(self._vocab))
+        self.bos = bos if api.llama_vocab_get_add_bos(self._vocab) and bos >= 0 else None
         self._users: list[None] = []
         self._closed = False
         super().__init__()
@@ -37,13 +39,6 @@ class LlamaVocabulary(TextVocabulary):
     def handle(self) -> Any:
         """The vocabulary as llama.cpp's functions take it."""
         return self._vocab
-
-    @property
-    def bos(self) -> int | None:
-        """The id that begins every prompt, where the vocabulary wants one."""
-        wanted = self._api.llama_vocab_get_add_bos(self._vocab)
-        token = int(self._api.llama_vocab_bos(self._vocab))
-        return token if wanted and token >= 0 else None
 
     @property
     def template_variables(self) -> dict[str, str]:

@@ -25,7 +25,7 @@ __all__ = [
     "Served",
     "alike",
     "assemble",
-    "check_tokenizer",
+    "checked_tokenizer",
     "connect",
     "find_model",
     "given_tokenizer",
@@ -48,7 +48,6 @@ class Served:
 
     name: str
     context_length: int
-    entry: dict[str, Any]
 
 
 def connect(path: str, options: ServerOptions, start: Start) -> RemoteBackend:
@@ -69,7 +68,7 @@ async def find_model(http: Http, asked: str) -> Served:
     limit = http.options.context_length
     if context and limit > context:
         raise InvalidOption(f"context_length={limit}, but {http} allows {context}", f"use at most {context}")
-    return Served(found[0].name, limit or context, found[0].entry)
+    return Served(found[0].name, limit or context)
 
 
 async def _models(line: Line) -> tuple[str, list[dict[str, Any]]]:
@@ -87,9 +86,8 @@ def _choose(url: str, models: list[dict[str, Any]], asked: str) -> Served:
     name = asked or names[0]
     if name not in names:
         raise ModelNotFound(f"{url} does not serve {name!r}", nearest(name, names))
-    entry = models[names.index(name)]
-    length = entry.get("max_model_len")
-    return Served(name, length if isinstance(length, int) else 0, entry)
+    length = models[names.index(name)].get("max_model_len")
+    return Served(name, length if isinstance(length, int) else 0)
 
 
 def with_context(http: Http, served: Served, told: int | None) -> Served:
@@ -104,26 +102,24 @@ async def given_tokenizer(http: Http, ask_ids: AskIds | None) -> LocalTokenizer 
     if not http.options.tokenizer:
         return None
     tokenizer = await asyncio.to_thread(load_tokenizer, http.options.tokenizer)
+    return tokenizer if ask_ids is None else await checked_tokenizer(http, tokenizer, ask_ids)
+
+
+async def checked_tokenizer(http: Http, tokenizer: LocalTokenizer, ask_ids: AskIds) -> LocalTokenizer:
+    """The tokenizer itself; closed, and `ModelLoadError` raised, when a server cuts a probe text into other ids."""
     try:
-        await check_tokenizer(http, tokenizer, ask_ids)
+        ours = await tokenizer.learn(PROBE)
+        for theirs in await http.each(lambda line: ask_ids(line, PROBE)):
+            # A vocabulary that puts a space before a text does so on the server and not here: the first ids may differ.
+            if theirs[-len(ours) // 2 :] != ours[-len(ours) // 2 :]:
+                raise ModelLoadError(
+                    f"the tokenizer {tokenizer.name} is not that of the model at {http}: they differ on a probe text",
+                    "name the tokenizer of this model, or drop tokenizer= where the server can tokenize",
+                )
     except BaseException:
         tokenizer.close()
         raise
     return tokenizer
-
-
-async def check_tokenizer(http: Http, tokenizer: LocalTokenizer, ask_ids: AskIds | None) -> None:
-    """Raises `ModelLoadError` when a server cuts a probe text into other ids."""
-    if ask_ids is None:
-        return
-    ours = await tokenizer.learn(PROBE)
-    for theirs in await http.each(lambda line: ask_ids(line, PROBE)):
-        # A vocabulary that puts a space before a text does so on the server and not here: the first ids may differ.
-        if theirs[-len(ours) // 2 :] != ours[-len(ours) // 2 :]:
-            raise ModelLoadError(
-                f"the tokenizer {tokenizer.name} is not that of the model at {http}: they differ on a probe text",
-                "name the tokenizer of this model, or drop tokenizer= where the server can tokenize",
-            )
 
 
 async def why_it_cannot_score(http: Http, wire: Wire, ids: list[int]) -> str:

@@ -40,7 +40,7 @@ from a1agent.backends.server_check import (
     TOKENIZER_HINT,
     Served,
     assemble,
-    check_tokenizer,
+    checked_tokenizer,
     connect,
     find_model,
     given_tokenizer,
@@ -257,12 +257,7 @@ async def _named_tokenizer(http: Http, wire: SglangWire, path: str | None) -> Lo
     except A1Error as error:
         what = f"the tokenizer {path!r} of {http} is not to be had here ({error.what})"
         raise InvalidOption(what, TOKENIZER_HINT) from error
-    try:
-        await check_tokenizer(http, tokenizer, wire.ids_as_read)
-    except BaseException:
-        tokenizer.close()
-        raise
-    return tokenizer
+    return await checked_tokenizer(http, tokenizer, wire.ids_as_read)
 
 
 async def _served(http: Http, model: str) -> Served:

@@ -120,7 +120,7 @@ def _assemble(
     options = replace(options, device=str(device))
     _check_memory(files, options, device)
     model = load_model(files, options, device)
-    width, parameters = model.dtype.itemsize, int(model.num_parameters())
+    width = model.dtype.itemsize
     kind = "cpu" if model.device.type == "cpu" else "gpu"
     vocabulary, template = read_tokenizer(files, options, model)
     batch = options.n_batch or (512 if kind == "cpu" else 4096)
@@ -144,7 +144,6 @@ def _assemble(
         tokenizer_fingerprint=vocabulary.fingerprint,
         context_length=context,
         at_once=min(lanes, options.at_once or lanes),
-        parameters=parameters,
         scores_as_it_writes=True,
         can_constrain=draws_guided() and bool(vocabulary.end_ids),
         processor=runner.device,

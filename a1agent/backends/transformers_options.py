@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from a1agent.backends.hf_files import ModelShape
@@ -97,7 +97,7 @@ class TransformersOptions:
         """Checked options. Raises `InvalidOption` for an unknown name (naming the nearest) or a value out of range."""
         check_names(options, OPTIONS, "transformers")
         checked = cls(**options)
-        check_values({field.name: getattr(checked, field.name) for field in fields(cls)}, OPTIONS, _LIMITS, _CHOICES)
+        check_values(asdict(checked), OPTIONS, _LIMITS, _CHOICES)
         return checked
 
 

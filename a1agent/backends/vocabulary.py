@@ -31,6 +31,7 @@ class TextVocabulary(ABC):
     size: int
     end_ids: frozenset[int]
     control: dict[str, int]
+    bos: int | None
 
     def __init__(self) -> None:
         # Whether a text after a control token is tokenized like one that stands alone, with a space if those get one.
@@ -38,11 +39,6 @@ class TextVocabulary(ABC):
         self._pieces: dict[int, bytes] = {}
         added = self._spells("a b") != "a b"  # a space, to the start of a text
         self._sentinel = find_sentinel(self._encode) if added else ("", list[int]())
-
-    @property
-    @abstractmethod
-    def bos(self) -> int | None:
-        """The id that begins every prompt, where the vocabulary wants one."""
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]:

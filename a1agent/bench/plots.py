@@ -1,5 +1,5 @@
 # pyright: reportUnknownMemberType=false
-"""The plots of a run, each as PNG and SVG. Needs matplotlib, which only this module imports."""
+"""The plots of a run, each as PNG and SVG. Needs matplotlib."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from a1agent.agent import A1
@@ -52,14 +52,14 @@ class Plan:
     @property
     def identity(self) -> dict[str, object]:
         """What a run that resumes must have in common with the one it goes on with."""
-        changed = {name: getattr(self.options, name) for name in Options.__dataclass_fields__}
+        usual = asdict(Options())
         return {
             "draft": self.draft,
             "target": self.target,
             "data": self.data.name,
             "problems": self.data.identity,
             "ways": [way.name for way in self.ways],
-            "options": {name: value for name, value in changed.items() if value != getattr(Options(), name)},
+            "options": {name: value for name, value in asdict(self.options).items() if value != usual[name]},
             "calibration": None if self.calibration is None else str(self.calibration),
         }
 

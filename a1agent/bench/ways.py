@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 from a1agent.agent import A1
 from a1agent.config import BaselineName, Options
@@ -74,7 +74,7 @@ def ways_of(
 
 def agent_of(way: Way, draft: str, target: str, options: Options, calibration: Path | None) -> A1:
     """The agent of a way. A model alone is its own target at rate 0, and reads nothing that it wrote."""
-    names: dict[str, Any] = {name: getattr(options, name) for name in Options.__dataclass_fields__}
+    names = asdict(options)
     names |= {"chains": way.chains, "rejection_rate": way.rate, "baseline": RATED.get(way.mode, "none")}
     if way.mode == "a1-sync":
         names["lookahead"] = "off"  # its chains wait for each other

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from a1agent.cli import ask, bench, calibrate, chat, config, models, problems, replay, serve, stats
 from a1agent.cli.console import fail, silence_broken_pipe, warn
+from a1agent.cli.flags import with_settings
 from a1agent.conformal.store import CalibrationWarning
 from a1agent.errors import UsageError
 
@@ -63,14 +64,14 @@ def build() -> typer.Typer:
 
 
 _COMMANDS = {
-    "ask": ask.command(),
-    "chat": chat.command(),
-    "bench": bench.command(),
-    "calibrate": calibrate.command(),
+    "ask": with_settings(ask.ask),
+    "chat": with_settings(chat.chat),
+    "bench": with_settings(bench.bench),
+    "calibrate": with_settings(calibrate.calibrate),
     "models": models.models,
     "problems": problems.problems,
     "replay": replay.replay,
-    "serve": serve.command(),
+    "serve": with_settings(serve.serve),
     "stats": stats.stats,
     "config": config.config,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,7 +13,6 @@ import typer
 from a1agent.agent import A1
 from a1agent.cli.calls import Call, Loop, make_agent
 from a1agent.cli.console import at_terminal, console, fail, narrow, one_line, piped, shown, warn
-from a1agent.cli.flags import Command, with_settings
 from a1agent.cli.live import LiveView
 from a1agent.cli.progress import ending
 from a1agent.cli.report import print_result, print_stats, stats_line
@@ -24,15 +24,10 @@ from a1agent.prompts import ask_for_box
 from a1agent.stats import RejectionStats
 from a1agent.types import Message, Question, Result
 
-__all__ = ["command", "make_question"]
+__all__ = ["ask", "make_question"]
 
 _NO_ANSWER = 3
 _INTERRUPTED = 130
-
-
-def command() -> Command:
-    """The command, with a flag for every setting."""
-    return with_settings(ask)
 
 
 def ask(
@@ -57,7 +52,7 @@ def ask(
     call = Call(agent, lambda event: watcher.watch(event))
     watcher = _watcher(agent, as_json=as_json, events=events, quiet=quiet)
     try:
-        with Loop() as loop, watcher:
+        with Loop() as loop, watcher.view or nullcontext():
             result = loop.run(_answer(agent, call, asked))
     except KeyboardInterrupt:
         _interrupted(call.stats if call.opened else None)
@@ -114,14 +109,6 @@ class _Watcher:
     watch: Callable[[Event], None]
     show: Callable[[Result], None]
     view: LiveView | None = None
-
-    def __enter__(self) -> None:
-        if self.view:
-            self.view.__enter__()
-
-    def __exit__(self, *details: object) -> None:
-        if self.view:
-            self.view.__exit__(*details)
 
 
 def _watcher(agent: A1, *, as_json: bool, events: bool, quiet: bool) -> _Watcher:

@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from a1agent.calibration import store_path
 from a1agent.cli.calls import Loop
 from a1agent.cli.console import console, fail, one_line, warn
-from a1agent.cli.flags import Command, with_settings
 from a1agent.cli.settings import Settings
 from a1agent.config import Options
 from a1agent.errors import A1Error, MissingExtra, UsageError
@@ -27,16 +26,11 @@ if TYPE_CHECKING:
     from a1agent.bench.run import Plan
     from a1agent.bench.ways import Way
 
-__all__ = ["command", "data_of", "progress", "study_options"]
+__all__ = ["bench", "data_of", "progress", "study_options"]
 
 _MODES = "draft,target,a1,a1-random,a1-sync"
 _RATES = "0.05,0.1,0.2,0.3,0.5,0.8"
 _SETS = "embedded (default), math500, aime24, aime25, amc23, olympiad, gpqa or gsm8k"
-
-
-def command() -> Command:
-    """The command, with a flag for every setting."""
-    return with_settings(bench)
 
 
 def bench(

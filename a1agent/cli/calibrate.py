@@ -15,7 +15,6 @@ from a1agent.calibration import store_path
 from a1agent.cli.bench import data_of, progress, study_options
 from a1agent.cli.calls import Loop, make_agent
 from a1agent.cli.console import one_line, warn
-from a1agent.cli.flags import Command, with_settings
 from a1agent.cli.settings import Settings
 from a1agent.conformal.store import WINDOW, CalibrationStore, scores_since
 from a1agent.errors import CalibrationError, ContextOverflow, SolveError, UsageError
@@ -25,12 +24,7 @@ from a1agent.types import Question
 if TYPE_CHECKING:
     from a1agent.bench.problems import DataSet
 
-__all__ = ["command"]
-
-
-def command() -> Command:
-    """The command, with a flag for every setting."""
-    return with_settings(calibrate)
+__all__ = ["calibrate"]
 
 
 def calibrate(

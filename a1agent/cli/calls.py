@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -29,12 +30,11 @@ _GRACE_S = 1.0
 def make_agent(settings: Settings, **changed: Any) -> A1:
     """The agent of the settings, some options `changed`; its models load with the first call."""
     options = settings.options.replace(**changed)
-    names = type(options).__dataclass_fields__
     return A1(
         settings.model("draft"),
         settings.model("target"),
         calibration=settings.calibration,
-        **{name: getattr(options, name) for name in names},
+        **dataclasses.asdict(options),
     )
 
 

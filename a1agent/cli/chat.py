@@ -16,7 +16,6 @@ from a1agent.agent import A1
 from a1agent.cli.ask import make_question
 from a1agent.cli.calls import Call, Loop, make_agent
 from a1agent.cli.console import at_terminal, console, fail, one_line, piped, printable, shown
-from a1agent.cli.flags import Command, with_settings
 from a1agent.cli.progress import Progress
 from a1agent.cli.report import print_stats, stats_line
 from a1agent.cli.settings import Settings
@@ -25,7 +24,7 @@ from a1agent.events import Event
 from a1agent.stats import RejectionStats
 from a1agent.types import Message, Question, Result
 
-__all__ = ["command"]
+__all__ = ["chat"]
 
 _COMMANDS = {
     "/stats": "statistics of the last answer",
@@ -33,11 +32,6 @@ _COMMANDS = {
     "/quit": "end (so does Ctrl-D)",
     "/help": "this list",
 }
-
-
-def command() -> Command:
-    """The command, with a flag for every setting."""
-    return with_settings(chat)
 
 
 def chat(

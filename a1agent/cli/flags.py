@@ -11,14 +11,14 @@ import typer
 from a1agent.cli.console import warn
 from a1agent.cli.settings import SETTINGS, Setting, Settings, read_settings
 
-__all__ = ["Command", "with_settings"]
+__all__ = ["with_settings"]
 
-Command = Callable[..., int]
+_Command = Callable[..., int]
 
 _METAVARS: dict[Any, str] = {int: "INTEGER", float: "FLOAT", str: "TEXT"}
 
 
-def with_settings(command: Command) -> Command:
+def with_settings(command: _Command) -> _Command:
     """The command with a flag a setting; its parameter `settings` receives the effective ones."""
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
     made = [_parameter(setting) for setting in SETTINGS.values()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
@@ -42,8 +42,7 @@ def models(
     found = [*_embedded(), *(_weigh(model) for model in find_local_models())]
     kinds = [_kind(scheme) for scheme in SCHEMES.values()]
     if as_json:
-        models = [{name: getattr(model, name) for name in _Found.__dataclass_fields__} for model in found]
-        typer.echo(json.dumps({"schemes": kinds, "models": models}))
+        typer.echo(json.dumps({"schemes": kinds, "models": [asdict(model) for model in found]}))
         return 0
     _print(console(), kinds, found)
     return 0

@@ -37,7 +37,7 @@ class ChainRow:
 
 @dataclass(slots=True)
 class Progress:
-    """All chains of a call."""
+    """All chains of a call, which begin in the order of their numbers."""
 
     opened: bool = False
     rows: list[ChainRow] = field(default_factory=list[ChainRow])
@@ -55,14 +55,11 @@ class Progress:
             case ChainStarted():
                 self.rows.append(ChainRow(event.chain))
             case StepDrafted() | StepVerified() | StepAccepted() | StepTakenOver():
-                self._step(self._row(event.chain), event)
+                self._step(self.rows[event.chain], event)
             case ChainFinished():
-                self._finish(self._row(event.chain), event.result)
+                self._finish(self.rows[event.chain], event.result)
             case _:
                 pass
-
-    def _row(self, chain: int) -> ChainRow:
-        return next(row for row in self.rows if row.index == chain)
 
     def _step(self, row: ChainRow, event: StepDrafted | StepVerified | StepAccepted | StepTakenOver) -> None:
         match event:

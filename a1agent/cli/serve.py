@@ -10,16 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from a1agent.cli.calls import make_agent
-from a1agent.cli.flags import Command, with_settings
 from a1agent.cli.settings import Settings
 from a1agent.errors import MissingExtra
 
-__all__ = ["command"]
-
-
-def command() -> Command:
-    """The command, with a flag for every setting."""
-    return with_settings(serve)
+__all__ = ["serve"]
 
 
 def serve(

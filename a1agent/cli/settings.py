@@ -99,8 +99,7 @@ class Settings:
     @property
     def options(self) -> Options:
         """The options of a call. Raises `InvalidOption`."""
-        names = (f.name for f in dataclasses.fields(Options))
-        return Options.of(**{name: self.values[name].value for name in names})
+        return Options.of(**{name: self.values[name].value for name in Options.__dataclass_fields__})
 
     @property
     def calibration(self) -> str | None:

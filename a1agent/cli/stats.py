@@ -14,7 +14,7 @@ from rich.text import Text
 
 from a1agent.cli.console import console, glyphs, print_table
 from a1agent.cli.settings import read_settings
-from a1agent.errors import CalibrationError, UsageError
+from a1agent.errors import CalibrationError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from a1agent.conformal.store import StoreEntry
@@ -111,8 +111,6 @@ def _table(entry: StoreEntry, *, unicode: bool) -> Table:
 
 def _drift(entry: StoreEntry, *, unicode: bool) -> str:
     periods = entry.periods[-_MOST_DAYS:]
-    if not periods:
-        return "none"
     first, last = periods[0], periods[-1]
     if len(periods) == 1:
         return f"{last.mean_score:.3f} ({last.day})"
@@ -124,7 +122,9 @@ def _drift(entry: StoreEntry, *, unicode: bool) -> str:
 
 
 def _plot(entries: list[StoreEntry], path: Path) -> None:
-    from a1agent.cli.plots import draw_drift
-
+    try:
+        from a1agent.conformal.plots import draw_drift
+    except ImportError as error:
+        raise MissingExtra("a plot", "bench") from error
     named = [(f"{e.key.draft[:_DIGITS]} / {e.key.target[:_DIGITS]}, {e.key.score}", e.periods) for e in entries]
     draw_drift(path, named)

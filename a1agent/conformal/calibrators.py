@@ -17,35 +17,15 @@ from threading import Lock
 from typing import Protocol
 
 from a1agent.conformal.adaptive import AdaptiveRule
-from a1agent.conformal.feedback import rate_gap_bound
 from a1agent.conformal.pvalue import p_value
-from a1agent.conformal.values import (
-    Calibrator,
-    Coverage,
-    Decision,
-    Observed,
-    check_rate,
-    hashed_uniform,
-    turn_bucket,
-    unknown_name,
-)
+from a1agent.conformal.values import Coverage, Decision, Observed, check_rate, hashed_uniform, turn_bucket, unknown_name
 from a1agent.conformal.window import ScoreWindow
 
-__all__ = [
-    "CALIBRATORS",
-    "DEFAULT_WINDOW",
-    "Calibrator",
-    "Coverage",
-    "Decision",
-    "Observed",
-    "make_calibrator",
-    "rate_gap_bound",
-    "turn_bucket",
-]
+__all__ = ["Calibrator", "make_calibrator"]
 
-DEFAULT_WINDOW = 10_000  # resolves p-values to 1e-4, and follows a slow change of models or prompts
+_WINDOW = 10_000  # resolves p-values to 1e-4, and follows a slow change of models or prompts
 
-CALIBRATORS = ("static", "online", "adaptive")
+_NAMES = ("static", "online", "adaptive")
 
 OnScore = Callable[[int, float], None]
 
@@ -57,9 +37,9 @@ def make_calibrator(
     coverage: Coverage = "marginal",
     seed: int = 0,
     initial: Iterable[tuple[int, float]] = (),
-    window: int = DEFAULT_WINDOW,
+    window: int = _WINDOW,
     on_score: OnScore | None = None,
-) -> Calibrator:
+) -> "Calibrator":
     """A calibrator by name (see the module's table).
 
     `initial`: (turn, score) pairs to start from, oldest first; those that are not finite are left out. `window`:
@@ -67,8 +47,8 @@ def make_calibrator(
     decision that stored a score, outside the lock. Raises ValueError for an unknown name or coverage, for conditional
     coverage with a calibrator that does not adapt, for a rate outside [0, 1] and for a window under 1.
     """
-    if name not in CALIBRATORS:
-        raise unknown_name("calibrator", name, CALIBRATORS)
+    if name not in _NAMES:
+        raise unknown_name("calibrator", name, _NAMES)
     if coverage not in ("marginal", "conditional"):
         raise unknown_name("coverage", coverage, ("marginal", "conditional"))
     if coverage == "conditional" and name != "adaptive":
@@ -76,7 +56,7 @@ def make_calibrator(
     if window < 1:
         raise ValueError(f"window must be at least 1, not {window}")
     rule = _rule(name, coverage, window, [(turn, score) for turn, score in initial if math.isfinite(score)])
-    return _Calibrator(name, check_rate(rejection_rate), coverage, seed, rule, on_score)
+    return Calibrator(check_rate(rejection_rate), seed, rule, on_score if name != "static" else None)
 
 
 def _rule(name: str, coverage: Coverage, window: int, initial: list[tuple[int, float]]) -> "_Rule":
@@ -120,29 +100,27 @@ class _FixedLevelRule:
         """Nothing is kept by question."""
 
 
-class _Calibrator:
-    """A rule behind a lock: a decision and what is learned from it are one act."""
+class Calibrator:
+    """Turns scores into decisions that keep a rejection rate. A lock makes it safe to share between threads."""
 
-    def __init__(
-        self, name: str, rejection_rate: float, coverage: Coverage, seed: int, rule: _Rule, on_score: OnScore | None
-    ) -> None:
-        self.name = name
-        self.rejection_rate = rejection_rate
-        self.coverage: Coverage = coverage
+    def __init__(self, rejection_rate: float, seed: int, rule: _Rule, on_score: OnScore | None) -> None:
+        self._rejection_rate = rejection_rate
         self._seed = seed
         self._rule = rule
-        self._on_score = on_score if name != "static" else None
+        self._on_score = on_score
         self._lock = Lock()
 
     def __len__(self) -> int:
+        """Scores stored, over all groups."""
         with self._lock:
             return len(self._rule)
 
-    def __repr__(self) -> str:
-        return f"<{self.name} calibrator: rejection_rate={self.rejection_rate}, {self.coverage}, {len(self)} scores>"
-
     def decide(self, step: Observed, rejection_rate: float | None = None) -> Decision:
-        rate = self.rejection_rate if rejection_rate is None else check_rate(rejection_rate)
+        """Decide about `step` and learn from it, as one atomic act; `rejection_rate` overrides for this step.
+
+        Raises ValueError for a rate outside [0, 1] or a negative turn.
+        """
+        rate = self._rejection_rate if rejection_rate is None else check_rate(rejection_rate)
         turn_bucket(step.turn)  # refuses a bad turn before anything is learned from the step
         u = hashed_uniform(self._seed, step)
         with self._lock:
@@ -152,5 +130,6 @@ class _Calibrator:
         return decision
 
     def close_question(self, question: str) -> None:
+        """Forget what was learned about this one question; its scores stay. Unknown questions are ignored."""
         with self._lock:
             self._rule.close_question(question)

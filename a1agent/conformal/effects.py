@@ -61,14 +61,9 @@ class QuestionEffects:
         self._questions: OrderedDict[str, OpenQuestion] = OrderedDict()
         self._products = PRIOR_SHARE * PRIOR_STEPS
         self._weights = PRIOR_STEPS
-        self._share = PRIOR_SHARE
+        self.share = PRIOR_SHARE  # of the variance of z that lies between questions, up to MAX_SHARE
         self._now = 0
         self._traffic_effect = self._traffic = 0.0
-
-    @property
-    def share(self) -> float:
-        """Share of the variance of z that lies between questions (intraclass correlation), in [0, MAX_SHARE]."""
-        return self._share
 
     def arrive(self, question: str) -> OpenQuestion:
         """A step of `question` is about to be decided: it counts as under way. Good until the next call."""
@@ -92,7 +87,7 @@ class QuestionEffects:
 
         Conjugate normal model with variances `share` between questions and `1 - share` within.
         """
-        share = self._share
+        share = self.share
         precision = entry.count * share + 1.0 - share
         return share * entry.total / precision, math.sqrt((1.0 - share) * (1.0 + share / precision))
 
@@ -108,11 +103,11 @@ class QuestionEffects:
             keep = 1.0 - SHARE_FORGETTING
             self._products = self._products * keep + weight * z * entry.total / entry.count
             self._weights = self._weights * keep + weight
-            self._share = min(max(self._products / self._weights, 0.0), MAX_SHARE)
+            self.share = min(max(self._products / self._weights, 0.0), MAX_SHARE)
         keep = 1.0 - STEP_FORGETTING
         entry.count = entry.count * keep + 1.0
         entry.total = entry.total * keep + z
-        effect = self._share * entry.total / (entry.count * self._share + 1.0 - self._share)
+        effect = self.share * entry.total / (entry.count * self.share + 1.0 - self.share)
         self._traffic_effect += entry.traffic * (effect - entry.effect)
         entry.effect = effect
 

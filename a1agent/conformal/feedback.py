@@ -24,8 +24,8 @@ class GlobalTerm:
     """The feedback term over all steps, which has the last word: it keeps the overall rate, whatever happens.
 
     After a step that was asked for the rate r_t and decided x_t (1 rejected, 0 accepted) the term moves by
-    g * (r_t - x_t), g = `gain`, as in adaptive conformal inference (Gibbs & Candès 2021, arXiv 2106.00170). Above 1 it
-    forces a rejection and below -1 an acceptance.
+    g * (r_t - x_t), g = `GLOBAL_GAIN`, as in adaptive conformal inference (Gibbs & Candès 2021, arXiv 2106.00170).
+    Above 1 it forces a rejection and below -1 an acceptance.
 
     Claim. For any scores, in any order, from any number of threads (`last_word` and `move` of a step run under one
     lock), for every T >= 1
@@ -48,34 +48,29 @@ class GlobalTerm:
     the debt would have to be paid by accepting that many steps unseen.
     """
 
-    __slots__ = ("_gain", "_value")
+    __slots__ = ("value",)
 
-    def __init__(self, gain: float = GLOBAL_GAIN) -> None:
-        self._gain = gain
-        self._value = 0.0
-
-    @property
-    def value(self) -> float:
-        return self._value
+    def __init__(self) -> None:
+        self.value = 0.0
 
     def last_word(self, rejected: bool, asked_rate: float) -> bool:
         """What becomes of a step with a finite score that the level would reject or accept."""
         if asked_rate in (0.0, 1.0):
             return asked_rate == 1.0
-        if abs(self._value) > 1.0:
-            return self._value > 0.0
+        if abs(self.value) > 1.0:
+            return self.value > 0.0
         return rejected
 
     def move(self, rejected: bool, asked_rate: float) -> None:
         """Take in the decision; the floor is reached by takeovers of non-finite scores only (see above)."""
-        floor = -1.0 - self._gain
-        value = self._value + self._gain * (asked_rate - rejected)
-        self._value = value if value > floor else floor
+        floor = -1.0 - GLOBAL_GAIN
+        value = self.value + GLOBAL_GAIN * (asked_rate - rejected)
+        self.value = value if value > floor else floor
 
 
-def rate_gap_bound(steps: int, gain: float = GLOBAL_GAIN) -> float:
+def rate_gap_bound(steps: int) -> float:
     """Largest possible |overall rate - asked rate| after `steps` decisions with finite scores."""
-    return math.inf if steps < 1 else (1.0 + gain) / (gain * steps)
+    return math.inf if steps < 1 else (1.0 + GLOBAL_GAIN) / (GLOBAL_GAIN * steps)
 
 
 class RateBudget:

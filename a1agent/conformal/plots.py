@@ -1,15 +1,17 @@
 # pyright: reportUnknownMemberType=false
-"""Plots of a replay. Needs matplotlib, which only this module imports."""
+"""Plots of a replay, and of how scores drift in a store. Needs matplotlib."""
 
 from collections.abc import Sequence
 from pathlib import Path
+
+from a1agent.conformal.store_tables import StorePeriod
 
 try:
     from matplotlib.figure import Figure
 except ImportError as error:
     raise ImportError("Plotting needs matplotlib: pip install 'a1agent[bench]'") from error
 
-__all__ = ["draw_rates", "save"]
+__all__ = ["draw_drift", "draw_rates"]
 
 
 def draw_rates(
@@ -33,9 +35,21 @@ def draw_rates(
     for panel, title in zip((over_time, by_turn, by_question), titles, strict=True):
         panel.set_title(title, fontsize="medium")
         panel.axhline(asked_rate, color="black", linestyle="--", linewidth=0.8)
-    save(figure, path)
+    _save(figure, path)
 
 
-def save(figure: Figure, path: str | Path) -> None:
+def draw_drift(path: str | Path, entries: Sequence[tuple[str, Sequence[StorePeriod]]]) -> None:
+    """Mean score a day, a line an entry."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, periods in entries:
+        axes.plot([p.day.isoformat() for p in periods], [p.mean_score for p in periods], marker="o", label=name)
+    axes.set(xlabel="day", ylabel="mean score (nats per token)")
+    if entries:
+        axes.legend(fontsize="small")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
     """Writes a figure to this very file: the suffix gives the format, PNG where there is none."""
     figure.savefig(path, dpi=150, format=Path(path).suffix.removeprefix(".") or "png")

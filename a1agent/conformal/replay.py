@@ -11,8 +11,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from a1agent.conformal.calibrators import Coverage, Decision, Observed, make_calibrator
+from a1agent.conformal.calibrators import make_calibrator
 from a1agent.conformal.selectivity import selectivity
+from a1agent.conformal.values import Coverage, Decision, Observed
 
 __all__ = [
     "ReplayReport",
@@ -22,7 +23,6 @@ __all__ = [
     "plot_replay",
     "read_calibration",
     "read_trace",
-    "replay",
     "replay_steps",
 ]
 
@@ -101,31 +101,6 @@ def read_calibration(path: str | Path) -> list[tuple[int, float]]:
     return _read(path, ("perplexity",), pair)
 
 
-def replay(
-    trace: Sequence[TraceStep],
-    *,
-    rejection_rate: float,
-    calibrator: str = "adaptive",
-    coverage: Coverage = "marginal",
-    seed: int = 0,
-    calibration: Iterable[tuple[int, float]] | None = None,
-) -> ReplayReport:
-    """How well `calibrator` keeps `rejection_rate` over the trace, from `calibration` (by default from nothing).
-
-    Decisions change nothing in what was recorded. Raises ValueError for an empty trace or what `make_calibrator`
-    refuses.
-    """
-    steps = replay_steps(
-        trace,
-        rejection_rate=rejection_rate,
-        calibrator=calibrator,
-        coverage=coverage,
-        seed=seed,
-        calibration=calibration,
-    )
-    return measure_replay(steps, rejection_rate)
-
-
 def replay_steps(
     trace: Sequence[TraceStep],
     *,
@@ -135,7 +110,11 @@ def replay_steps(
     seed: int = 0,
     calibration: Iterable[tuple[int, float]] | None = None,
 ) -> list[ReplayedStep]:
-    """The decisions behind `replay`, in the order of the trace; a question is closed after its last step."""
+    """The decisions of `calibrator` over the trace, in its order, from `calibration` (by default from nothing).
+
+    They change nothing in what was recorded; a question is closed after its last step. Raises ValueError for what
+    `make_calibrator` refuses.
+    """
     deciding = make_calibrator(
         calibrator, rejection_rate=rejection_rate, coverage=coverage, seed=seed, initial=calibration or ()
     )

@@ -14,12 +14,9 @@ __all__ = [
     "or_strangest",
     "score_function",
     "worst_nll",
-    "worst_share_nll",
 ]
 
 ScoreFunction = Callable[[Sequence[float]], float]
-
-WORST_SHARE = 0.2
 
 
 def mean_nll(logprobs: Sequence[float]) -> float:
@@ -33,23 +30,14 @@ def mean_nll(logprobs: Sequence[float]) -> float:
     return -_sum(logprobs) / len(logprobs)
 
 
-def worst_share_nll(logprobs: Sequence[float], share: float) -> float:
-    """Mean negative log-likelihood of the least likely `share` of the tokens, at least one of them.
+def worst_nll(logprobs: Sequence[float]) -> float:
+    """Mean negative log-likelihood of the least likely fifth of the tokens, at least one of them.
 
-    Sees one wrong digit that the mean over a long step dilutes. `share` in (0, 1], otherwise ValueError; 1 is
-    `mean_nll`. Empty and non-finite steps as there.
+    Sees one wrong digit that the mean over a long step dilutes. Empty and non-finite steps as in `mean_nll`.
     """
-    if not 0.0 < share <= 1.0:
-        raise ValueError(f"share must lie in (0, 1], not {share}")
     if not all(math.isfinite(logprob) for logprob in logprobs):
         return mean_nll(logprobs)  # sorting is undefined with nan, and an infinite one would be among the worst
-    kept = math.ceil(share * len(logprobs) - 1e-9)  # 0.1 * 30 is 3.0000000000000004: still three tokens
-    return mean_nll(sorted(logprobs)[: max(1, kept)])
-
-
-def worst_nll(logprobs: Sequence[float]) -> float:
-    """`worst_share_nll` of the worst 20 % of the tokens."""
-    return worst_share_nll(logprobs, WORST_SHARE)
+    return mean_nll(sorted(logprobs)[: -(-len(logprobs) // 5)])
 
 
 SCORES: Mapping[str, ScoreFunction] = MappingProxyType({"mean_nll": mean_nll, "worst_nll": worst_nll})

@@ -14,7 +14,7 @@ from platformdirs import user_data_path
 
 from a1agent.conformal import store_tables
 from a1agent.conformal.store_file import CalibrationWarning, StoreFile, check_file, look_into
-from a1agent.conformal.store_tables import CalibrationKey, Row, StoreEntry, StorePeriod
+from a1agent.conformal.store_tables import CalibrationKey, Row, StoreEntry
 from a1agent.conformal.values import turn_bucket
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "CalibrationStore",
     "CalibrationWarning",
     "StoreEntry",
-    "StorePeriod",
     "check_file",
     "default_store_path",
     "scores_since",
@@ -110,12 +109,12 @@ class CalibrationStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def load(self, key: CalibrationKey, limit_per_bucket: int = WINDOW) -> list[tuple[int, float]]:
+    def load(self, key: CalibrationKey) -> list[tuple[int, float]]:
         """(turn, score) of the newest scores of each turn bucket, oldest first."""
         if self._writer.forked:
             return []
         self._writer.flush()
-        return self._writer.file.read(key, limit_per_bucket)
+        return self._writer.file.read(key)
 
     def append(self, key: CalibrationKey, turn: int, score: float) -> None:
         """Keep a score; raises ValueError if it is not finite, or for a negative turn, or once the store is closed."""

@@ -44,8 +44,8 @@ class StoreFile:
         """Append rows in one transaction, and drop what is older than the newest `window` of their buckets."""
         self._use(lambda connection: tables.write(connection, rows, self._window))
 
-    def read(self, key: CalibrationKey, limit_per_bucket: int) -> list[tuple[int, float]]:
-        return self._use(lambda connection: tables.read(connection, key, limit_per_bucket))
+    def read(self, key: CalibrationKey) -> list[tuple[int, float]]:
+        return self._use(lambda connection: tables.read(connection, key))
 
     def summary(self) -> list[StoreEntry]:
         return self._use(tables.summary)

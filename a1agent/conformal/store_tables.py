@@ -74,6 +74,7 @@ _SCHEMA = (
     "bucket INTEGER NOT NULL, turn INTEGER NOT NULL, score REAL NOT NULL, at REAL NOT NULL)",
     "CREATE INDEX IF NOT EXISTS scores_by_age ON scores (key_id, bucket, id)",
 )
+_BEGIN = "BEGIN IMMEDIATE"  # takes the lock at once: two processes never deadlock by upgrading theirs
 _KEY_COLUMNS = ", ".join(field.name for field in fields(CalibrationKey))
 _SAME_KEY = " AND ".join(f"{field.name} = ?" for field in fields(CalibrationKey))
 
@@ -104,31 +105,17 @@ def prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     if ready:
         return
-    with _Transaction(connection):
+    with connection:
+        connection.execute(_BEGIN)
         for statement in _SCHEMA:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-class _Transaction:
-    """A write transaction that takes its lock at once: two processes never deadlock by upgrading theirs."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        if failed is None:
-            self._connection.execute("COMMIT")
-        elif self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-
-
 def write(connection: sqlite3.Connection, rows: Sequence[Row], window: int) -> None:
     """Appends rows in one transaction, and drops what is older than the newest `window` of their buckets."""
-    with _Transaction(connection):
+    with connection:
+        connection.execute(_BEGIN)
         ids = {key: _key_id(connection, key) for key in {row.key for row in rows}}
         connection.executemany(
             "INSERT INTO scores (key_id, bucket, turn, score, at) VALUES (?, ?, ?, ?, ?)",
@@ -150,15 +137,11 @@ def _key_id(connection: sqlite3.Connection, key: CalibrationKey) -> int:
     return int(key_id)
 
 
-def read(connection: sqlite3.Connection, key: CalibrationKey, limit_per_bucket: int) -> list[tuple[int, float]]:
-    """(turn, score) of the newest scores of each turn bucket, oldest first."""
-    found = connection.execute(f"SELECT id FROM keys WHERE {_SAME_KEY}", astuple(key)).fetchone()
-    if found is None:
-        return []
+def read(connection: sqlite3.Connection, key: CalibrationKey) -> list[tuple[int, float]]:
+    """(turn, score) of what is kept under a key, oldest first."""
     return connection.execute(
-        "SELECT turn, score FROM (SELECT id, turn, score, ROW_NUMBER() OVER (PARTITION BY bucket ORDER BY id DESC) "
-        "AS age FROM scores WHERE key_id = ?) WHERE age <= ? ORDER BY id",
-        (found[0], limit_per_bucket),
+        f"SELECT turn, score FROM scores WHERE key_id = (SELECT id FROM keys WHERE {_SAME_KEY}) ORDER BY id",
+        astuple(key),
     ).fetchall()
 
 

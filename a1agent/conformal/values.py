@@ -1,13 +1,11 @@
 """Values that the calibrators take and give, and the randomness they share."""
 
-import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from hashlib import blake2b
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 __all__ = [
-    "Calibrator",
     "Coverage",
     "Decision",
     "Observed",
@@ -49,32 +47,6 @@ class Observed(NamedTuple):
     attempt: int = 0
 
 
-class Calibrator(Protocol):
-    """Turns scores into decisions that keep a rejection rate. Safe to share between threads."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def rejection_rate(self) -> float: ...
-    @property
-    def coverage(self) -> Coverage: ...
-
-    def decide(self, step: Observed, rejection_rate: float | None = None) -> Decision:
-        """Decide about `step` and learn from it, as one atomic act; `rejection_rate` overrides for this step.
-
-        Raises ValueError for a rate outside [0, 1] or a negative turn.
-        """
-        ...
-
-    def close_question(self, question: str) -> None:
-        """Forget what was learned about this one question; its scores stay. Unknown questions are ignored."""
-        ...
-
-    def __len__(self) -> int:
-        """Scores stored, over all groups."""
-        ...
-
-
 def turn_bucket(turn: int) -> int:
     """Group of a turn: one per turn below 16, then one per doubling (16 to 31, 32 to 63, ...).
 
@@ -95,7 +67,7 @@ def hashed_uniform(seed: int, step: Observed) -> float:
 
 def check_rate(rejection_rate: float) -> float:
     """The rate itself; raises ValueError outside [0, 1] (nan included)."""
-    if not 0.0 <= rejection_rate <= 1.0 or math.isnan(rejection_rate):
+    if not 0.0 <= rejection_rate <= 1.0:
         raise ValueError(f"rejection_rate must lie in [0, 1], not {rejection_rate}")
     return rejection_rate
 

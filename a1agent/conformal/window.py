@@ -5,7 +5,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-__all__ = ["ScoreWindow", "SortedScores", "ranks_in"]
+__all__ = ["ScoreWindow", "ranks_in"]
 
 _CHUNK = 1024
 _GROUP = 32
@@ -89,9 +89,7 @@ class ScoreWindow:
     __slots__ = ("_arrived", "_capacity", "_ordered")
 
     def __init__(self, capacity: int, scores: Sequence[float] = ()) -> None:
-        """Starts from the newest of `scores`, which come oldest first. Raises ValueError for a capacity under 1."""
-        if capacity < 1:
-            raise ValueError(f"a window holds at least 1 score, not {capacity}")
+        """Starts from the newest of `scores`, which come oldest first."""
         self._capacity = capacity
         self._arrived = deque(array("d", scores[-capacity:]))
         self._ordered = SortedScores(self._arrived)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 __all__ = ["path", "prompt_nlls"]
 
-_FOLDER = Path(str(files(__name__)))
+_FOLDER = Path(__file__).parent
 
 
 def path(name: Literal["draft", "target"]) -> Path:
@@ -27,10 +26,7 @@ def prompt_nlls() -> tuple[float, ...]:
     """Mean NLL (nats per token, under the target) of a sample of training prompts, ascending.
 
     Of every token of the bare question, after `<|im_start|>user\\n`, which does not count; without an instruction to
-    box the answer, which every prompt has and which would hide what is strange. Empty while no sample ships. Made by
+    box the answer, which every prompt has and which would hide what is strange. Made by
     `examples/embedded_pair/prompts.py`.
     """
-    file = _FOLDER / "prompt_nlls.json"
-    if not file.is_file():
-        return ()
-    return tuple(json.loads(file.read_text(encoding="utf-8"))["plain"])
+    return tuple(json.loads((_FOLDER / "prompt_nlls.json").read_text(encoding="utf-8"))["plain"])

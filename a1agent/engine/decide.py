@@ -11,8 +11,7 @@ import time
 from dataclasses import replace
 
 from a1agent.backends.base import Work
-from a1agent.conformal.calibrators import Decision, Observed
-from a1agent.conformal.values import hashed_uniform
+from a1agent.conformal.values import Decision, Observed, hashed_uniform
 from a1agent.engine.chain import Call, Chain, seed_of
 from a1agent.engine.ranking import Ranking
 from a1agent.engine.verify import Verified

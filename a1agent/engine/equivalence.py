@@ -6,12 +6,12 @@ import threading
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Protocol
 
-from a1agent.engine.canonical import canonical_key, form_of, parts_of, same_key, spoken
+from a1agent.engine.canonical import canonical_key, form_of, parts_of, spoken
 
 if TYPE_CHECKING:
     from a1agent.engine.math_worker import MathWorker
 
-__all__ = ["Equivalence", "Judge", "canonical_key", "may_equal", "same_key"]
+__all__ = ["Equivalence", "Judge", "may_equal"]
 
 _CACHED_PAIRS = 4096
 _STRIKES = 2

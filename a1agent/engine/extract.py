@@ -233,9 +233,7 @@ def canonical_json(text: str) -> str | None:
         value = json.loads(text, parse_float=_number, parse_constant=_refuse)
         form = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         form.encode()
-    except UnicodeEncodeError:  # a lone surrogate, which JSON can escape but UTF-8 cannot write
-        return None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # also of a lone surrogate, which JSON can escape but UTF-8 cannot write
         return None
     return form
 

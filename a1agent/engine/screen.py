@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from a1agent.backends.base import Generated
-from a1agent.conformal.calibrators import Observed
+from a1agent.conformal.values import Observed
 from a1agent.engine.chain import Call, Chain
 from a1agent.engine.verify import score_of
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from a1agent.config import VoteMethod
 from a1agent.conformal.scores import mean_score, or_strangest
-from a1agent.engine.equivalence import Equivalence, canonical_key, may_equal
+from a1agent.engine.canonical import canonical_key
+from a1agent.engine.equivalence import Equivalence, may_equal
 from a1agent.engine.extract import Answer
 
 __all__ = ["Candidate", "Group", "Tally", "Vote"]
@@ -73,11 +74,9 @@ class Tally:
     loop's seconds) answers are compared by what is known at once, and nobody waits for algebra; `cut_short`: it was so.
     """
 
-    def __init__(
-        self, equivalence: Equivalence | None = None, *, histories: bool = False, deadline: float | None = None
-    ) -> None:
+    def __init__(self, equivalence: Equivalence, *, histories: bool = False, deadline: float | None = None) -> None:
         self.cut_short = False
-        self._equivalence = equivalence or Equivalence()
+        self._equivalence = equivalence
         self._histories = histories
         self._deadline = deadline
         self._candidates: list[Candidate] = []
@@ -194,9 +193,6 @@ class Tally:
             if group in groups:
                 self._group_of[key] = first
 
-    def _group(self, answer: Answer) -> int | None:
-        return self._group_of.get(_key(answer))
-
     def _members(self) -> dict[int, list[Candidate]]:
         """The chains of each answer, best first."""
         members: dict[int, list[Candidate]] = {}
@@ -230,10 +226,10 @@ class Tally:
         for candidate in self._candidates:
             last = max((turn for turn, _ in candidate.history), default=0) + 1
             final = ((last, candidate.answer),) if candidate.answer is not None else ()
-            shares = [(self._group(answer), _DECAY ** (last - turn)) for turn, answer in (*candidate.history, *final)]
+            shares = [(_key(answer), _DECAY ** (last - turn)) for turn, answer in (*candidate.history, *final)]
             whole = math.fsum(share for _, share in shares)
-            for group, share in shares:
-                if group is not None and group in votes:
+            for key, share in shares:
+                if (group := self._group_of.get(key)) in votes:
                     votes[group].append(share / whole)
         return {group: math.fsum(shares) for group, shares in votes.items()}
 

@@ -117,8 +117,7 @@ def make_asked(
     asked = _asked_values(wishes)
     for name, value in asked.items():
         _check(name, value)
-    options = _capped(defaults.replace(timeout_s=defaults.timeout_s or settings.max_seconds), settings)
-    options = _with_effort(options, wishes, settings)
+    options = _with_effort(_capped(defaults, settings), wishes, settings)
     try:
         options = options.replace(**asked)
     except InvalidOption as error:

@@ -122,7 +122,8 @@ class Fields(BaseModel):
         told = {k: v for k, v in fields.items() if not (v is None or _among(v, NEUTRAL.get(k, ())))}
         for name in fields:
             if name not in own and (name in told or name not in cls.unserved):
-                raise _unserved(name, "" if name in REFUSED else nearest(clean(name), own))
+                hint = "" if name in REFUSED else nearest(clean(name), own)
+                raise PydanticCustomError(_UNSERVED, "has a field that is not served", {"name": name, "hint": hint})
         return told
 
 
@@ -131,11 +132,6 @@ def _allow_null(schema: dict[str, Any]) -> None:
     for name, field in schema.get("properties", {}).items():
         if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
             schema["properties"][name] = {"anyOf": [field, {"type": "null"}]}
-
-
-def _unserved(name: str, hint: str = "") -> PydanticCustomError:
-    """The error of a field, which validation places at its object."""
-    return PydanticCustomError(_UNSERVED, "has a field that is not served", {"name": name, "hint": hint})
 
 
 def check_whole(given: Any) -> Any:

@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from a1agent.agent import A1
 from a1agent.config import Options
@@ -38,17 +38,6 @@ class Asked:
     tenant: str
     names: Mapping[str, str]
 
-    @property
-    def values(self) -> Mapping[str, Any]:
-        """The options as keywords of a call."""
-        return {f.name: getattr(self.options, f.name) for f in dataclasses.fields(self.options)}
-
-
-@dataclass(slots=True)
-class _Outcome:
-    results: list[Result | None]
-    error: BaseException | None = None
-
 
 @dataclass(eq=False)
 class Job:
@@ -68,7 +57,8 @@ class Job:
         options = self.asked.options
         self.fold = StatsFold(options.rejection_rate, options.calibrator, options.coverage)
         self._queue: asyncio.Queue[tuple[int, Event] | None] = asyncio.Queue()
-        self._outcome = _Outcome([None] * self.asked.n)
+        self._results: list[Result | None] = [None] * self.asked.n
+        self._error: BaseException | None = None
         self._reason: ApiError | None = None
         self._begun = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="a1 request")
@@ -92,23 +82,23 @@ class Job:
     @property
     def results(self) -> list[Result]:
         """The results, once `events` has ended without an error."""
-        return [result for result in self._outcome.results if result is not None]
+        return [result for result in self._results if result is not None]
 
     async def begun(self, most_s: float) -> None:
         """Waits up to `most_s` seconds for its first event. Raises `ApiError` where a call failed before that."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(most_s):
                 await self._begun.wait()
-        if self._outcome.error is not None and self._queue.qsize() <= 1:
-            raise self._outcome.error
+        if self._error is not None and self._queue.qsize() <= 1:
+            raise self._error
 
     async def events(self) -> AsyncGenerator[tuple[int, Event]]:
         """What happens, until all its calls end. Raises `ApiError` where one failed; closing it cancels the job."""
         try:
             while (item := await self._queue.get()) is not None:
                 yield item
-            if self._outcome.error is not None:
-                raise self._outcome.error
+            if self._error is not None:
+                raise self._error
         finally:
             self.cancel()
 
@@ -135,25 +125,25 @@ class Job:
                 for number in range(self.asked.n):
                     group.create_task(self._answer(number))
         except BaseExceptionGroup as errors:
-            self._outcome.error = api_error_of(next(_leaves(errors)), self.asked.names)
+            self._error = api_error_of(next(_leaves(errors)), self.asked.names)
 
     def _close(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            self._outcome.error = self._reason or asyncio.CancelledError()
+            self._error = self._reason or asyncio.CancelledError()
         self._begun.set()
         self._queue.put_nowait(None)
         self.on_end(self)
 
     async def _answer(self, number: int) -> None:
         asked = self.asked
-        stream = self.agent.astream(asked.question, tenant=asked.tenant, **asked.values)
+        stream = self.agent.astream(asked.question, tenant=asked.tenant, **dataclasses.asdict(asked.options))
         async with contextlib.aclosing(stream) as events:
             async for event in events:
                 self._take(number, event)
 
     def _take(self, number: int, event: Event) -> None:
         if isinstance(event, VoteClosed):
-            self._outcome.results[number] = event.result
+            self._results[number] = event.result
         elif isinstance(event, QuestionOpened):
             self.fold.add(event)
         else:  # the fold tells chains of different answers apart by their numbers

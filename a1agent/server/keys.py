@@ -27,9 +27,6 @@ class Keys:
     def __init__(self, keys: Mapping[str, str] | None = None) -> None:
         self._digests = {name: _digest(key) for name, key in (keys or {}).items()}
 
-    def __bool__(self) -> bool:
-        return bool(self._digests)
-
     def __len__(self) -> int:
         return len(self._digests)
 

@@ -4,7 +4,8 @@ import random
 import statistics
 import time
 
-from a1agent.conformal.calibrators import Observed, make_calibrator
+from a1agent.conformal.calibrators import make_calibrator
+from a1agent.conformal.values import Observed
 
 STORED = 1_000_000
 DECISIONS = 5_000

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a1agent.conformal.calibrators import Decision, Observed, make_calibrator, rate_gap_bound
+from a1agent.conformal.calibrators import make_calibrator
 from a1agent.conformal.effects import MAX_OPEN, QuestionEffects
-from a1agent.conformal.feedback import GLOBAL_GAIN, RATE_MARGIN, RATE_STEPS, GlobalTerm, RateBudget
+from a1agent.conformal.feedback import GLOBAL_GAIN, RATE_MARGIN, RATE_STEPS, GlobalTerm, RateBudget, rate_gap_bound
 from a1agent.conformal.selectivity import selectivity
+from a1agent.conformal.values import Decision, Observed
 
 rates = st.floats(0, 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a1agent.conformal.calibrators import Observed, make_calibrator
+from a1agent.conformal.calibrators import make_calibrator
 from a1agent.conformal.pvalue import p_value
+from a1agent.conformal.values import Observed
 from a1agent.conformal.window import ScoreWindow
 
 KS_LIMIT = 1.95  # sqrt(n) times the Kolmogorov distance exceeds it with probability 0.001

@@ -2,11 +2,11 @@ import builtins
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from a1agent.conformal.calibrators import rate_gap_bound
-from a1agent.conformal.feedback import RATE_MARGIN
+from a1agent.conformal.feedback import RATE_MARGIN, rate_gap_bound
 from a1agent.conformal.replay import (
     ReplayReport,
     TraceStep,
@@ -14,13 +14,16 @@ from a1agent.conformal.replay import (
     plot_replay,
     read_calibration,
     read_trace,
-    replay,
     replay_steps,
 )
 
 DATA = Path(__file__).parents[1] / "data"
 TRACE = DATA / "math500_r1-llama-8b_qwq-32b.csv"
 HEADER = "question,chain,turn,attempt,perplexity\n"
+
+
+def replay(trace: list[TraceStep], *, rejection_rate: float, **chosen: Any) -> ReplayReport:
+    return measure_replay(replay_steps(trace, rejection_rate=rejection_rate, **chosen), rejection_rate)
 
 
 @pytest.fixture(scope="module")

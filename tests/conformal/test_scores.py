@@ -2,23 +2,21 @@ import math
 
 import pytest
 
-from a1agent.conformal.scores import SCORES, mean_nll, or_strangest, score_function, worst_nll, worst_share_nll
+from a1agent.conformal.scores import SCORES, mean_nll, or_strangest, score_function, worst_nll
 
 
 def test_mean_nll_is_the_log_of_the_perplexity():
     assert math.exp(mean_nll([math.log(0.5), math.log(0.125)])) == pytest.approx(4.0)
 
 
-def test_worst_share_looks_at_the_least_likely_tokens_only():
-    logprobs = [-0.1] * 8 + [-3.0, -5.0]
-    assert worst_share_nll(logprobs, 0.2) == pytest.approx(4.0)
-    assert worst_nll(logprobs) == pytest.approx(4.0)
-    assert worst_share_nll(logprobs, 1.0) == pytest.approx(mean_nll(logprobs))
+def test_the_worst_score_looks_at_the_least_likely_tokens_only():
+    assert worst_nll([-0.1] * 8 + [-3.0, -5.0]) == pytest.approx(4.0)
 
 
-def test_worst_share_rounds_up_to_at_least_one_token_and_not_by_float_noise():
-    assert worst_share_nll([-1.0, -9.0], 0.01) == 9.0
-    assert worst_share_nll([-9.0] * 3 + [-0.0] * 27, 0.1) == 9.0
+def test_the_worst_score_rounds_up_to_at_least_one_token():
+    assert worst_nll([-1.0, -9.0]) == 9.0
+    assert worst_nll([-9.0] * 3 + [-0.0] * 12) == 9.0
+    assert worst_nll([-9.0] * 3 + [-0.0] * 13) == pytest.approx(27 / 4)
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
@@ -34,12 +32,6 @@ def test_a_value_that_is_not_finite_carries_over(score, bad):
 
 def test_opposite_infinities_give_nan_and_no_error():
     assert math.isnan(mean_nll([math.inf, -math.inf]))
-
-
-@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, math.nan])
-def test_a_share_outside_its_range_is_refused(share):
-    with pytest.raises(ValueError, match="share"):
-        worst_share_nll([-1.0], share)
 
 
 def test_an_unknown_score_is_refused_with_the_nearest_name():

@@ -81,7 +81,6 @@ def test_only_the_newest_scores_of_each_bucket_are_kept_on_disk_and_loaded(path)
         loaded = store.load(KEY)
         assert [score for turn, score in loaded if turn == 0] == [float(n) for n in range(15, 25)]
         assert len(loaded) == 20
-        assert store.load(KEY, limit_per_bucket=2) == [(0, 23.0), (1, -23.0), (0, 24.0), (1, -24.0)]
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT COUNT(*) FROM scores").fetchone() == (21,)
     connection.close()

@@ -93,10 +93,6 @@ class Scheduler:
                 self._cache.trim(holder.lane, 0)
             task.cached = len(holder.lane)
 
-    def fit(self, task: Task) -> None:
-        """Cuts the lane of a task that went back behind what was decoded: a stop fell inside a token."""
-        self.trim(task.holder, task.wanted)
-
     def trim(self, holder: Holder, length: int) -> None:
         """Cuts a sequence's lane to `length` tokens: the text behind them is another from now on."""
         holder.read = min(holder.read, length)

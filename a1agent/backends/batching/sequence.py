@@ -215,13 +215,12 @@ class BatchedSequence:
 
 
 class BatchedBackend:
-    """A loaded model behind an engine. Subclasses say how a question becomes ids (`encode`)."""
+    """A loaded model behind an engine. Subclasses say how a question becomes ids (`open`)."""
 
     def __init__(self, engine: Caller, info: ModelInfo, vocabulary: Vocabulary) -> None:
         self.engine = engine
         self.vocabulary = vocabulary
         self._info = info
-        self._freed: asyncio.Future[None] | None = None
 
     @property
     def info(self) -> ModelInfo:

@@ -60,7 +60,7 @@ class Task:
         self.forward_s = 0.0
         self.started = time.perf_counter()
         self.sampler: Any = None
-        self._resolve: Callable[[object], None] = _ignore
+        self.resolve: Callable[[object], None] = _ignore  # hands a result or an error to the coroutine, once bound
 
     @property
     def done(self) -> bool:
@@ -117,12 +117,8 @@ class Task:
             except RuntimeError:  # the loop was closed: nobody is left to tell
                 return
 
-        self._resolve = resolve
+        self.resolve = resolve
         return future
-
-    def resolve(self, outcome: object) -> None:
-        """Hands a result or an error to the waiting coroutine."""
-        self._resolve(outcome)
 
 
 def _ignore(_outcome: object) -> None:

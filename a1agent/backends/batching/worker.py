@@ -296,7 +296,7 @@ class Engine:
             if share.task.done:
                 self._finish(share.task)
             else:
-                self._scheduler.fit(share.task)
+                self._scheduler.trim(share.task.holder, share.task.wanted)  # a stop may have fallen inside a token
 
     def _read(self, plan: Plan) -> tuple[list[int], list[float]]:
         """The token of each wanted row (given or sampled) and its log-probability."""
