@@ -581,6 +581,21 @@ def test_a_closed_agent_says_so() -> None:
 
 
 @pytest.mark.anyio
+async def test_calls_on_backends_of_the_callers_go_on_when_the_agent_is_closed(tmp_path: Path) -> None:
+    draft, target = sums_pair()
+    a1 = A1(draft, target, calibration=tmp_path / "calibration.db", min_step_tokens=0, rejection_rate=0.5)
+    calls = [asyncio.create_task(a1.asolve(BOXED, seed=seed)) for seed in range(4)]
+    await until(lambda: target.counters.sequences_alive > 4)
+    await a1.aclose()
+    async with asyncio.timeout(30):
+        results = await asyncio.gather(*calls)
+    assert [result.answer for result in results] == ["21"] * 4
+    assert not any(result.stats.chains_failed for result in results)
+    with pytest.raises(BackendClosed):
+        await a1.asolve(BOXED)
+
+
+@pytest.mark.anyio
 async def test_a_model_is_told_which_of_its_pair_is_loaded_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     load, told = Address.load, list[tuple[str, list[str]]]()
 
