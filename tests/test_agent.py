@@ -573,6 +573,19 @@ async def test_closing_does_not_wait_for_a_server_and_what_loads_too_late_is_fre
             await backend.open(BOXED)
 
 
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        ("same", "scripted:sums, its own target"),
+        ("scripted:sums", "scripted:sums, its own target"),
+        ("scripted:sums?accuracy=1", "scripted:sums and scripted:sums?accuracy=1.0"),
+    ],
+)
+def test_a_pair_of_one_model_names_it_once(target: str, named: str) -> None:
+    with A1("scripted:sums", target, calibration=None) as a1:
+        assert str(a1.pair) == named
+
+
 def test_a_closed_agent_says_so() -> None:
     a1 = agent()
     a1.close()
