@@ -205,7 +205,10 @@ class A1:
                     calibrator.close_question(call.key)
 
     async def aclose(self) -> None:
-        """Frees the models that nobody else uses, and writes the calibration."""
+        """Frees the models that nobody else uses, which ends calls under way, and writes the calibration.
+
+        Calls on backends of the caller's go on to their ends; what they score from now on is not kept.
+        """
         await self._equivalence.aclose()
         await asyncio.to_thread(self._calibrations.close)
         await self.pair.aclose()

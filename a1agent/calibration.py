@@ -128,8 +128,14 @@ class Calibrations:
             rejection_rate=options.rejection_rate,
             coverage=options.coverage,
             initial=[*initial, *stored],
-            on_score=None if store is None else lambda turn, score: store.append(key, turn, score),
+            on_score=None if store is None else lambda turn, score: self._keep(key, turn, score),
         )
+
+    def _keep(self, key: CalibrationKey, turn: int, score: float) -> None:
+        """Stores a score; one of a call that outlives the store stays with its calibrator."""
+        with self._opening:
+            if self._store is not None:
+                self._store.append(key, turn, score)
 
     def _check_static(self, store: CalibrationStore) -> None:
         if self.where != "default" and store.summary():

@@ -127,6 +127,10 @@ class Pair:
         draft, target = (str(m) if isinstance(m, Address) else m.info.name for m in self._given.values())
         return draft, target
 
+    def __str__(self) -> str:
+        draft, target = self.names
+        return f"{draft}, its own target" if self._given["draft"] == self._given["target"] else f"{draft} and {target}"
+
     @property
     def loaded(self) -> Loaded | None:
         """Both models, once they are loaded and until they are closed."""

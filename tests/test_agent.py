@@ -573,11 +573,39 @@ async def test_closing_does_not_wait_for_a_server_and_what_loads_too_late_is_fre
             await backend.open(BOXED)
 
 
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        ("same", "scripted:sums, its own target"),
+        ("scripted:sums", "scripted:sums, its own target"),
+        ("scripted:sums?accuracy=1", "scripted:sums and scripted:sums?accuracy=1.0"),
+    ],
+)
+def test_a_pair_of_one_model_names_it_once(target: str, named: str) -> None:
+    with A1("scripted:sums", target, calibration=None) as a1:
+        assert str(a1.pair) == named
+
+
 def test_a_closed_agent_says_so() -> None:
     a1 = agent()
     a1.close()
     with pytest.raises(BackendClosed):
         a1.solve(BOXED)
+
+
+@pytest.mark.anyio
+async def test_calls_on_backends_of_the_callers_go_on_when_the_agent_is_closed(tmp_path: Path) -> None:
+    draft, target = sums_pair()
+    a1 = A1(draft, target, calibration=tmp_path / "calibration.db", min_step_tokens=0, rejection_rate=0.5)
+    calls = [asyncio.create_task(a1.asolve(BOXED, seed=seed)) for seed in range(4)]
+    await until(lambda: target.counters.sequences_alive > 4)
+    await a1.aclose()
+    async with asyncio.timeout(30):
+        results = await asyncio.gather(*calls)
+    assert [result.answer for result in results] == ["21"] * 4
+    assert not any(result.stats.chains_failed for result in results)
+    with pytest.raises(BackendClosed):
+        await a1.asolve(BOXED)
 
 
 @pytest.mark.anyio

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -58,12 +59,12 @@ def load(path: str, **options: Any) -> LlamaCppBackend:
     file = _locate(path)
     header = read_gguf(file)
     api = llama_api(checked.verbose)
-    model = _load_model(api, header, checked)
-    try:
-        return _assemble(api, model, header, checked)
-    except BaseException:
-        api.llama_model_free(model)
-        raise
+    with ExitStack() as held:  # the runner frees them once there is one that is used
+        model = _load_model(api, header, checked)
+        held.callback(api.llama_model_free, model)
+        backend = _assemble(api, model, header, checked, held)
+        held.pop_all()
+    return backend
 
 
 def estimate_memory(path: str, **options: Any) -> int:
@@ -108,7 +109,7 @@ def _may_repack(api: Any) -> bool:
     return sound
 
 
-def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> LlamaCppBackend:
+def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions, held: ExitStack) -> LlamaCppBackend:
     from a1agent.backends.llama_runner import LlamaRunner, can_rewind
     from a1agent.backends.llama_vocab import LlamaVocabulary
 
@@ -120,6 +121,7 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions) -> 
     settled = _settled(options, header)
     room = room_of(header, options, can_rewind(api, model))
     runner = LlamaRunner(api, model, vocabulary, settled, room, outputs_of(vocabulary.size, options))
+    held.callback(runner.free_context)
     context = min(context_of(header, options), runner.cells)
     info = ModelInfo(
         name=name,

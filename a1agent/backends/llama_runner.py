@@ -121,10 +121,14 @@ class LlamaRunner:
 
     def free(self) -> None:
         """Frees the context and the model."""
-        self._logits = np.empty((0, self._vocab_size), np.float32)
         self._vocabulary.close()
-        self._api.llama_free(self._context)
+        self.free_context()
         self._api.llama_model_free(self._model)
+
+    def free_context(self) -> None:
+        """Frees the context: the KV cache and the buffers of a forward."""
+        self._logits = np.empty((0, self._vocab_size), np.float32)
+        self._api.llama_free(self._context)
 
     def _copy_cells(self, source: int, target: int, length: int) -> None:
         """Through a buffer, which moves the cells in use; llama.cpp's own copy moves all that a lane may ever hold.

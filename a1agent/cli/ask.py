@@ -120,8 +120,7 @@ def _watcher(agent: A1, *, as_json: bool, events: bool, quiet: bool) -> _Watcher
         return _Watcher(_ignore, lambda result: print(shown(result.text if result.answer is None else result.answer)))
     out = console()
     if out.is_terminal and not out.is_dumb_terminal:
-        draft, target = agent.pair.names
-        view = LiveView(out, one_line(f"{draft} and {target}"), agent.options.turns)
+        view = LiveView(out, one_line(str(agent.pair)), agent.options.turns)
         return _Watcher(view.add, lambda result: print_result(out, result), view)
     return _Watcher(_chain_line, _print_plainly)
 

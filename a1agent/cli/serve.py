@@ -84,8 +84,7 @@ async def _run(settings: Settings, chosen: Any, host: str, port: int) -> None:
     with bind(host, port, chosen) as listener:
         agent = make_agent(settings)
         try:
-            draft, target = agent.pair.names
-            print(f"loading {draft} and {target}", file=sys.stderr, flush=True)
+            print(f"loading {agent.pair}", file=sys.stderr, flush=True)
             await serve(agent, chosen, listener, lambda: _announce(announced(listener), opened_here(listener)))
         finally:
             await agent.aclose()

@@ -27,7 +27,7 @@ async def prompt_p_value(target: Backend, text: str) -> float:
     try:
         scores = await sequence.score(StepText(text=text.removesuffix(BLANK_LINE + BOXED_INSTRUCTION)))
     finally:
-        await sequence.close()
+        await sequence.close(resumed=False)
     nll = -sum(scores.logprobs) / max(1, len(scores.logprobs))
     known = await asyncio.to_thread(prompt_nlls)
     return (len(known) - bisect_left(known, nll) + 1) / (len(known) + 1)

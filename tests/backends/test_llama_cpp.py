@@ -413,6 +413,27 @@ async def test_what_closed_sequences_hold_is_bounded(models: Path) -> None:
             assert backend.counters.cells_used > 0 or not keep
 
 
+def test_a_load_that_fails_late_frees_the_context_and_then_the_model(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import llama_cpp.llama_cpp as api
+
+    def fail(*_: object) -> None:
+        raise OSError("the file is gone")
+
+    def noting(name: str) -> None:
+        free = getattr(api, name)
+        monkeypatch.setattr(api, name, lambda held: (freed.append(name), free(held)))
+
+    freed: list[str] = []
+    noting("llama_free")
+    noting("llama_model_free")
+    monkeypatch.setattr(llama_cpp, "Engine", fail)
+    with pytest.raises(OSError, match="gone"):
+        llama_cpp.load(str(models / "bpe.gguf"), n_threads=1)
+    assert freed == ["llama_free", "llama_model_free"]
+
+
 async def test_the_next_turn_finds_what_the_chain_wrote(models: Path) -> None:
     async with loaded(factory(models / "bpe.gguf", **EXACT)) as backend:
         root = await backend.open(QUESTION)

@@ -57,9 +57,9 @@ class Lane:
 class Cache:
     """Lanes and cells.
 
-    What closed sequences hold stays for prompts to come: as a whole the one used last of those that may be resumed, the
-    prompts of the others, at most `keep` cells of them. More would slow every forward down, which runs over all cells
-    in use.
+    What closed sequences hold stays for prompts to come: as a whole what may be resumed, one text a prompt, and the
+    prompts of the others; beside the text resumed last at most `keep` cells. More would slow every forward down, which
+    runs over all cells in use.
     """
 
     def __init__(self, runner: Runner, keep: int) -> None:
@@ -102,6 +102,8 @@ class Cache:
         where lanes hold copies).
         """
         source, length = self._longest(ids, limit)
+        if source is not None and length > source.prompt:
+            self._supersede(source)
         self._wither_others(source)
         if source is not None and not source.live and self._takes_over(source, length):
             self.trim(source, length)
@@ -190,17 +192,19 @@ class Cache:
         """Keeps what a closed sequence decoded for prompts to come, within the bound."""
         lane.live, lane.resumed = False, lane.resumed or resumed
         self.touch(lane)
+        if lane.resumed and len(lane) > lane.prompt:
+            self._supersede(lane)
         if (other := self._holder(lane)) is not None:
             self._replace(lane, other)
         self._shrink_to_bound()
 
     def reclaim(self, cells: int) -> None:
-        """Drops closed sequences, least recently used first, until `cells` are free or none is left."""
+        """Drops closed sequences until `cells` are free or none is left."""
         while self.free < cells and (oldest := self._oldest_closed()) is not None:
             self._wither(oldest)
 
     def forget(self) -> bool:
-        """Drops the least recently used closed sequence; False when there is none."""
+        """Drops a closed sequence; False when there is none."""
         oldest = self._oldest_closed()
         if oldest is not None:
             self.drop(oldest)
@@ -273,9 +277,20 @@ class Cache:
             other.resumed, other.used = True, lane.used
         self.drop(lane)
 
+    def _supersede(self, lane: Lane) -> None:
+        """Of the texts that follow one prompt only that of this lane may be resumed from now on."""
+        for other in self._lanes:
+            if other is not lane and other.prompt == lane.prompt and common_prefix(other.ids, lane.ids) >= lane.prompt:
+                other.resumed = False
+
+    def _spent(self, lane: Lane) -> bool:
+        """Whether it holds what a closed sequence wrote and hardly any prompt goes on from."""
+        return not lane.live and not lane.resumed and len(lane) > lane.prompt
+
     def _oldest_closed(self, spare: Lane | None = None) -> Lane | None:
+        """The closed lane that goes first: what is spent, then the least recently used."""
         closed = [lane for lane in self._lanes if not lane.live and lane is not spare]
-        return min(closed, key=lambda lane: lane.used, default=None)
+        return min(closed, key=lambda lane: (not self._spent(lane), lane.used), default=None)
 
     def _wither(self, lane: Lane) -> None:
         """The leaf of a closed sequence goes before its prompt does: the next turn starts with the prompt."""
@@ -286,8 +301,8 @@ class Cache:
         self.drop(lane)
 
     def _wither_others(self, source: Lane | None) -> None:
-        """A new prompt was matched: what other closed sequences wrote after their prompts is of no use any more."""
-        for lane in [lane for lane in self._lanes if not lane.live and lane is not source and len(lane) > lane.prompt]:
+        """A new prompt was matched: what other closed sequences wrote is of use only where it may be resumed."""
+        for lane in [lane for lane in self._lanes if lane is not source and self._spent(lane)]:
             self._wither(lane)
 
     def _shrink_to_bound(self) -> None:
