@@ -2,6 +2,7 @@
 
 GCC before 11.5, 12.4 and 13.3 believes that `_tile_loadconfig` reads 8 of its 64 bytes (GCC bug 114098), and drops what
 sets the others: on a processor with AMX llama.cpp then crashes at the first quantized model, or multiplies wrongly.
+Clang before 16 names the instructions by other macros than llama.cpp asks for, which leaves AMX out.
 """
 
 from __future__ import annotations

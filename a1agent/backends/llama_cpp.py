@@ -103,8 +103,8 @@ def _may_repack(api: Any) -> bool:
     if not sound:
         _log.warning(
             "llama.cpp was built by a compiler that gets AMX wrong: quantized models would crash, so they go without, "
-            "more slowly. Built by clang or GCC 14 it may use it: CC=clang CXX=clang++ pip install --force-reinstall "
-            "--no-cache-dir --no-deps --no-binary llama-cpp-python llama-cpp-python"
+            "more slowly. Built by clang 16, GCC 14 or later ones it uses AMX: CC=clang-16 CXX=clang++-16 pip install "
+            "--force-reinstall --no-cache-dir --no-deps --no-binary llama-cpp-python llama-cpp-python"
         )
     return sound
 

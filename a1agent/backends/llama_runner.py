@@ -11,7 +11,7 @@ import numpy.typing as npt
 from a1agent.backends._llama_api import first_error, forget_errors, last_error
 from a1agent.backends.base import Sampling
 from a1agent.backends.batching.runner import END, NoCells, Rows
-from a1agent.backends.batching.sampling import Draw, can_draw
+from a1agent.backends.batching.sampling import Draw, can_draw, log_sum_exp
 from a1agent.backends.llama_grammar import Constrained, grammar_of
 from a1agent.backends.llama_options import KV_TYPES, LlamaOptions, Room, physical_cores, uses_flash
 from a1agent.backends.llama_vocab import LlamaVocabulary
@@ -113,7 +113,7 @@ class LlamaRunner:
         for start in range(0, len(targets), step):
             logits = self._logits[start : start + step]
             chosen = ids[start : start + step]
-            total = _log_sum_exp(logits, self._scratch)
+            total = log_sum_exp(logits, self._scratch)
             result[start : start + step] = logits[np.arange(len(chosen)), chosen] - total
             for row in np.flatnonzero(chosen == END):
                 result[start + row] = self._end_logit(logits[row]) - total[row]
@@ -238,15 +238,6 @@ def _links(api: Any, sampling: Sampling) -> list[Any]:
     links.append(api.llama_sampler_init_temp(sampling.temperature))
     links.append(api.llama_sampler_init_dist(sampling.seed % 0xFFFFFFFF))  # the largest would mean "any seed"
     return links
-
-
-def _log_sum_exp(logits: npt.NDArray[np.float32], scratch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Of each row, in place of a buffer that is used again: [rows, vocabulary] -> [rows]."""
-    work = scratch[: logits.size].reshape(logits.shape)
-    top = logits.max(axis=1)
-    np.subtract(logits, top[:, None], out=work)
-    np.exp(work, out=work)
-    return np.log(work.sum(axis=1)) + top
 
 
 def _buffer(size: int) -> Any:

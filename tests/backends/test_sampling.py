@@ -1,10 +1,12 @@
 """Drawing tokens from logits."""
 
+import math
+
 import numpy as np
 import pytest
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.batching.sampling import Draw, can_draw
+from a1agent.backends.batching.sampling import Draw, can_draw, log_sum_exp
 
 LOGITS = np.log(np.array([0.5, 0.2, 0.15, 0.1, 0.05], np.float32))
 
@@ -53,3 +55,18 @@ def test_equal_seeds_draw_equal_tokens() -> None:
 def test_what_needs_a_sorted_vocabulary_is_left_to_the_library() -> None:
     assert can_draw(Sampling(min_p=0.1))
     assert not any(can_draw(s) for s in (Sampling(top_k=5), Sampling(top_p=0.9), Sampling(temperature=0)))
+
+
+@pytest.mark.parametrize("shift", [0, -46, -200, 80, 200, 3e38])
+def test_log_sum_exp_is_that_of_doubles_wherever_logits_lie(shift: float) -> None:
+    logits = (np.random.default_rng(0).normal(size=(4, 1000)) * [[1], [3], [10], [30]] + shift).astype(np.float32)
+    logits[:, 5] = -np.inf
+    exact = logits.astype(np.float64)
+    top = exact.max(axis=1)
+    wanted = np.log(np.exp(exact - top[:, None]).sum(axis=1)) + top
+    assert log_sum_exp(logits, np.empty(4000, np.float32)) == pytest.approx(wanted, rel=1e-6, abs=1e-5)
+
+
+def test_log_sum_exp_of_what_is_no_number_is_none() -> None:
+    logits = np.array([[0.0, np.nan], [0.0, 0.0]], np.float32)
+    assert log_sum_exp(logits, np.empty(4, np.float32)) == pytest.approx([np.nan, math.log(2)], nan_ok=True)

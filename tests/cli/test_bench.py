@@ -46,6 +46,7 @@ def test_the_barrier_is_left_out_of_a_run_that_scores_some_steps_only(a1: Any, s
 def test_a_run_resumes_and_refuses_what_is_not_its_own(a1: Any, sums: Path, tmp_path: Path) -> None:
     flags = ["bench", "--data", str(sums), *SHORT, "--out", str(tmp_path / "run")]
     a1(*flags)
+    assert "Peak memory" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     before = (tmp_path / "run" / "results.jsonl").read_bytes()
     refused = a1(*flags)
     assert refused.exit_code == 2 and "--resume" in refused.stderr
@@ -53,6 +54,7 @@ def test_a_run_resumes_and_refuses_what_is_not_its_own(a1: Any, sums: Path, tmp_
     assert other.exit_code == 2 and "temperature" in other.stderr
     assert a1(*flags, "--resume").exit_code == 0
     assert (tmp_path / "run" / "results.jsonl").read_bytes() == before
+    assert "Peak memory" not in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")  # of the last process only
 
 
 def test_a_disk_without_room_for_the_report_loses_no_answer(a1: Any, sums: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from a1agent import __version__
+from a1agent.backends.registry import Pool
 from a1agent.cli import app as app_module
 from a1agent.cli.calls import Loop
 from a1agent.conformal import replay
@@ -266,6 +267,7 @@ def test_a_chat_that_is_interrupted_in_a_pipe_tells_what_was_done(a1, monkeypatc
             return result
 
     monkeypatch.setattr("a1agent.cli.chat.Loop", Interrupted)
+    monkeypatch.setattr("a1agent.models._POOL", Pool())  # what an interrupt leaves open ends with its process
     done = a1("chat", input=f"{SUM}\n{SUM}\n")
     assert done.exit_code == 130
     assert "interrupted; so far: rejection rate" in done.stderr

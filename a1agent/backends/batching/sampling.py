@@ -1,4 +1,4 @@
-"""Draws tokens from logits with numpy: several times faster than a sampler that sorts or copies the vocabulary."""
+"""Draws and weighs tokens with numpy: several times faster than a sampler that sorts or copies the vocabulary."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from a1agent.backends.base import Sampling
 
-__all__ = ["Draw", "can_draw"]
+__all__ = ["Draw", "can_draw", "log_sum_exp"]
 
 _BLOCK = 256
+_LEAST, _MOST = 1e-20, 1e30  # sums of exponentials that neither lost small terms nor overflowed
 
 
 def can_draw(sampling: Sampling) -> bool:
@@ -50,6 +51,22 @@ class Draw:
         while token > 0 and not weights[token] > 0:
             token -= 1
         return token
+
+
+def log_sum_exp(logits: npt.NDArray[np.float32], scratch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Of each row, in place of a buffer that is used again: [rows, vocabulary] -> [rows].
+
+    Exponentials of most models' logits are well within a float: the passes that shift them are for where they are not.
+    """
+    work = scratch[: logits.size].reshape(logits.shape)
+    with np.errstate(over="ignore"):
+        total = np.exp(logits, out=work).sum(axis=1)
+    if ((total > _LEAST) & (total < _MOST)).all():
+        return np.log(total)
+    top = logits.max(axis=1)
+    np.subtract(logits, top[:, None], out=work)
+    np.exp(work, out=work)
+    return np.log(work.sum(axis=1)) + top
 
 
 def _locate(weights: npt.NDArray[np.float32], aim: float) -> tuple[int, float]:
