@@ -24,7 +24,7 @@ __all__ = ["SCHEMES", "Address", "Pool", "Scheme", "address_of_file", "check_mem
 class Scheme:
     """A kind of model address: the module that loads it, and whether its models can score, where that is known.
 
-    `package`: what must be installed for it, which the extra `extra` brings.
+    `package`: what must be installed for it, which the extra `extra` brings. `defaults`: options that are others here.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Scheme:
     can_score: bool = True
     package: str | None = None
     extra: str | None = None
+    defaults: tuple[tuple[str, Any], ...] = ()
 
 
 SCHEMES = {
@@ -46,6 +47,7 @@ SCHEMES = {
             summary="the pair that ships with a1agent, in llama.cpp",
             package="llama_cpp",
             extra="llama-cpp",
+            defaults=(("keep_tokens", 128),),  # what such small models would look at longer than it takes to read anew
         ),
         Scheme(
             name="llama-cpp",
@@ -112,11 +114,16 @@ class Address:
 
         Raises `ModelError`, `MissingExtra`.
         """
-        module, options = _module(self.scheme), dict(self.options)
-        others = [(other.file, dict(other.options)) for other in later if other.scheme == self.scheme]
+        module, options = _module(self.scheme), self.keywords
+        others = [(other.file, other.keywords) for other in later if other.scheme == self.scheme]
         if others and hasattr(module, "load_before"):
             return module.load_before(self.file, others, **options)
         return module.load(self.file, **options)
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The options as the loader takes them."""
+        return dict((*SCHEMES[self.scheme].defaults, *self.options))
 
     @property
     def file(self) -> str:
@@ -130,7 +137,7 @@ class Address:
     def memory(self) -> int:
         """Bytes it would take, as far as that can be told before loading; 0 when unknown."""
         estimate: Callable[..., int] | None = getattr(_module(self.scheme), "estimate_memory", None)
-        return estimate(self.file, **dict(self.options)) if estimate else 0
+        return estimate(self.file, **self.keywords) if estimate else 0
 
 
 def _module(scheme: str) -> ModuleType:
