@@ -80,6 +80,7 @@ class Ledger:
         self.records = list(_read(folder / RESULTS, Record))
         self.rates = list(_read(folder / RATES, BareRates))
         self.done = {(record.problem, record.way) for record in self.records}
+        self.resumed = bool(self.done)
 
     def add(self, record: Record) -> None:
         """Writes a record. Raises `A1Error` when the disk takes no more; what was written before stays readable."""

@@ -162,8 +162,9 @@ def _bare(found: Figures) -> str:
         said.append(f"the target alone writes {bare.alone:.0f} (batch {batch['alone']})")
     taken = "" if found.resamples else " + taken over/R_t"
     parts = f"1/R_d + scored/S_t{taken}" if found.shared else f"max(1/R_d, scored/S_t{taken})"
-    standing = ", times the share of drafted tokens that stand, as rejected steps are drafted anew" * found.resamples
-    many = ""
+    standing = many = ""
+    if found.resamples:
+        standing = ", times the share of drafted tokens that stand, as rejected steps are drafted anew"
     if bare.takeover is not None and len({f.way.rate for f in found.of("a1")}) > 1:
         many = (
             " That batch of takeovers is the mean of all rates: at low rates, where fewer come at once, the ceiling is "

@@ -72,13 +72,12 @@ def bench(
         calibration=store_path(settings.calibration),  # the user's own is neither read nor changed
     )
     ledger = Ledger(out or Path(f"bench-{datetime.now():%Y%m%d-%H%M%S}"), plan.identity, resume=resume)
-    resumed = bool(ledger.done)
     try:
         shared = _go(plan, ledger)
     except KeyboardInterrupt:
         return _interrupted(plan, ledger)
     try:
-        _tell(plan, ledger, shared=shared, resumed=resumed)
+        _tell(plan, ledger, shared=shared)
     except OSError as error:
         what = f"report and plots cannot be written: {error}"
         safe = f"all {len(ledger.done)} answers are safe in {ledger.folder}; make room and go on with --resume"
@@ -179,8 +178,8 @@ def _go(plan: Plan, ledger: Ledger) -> bool:
         return loop.run(all_of_it())
 
 
-def _tell(plan: Plan, ledger: Ledger, *, shared: bool, resumed: bool) -> None:
-    """Writes report and plots, and prints what to conclude. A process that resumed a run knows its own memory only."""
+def _tell(plan: Plan, ledger: Ledger, *, shared: bool) -> None:
+    """Writes report and plots, and prints what to conclude."""
     from a1agent.bench.figures import figures
     from a1agent.bench.machine import command_line, describe, peak_memory
     from a1agent.bench.report import Context, report
@@ -197,7 +196,7 @@ def _tell(plan: Plan, ledger: Ledger, *, shared: bool, resumed: bool) -> None:
         command=command_line(),
         machine=describe(),
         date=datetime.now(UTC),
-        peak_memory=None if resumed else peak_memory(),
+        peak_memory=None if ledger.resumed else peak_memory(),  # of this process only
         plots=_plots(found, ledger.folder),
     )
     path = ledger.folder / "report.md"
