@@ -11,7 +11,7 @@ import numpy.typing as npt
 from a1agent.backends._llama_api import first_error, forget_errors, last_error
 from a1agent.backends.base import Sampling
 from a1agent.backends.batching.runner import END, NoCells, Rows
-from a1agent.backends.batching.sampling import Draw, can_draw, log_sum_exp
+from a1agent.backends.batching.sampling import Draw, LogSumExp, can_draw
 from a1agent.backends.llama_grammar import Constrained, grammar_of
 from a1agent.backends.llama_options import KV_TYPES, LlamaOptions, Room, physical_cores, uses_flash
 from a1agent.backends.llama_vocab import LlamaVocabulary
@@ -19,7 +19,6 @@ from a1agent.errors import BackendError, ModelLoadError
 
 __all__ = ["LlamaRunner", "can_rewind"]
 
-_BLOCK = 1 << 18  # logits that are worked on at once: what stays in the processor's cache
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 
 
@@ -54,7 +53,8 @@ class LlamaRunner:
         self._fill_batch_struct()
         self._logits: npt.NDArray[np.float32] = np.empty((0, self._vocab_size), np.float32)
         self._output_rows: list[int] = []
-        self._scratch = np.empty(max(_BLOCK, self._vocab_size), np.float32)
+        self._scratch = np.empty(self._vocab_size, np.float32)
+        self._log_sum_exp = LogSumExp(self._vocab_size, options.n_threads)
 
     def forward(self, rows: Rows) -> None:
         """Runs the model. Raises `NoCells` when the cache is full, `BackendError` when the model fails."""
@@ -107,16 +107,11 @@ class LlamaRunner:
 
     def log_probabilities(self, targets: list[int]) -> list[float]:
         """Log-probability of one target for each wanted row, in order; `END` is any token that ends the turn."""
-        result = np.empty(len(targets), np.float32)
-        step = max(1, _BLOCK // self._vocab_size)
         ids = np.asarray(targets, np.intp)
-        for start in range(0, len(targets), step):
-            logits = self._logits[start : start + step]
-            chosen = ids[start : start + step]
-            total = log_sum_exp(logits, self._scratch)
-            result[start : start + step] = logits[np.arange(len(chosen)), chosen] - total
-            for row in np.flatnonzero(chosen == END):
-                result[start + row] = self._end_logit(logits[row]) - total[row]
+        total = self._log_sum_exp(self._logits[: len(ids)])
+        result = self._logits[np.arange(len(ids)), ids] - total
+        for row in np.flatnonzero(ids == END):
+            result[row] = self._end_logit(self._logits[row]) - total[row]
         return result.tolist()
 
     def free(self) -> None:
@@ -127,6 +122,7 @@ class LlamaRunner:
 
     def free_context(self) -> None:
         """Frees the context: the KV cache and the buffers of a forward."""
+        self._log_sum_exp.close()
         self._logits = np.empty((0, self._vocab_size), np.float32)
         self._api.llama_free(self._context)
 

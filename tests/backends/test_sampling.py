@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.batching.sampling import Draw, can_draw, log_sum_exp
+from a1agent.backends.batching.sampling import Draw, LogSumExp, can_draw
 
 LOGITS = np.log(np.array([0.5, 0.2, 0.15, 0.1, 0.05], np.float32))
 
@@ -64,9 +64,17 @@ def test_log_sum_exp_is_that_of_doubles_wherever_logits_lie(shift: float) -> Non
     exact = logits.astype(np.float64)
     top = exact.max(axis=1)
     wanted = np.log(np.exp(exact - top[:, None]).sum(axis=1)) + top
-    assert log_sum_exp(logits, np.empty(4000, np.float32)) == pytest.approx(wanted, rel=1e-6, abs=1e-5)
+    assert LogSumExp(1000)(logits) == pytest.approx(wanted, rel=1e-6, abs=1e-5)
 
 
 def test_log_sum_exp_of_what_is_no_number_is_none() -> None:
     logits = np.array([[0.0, np.nan], [0.0, 0.0]], np.float32)
-    assert log_sum_exp(logits, np.empty(4, np.float32)) == pytest.approx([np.nan, math.log(2)], nan_ok=True)
+    assert LogSumExp(2)(logits) == pytest.approx([np.nan, math.log(2)], nan_ok=True)
+
+
+def test_rows_shared_out_to_threads_come_back_in_order() -> None:
+    logits = np.random.default_rng(0).normal(size=(700, 4000)).astype(np.float32)
+    total = LogSumExp(4000, threads=3)
+    assert total(logits) == pytest.approx(np.logaddexp.reduce(logits.astype(np.float64), axis=1), rel=1e-6)
+    assert len(total(logits[:1])) == 1 and len(total(logits[:0])) == 0
+    total.close()
