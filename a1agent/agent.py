@@ -131,7 +131,7 @@ class A1:
         loaded = await self._load()
         options = loaded.settle(options)
         started = time.perf_counter()
-        fold = StatsFold(options.rejection_rate, options.calibrator, options.coverage)
+        fold = StatsFold(options)
 
         def record(event: Event) -> None:
             fold.add(event)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from a1agent import events
 from a1agent.backends.base import Work
+from a1agent.config import Options
 from a1agent.conformal.selectivity import selectivity
 from a1agent.stats import RejectionStats, TurnStats
 from a1agent.types import ModelUsage, Usage
@@ -24,9 +25,7 @@ class StatsFold:
     `pending`: drafted tokens of each chain that nobody has decided on yet.
     """
 
-    asked_rate: float
-    calibrator: str
-    coverage: str
+    options: Options
     by_turn: list[list[int]] = field(default_factory=list[list[int]])
     histogram: list[int] = field(default_factory=lambda: [0] * _BINS)
     verdicts: list[tuple[str, float, bool]] = field(default_factory=list[tuple[str, float, bool]])
@@ -163,7 +162,7 @@ class StatsFold:
         rejections = sum(turn[1] for turn in self.by_turn)
         compute_s = self.draft_s + self.verify_s + self.takeover_s
         return RejectionStats(
-            asked_rate=self.asked_rate,
+            asked_rate=self.options.rejection_rate,
             observed_rate=rejections / verifications if verifications else None,
             verifications=verifications,
             unverified=self.unverified,
@@ -173,8 +172,8 @@ class StatsFold:
             selectivity=selectivity(self.verdicts),
             non_finite_scores=self.non_finite,
             calibration_size=self.calibration_size,
-            calibrator=self.calibrator,
-            coverage=self.coverage,
+            calibrator=self.options.calibrator,
+            coverage=self.options.coverage,
             chains_started=self.started,
             chains_finished=self.finished,
             chains_cancelled=self.cancelled,

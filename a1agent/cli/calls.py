@@ -44,8 +44,7 @@ class Call:
     def __init__(self, agent: A1, watch: Watch) -> None:
         self._agent = agent
         self._watch = watch
-        options = agent.options
-        self._fold = StatsFold(options.rejection_rate, options.calibrator, options.coverage)
+        self._fold = StatsFold(agent.options)
         self._started = time.perf_counter()
         self.opened = False
 

@@ -18,12 +18,15 @@ __all__ = [
 
 ScoreFunction = Callable[[Sequence[float]], float]
 
+_LARGEST = 1e300
+"""Up to here the scores of any number of steps can be added up."""
+
 
 def mean_nll(logprobs: Sequence[float]) -> float:
     """Mean negative log-likelihood per token; its exp is the step's perplexity.
 
-    `logprobs`: natural logs, one per token. An empty step gives nan and a value that is not finite carries over,
-    so that a calibrator turns both into a takeover.
+    `logprobs`: natural logs, one per token. An empty step gives nan and a value that is not finite carries over, as
+    does one near the end of what a float holds, so that a calibrator turns all of them into a takeover.
     """
     if len(logprobs) == 0:
         return math.nan
@@ -64,6 +67,7 @@ def or_strangest(score: float | None) -> float:
 
 def _sum(logprobs: Sequence[float]) -> float:
     try:
-        return math.fsum(logprobs)
+        total = math.fsum(logprobs)
     except (ValueError, OverflowError):  # inf with -inf, or beyond the range of a float
         return math.nan
+    return total if abs(total) < _LARGEST or math.isinf(total) else math.nan

@@ -42,6 +42,7 @@ class Equivalence:
         self._cached_pairs = cached_pairs
         self._verdicts: OrderedDict[tuple[str, str], bool] = OrderedDict()
         self._strikes: Counter[str] = Counter()
+        self._closed = False
         self._lock = threading.Lock()
 
     async def same(self, a: str, b: str) -> bool:
@@ -62,12 +63,16 @@ class Equivalence:
             return False if any(self._strikes[key] >= _STRIKES for key in pair) else None
 
     async def aclose(self) -> None:
-        """Ends the judge's process, if it started one."""
-        if self._judge is not None:
-            await self._judge.aclose()
+        """Ends the judge's process, if it started one; what is asked from now on goes by what is known at once."""
+        with self._lock:
+            self._closed, judge = True, self._judge
+        if judge is not None:
+            await judge.aclose()
 
     async def _judged(self, key: str, other: str) -> bool:
         with self._lock:
+            if self._closed:
+                return False
             judge = self._judge = self._judge or _math_worker()
         verdict, pair = await judge.equal(spoken(key), spoken(other)), (key, other)
         with self._lock:

@@ -78,7 +78,10 @@ class MathWorker:
         return await asyncio.wrap_future(future)
 
     async def aclose(self) -> None:
-        """Ends the process, in the middle of a pair if need be (which is then not judged). A later pair starts anew."""
+        """Ends the process, in the middle of a pair if need be; it and those in line are not judged.
+
+        A later pair starts anew.
+        """
         with self._lock:
             line, self._line = self._line, None
         if line is not None:
@@ -97,7 +100,7 @@ class _Line:
         self._closing = False
 
     def ask(self, request: str) -> bool | None:
-        process = self.process or self._start()
+        process = None if self._closing else self.process or self._start()
         if process is None:
             return None
         reply = process.ask(request, self._deadline_s)
@@ -108,7 +111,7 @@ class _Line:
 
     async def aclose(self) -> None:
         self._closing = True
-        self.thread.shutdown(wait=False, cancel_futures=True)
+        self.thread.shutdown(wait=False)
         if self.process is not None:
             self.process.kill()
         waiter = ThreadPoolExecutor(1)

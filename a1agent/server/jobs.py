@@ -54,8 +54,7 @@ class Job:
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        options = self.asked.options
-        self.fold = StatsFold(options.rejection_rate, options.calibrator, options.coverage)
+        self.fold = StatsFold(self.asked.options)
         self._queue: asyncio.Queue[tuple[int, Event] | None] = asyncio.Queue()
         self._results: list[Result | None] = [None] * self.asked.n
         self._error: BaseException | None = None

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_an_empty_step_scores_nan(score):
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -sys.float_info.max])
 def test_a_value_that_is_not_finite_carries_over(score, bad):
     assert not math.isfinite(score([-0.1, bad, -0.2, -0.3, -0.4, -0.5]))
 

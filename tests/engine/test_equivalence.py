@@ -216,8 +216,20 @@ async def test_judge_decides_on_expressions_once_per_pair() -> None:
         False,
     ]
     assert len(judge.asked) == 2
-    await equivalence.aclose()
-    assert judge.closed
+
+
+@pytest.mark.anyio
+async def test_once_closed_nothing_is_judged_and_no_judge_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FakeJudge] = []
+    monkeypatch.setattr("a1agent.engine.equivalence._math_worker", lambda: made.append(FakeJudge(True)) or made[-1])
+    used, unused = Equivalence(), Equivalence()
+    assert await used.same("x+1", "1+x")
+    for equivalence in (used, unused):
+        await equivalence.aclose()
+        assert not await equivalence.same("x+2", "2+x")
+        assert await equivalence.same("0.5", "1/2")
+    assert [judge.closed for judge in made] == [True]
+    assert len(made[0].asked) == 1
 
 
 @pytest.mark.anyio

@@ -154,11 +154,11 @@ async def test_closing_ends_the_process_in_the_middle_of_a_pair(stub: Path) -> N
     assert await worker.equal("a", "a") is True
     pid = worker.pid
     assert pid is not None
-    pair = asyncio.create_task(worker.equal("hang", "a"))
+    pairs = [asyncio.create_task(worker.equal("hang", "a")) for _ in range(3)]
     await asyncio.sleep(0)
     async with asyncio.timeout(LIMIT_S / 2):
         await worker.aclose()
-        await asyncio.gather(pair, return_exceptions=True)
+        assert await asyncio.gather(*pairs, return_exceptions=True) == [None] * 3
     assert not alive(pid)
     assert worker.pid is None
     await worker.aclose()
