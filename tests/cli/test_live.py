@@ -1,6 +1,7 @@
 """The live view, drawn without a terminal."""
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -91,6 +92,14 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     lines = drawn(view, out)
     assert max(map(cell_len, lines)) <= width
     assert len(lines) == 6
+
+
+def test_the_seconds_and_the_signs_are_whole_on_a_narrow_terminal() -> None:
+    out = console(60)
+    view = LiveView(out, "llama-cpp:/models/small-1.5b-instruct.gguf and llama-cpp:/models/large-14b.gguf", turns=3)
+    assert re.search(r"…  \d+\.\d s$", drawn(view, out)[0])
+    view.add(ChainStarted(chain=0))
+    assert drawn(view, out)[-1].rstrip().endswith("waits for its verdict")
 
 
 def test_more_chains_than_lines_show_those_that_run() -> None:
