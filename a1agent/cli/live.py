@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from a1agent.cli.console import Glyphs, glyphs, one_line
+from a1agent.cli.console import Glyphs, counted, glyphs, one_line
 from a1agent.cli.progress import Cell, ChainRow, Progress, ending
 from a1agent.events import Event
 
@@ -75,7 +75,7 @@ class LiveView:
         else:
             rate = f", {progress.rejected} taken over" if progress.verified else ""
             done = f"{progress.finished} of {len(progress.rows)} chains finished"
-            what = f"{done}, {progress.verified} steps verified{rate}"
+            what = f"{done}, {counted(progress.verified, 'step')} verified{rate}"
         text = Text()
         if self._running:
             frame = self._spinner.render(time.monotonic())
