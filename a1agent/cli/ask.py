@@ -12,7 +12,7 @@ import typer
 
 from a1agent.agent import A1
 from a1agent.cli.calls import Call, Loop, make_agent
-from a1agent.cli.console import at_terminal, console, fail, narrow, one_line, piped, shown, warn
+from a1agent.cli.console import at_terminal, console, counted, fail, narrow, one_line, piped, shown, warn
 from a1agent.cli.live import LiveView
 from a1agent.cli.progress import ending
 from a1agent.cli.report import print_result, print_stats, stats_line
@@ -131,9 +131,8 @@ def _ignore(_: object) -> None:
 
 def _chain_line(event: Event) -> None:
     if isinstance(event, ChainFinished):
-        turns = len(event.result.turns)
-        line = f"chain {event.chain + 1}: {one_line(ending(event.result))} ({turns} turn{'s' * (turns != 1)})"
-        print(line, file=sys.stderr, flush=True)
+        turns = counted(len(event.result.turns), "turn")
+        print(f"chain {event.chain + 1}: {one_line(ending(event.result))} ({turns})", file=sys.stderr, flush=True)
 
 
 def _print_plainly(result: Result) -> None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from a1agent.calibration import store_path
 from a1agent.cli.calls import Loop
-from a1agent.cli.console import console, fail, one_line, warn
+from a1agent.cli.console import console, counted, fail, one_line, warn
 from a1agent.cli.settings import Settings
 from a1agent.config import Options
 from a1agent.errors import A1Error, MissingExtra, UsageError
@@ -130,7 +130,7 @@ def data_of(
     found = from_file(data, limit=limit, skip_bad=skip_bad, answers=answers)
     if found.skipped:
         shown = ", ".join(map(str, found.skipped[:10])) + (", ..." if len(found.skipped) > 10 else "")
-        warn(f"left out {len(found.skipped)} broken lines of {data}: {shown}")
+        warn(f"left out {counted(len(found.skipped), 'broken line')} of {data}: {shown}")
     return found
 
 

@@ -14,7 +14,7 @@ from a1agent.agent import A1
 from a1agent.calibration import store_path
 from a1agent.cli.bench import data_of, progress, study_options
 from a1agent.cli.calls import Loop, make_agent
-from a1agent.cli.console import one_line, warn
+from a1agent.cli.console import counted, one_line, warn
 from a1agent.cli.settings import Settings
 from a1agent.conformal.store import WINDOW, CalibrationStore, scores_since
 from a1agent.errors import CalibrationError, ContextOverflow, SolveError, UsageError
@@ -107,4 +107,7 @@ async def _measure(agent: A1, data: DataSet, raw: bool, told: Any) -> dict[str, 
 def _sentence(report: dict[str, Any], shower: str) -> str:
     where = report["calibration"]
     place = "the user's store" if where == "default" else where
-    return f"{report['scores']} scores of {report['questions']} questions are in {place}; {shower} shows it"
+    return (
+        f"{counted(report['scores'], 'score')} of {counted(report['questions'], 'question')} are in {place}; "
+        f"{shower} shows it"
+    )

@@ -15,7 +15,7 @@ from rich.text import Text
 from a1agent.agent import A1
 from a1agent.cli.ask import make_question
 from a1agent.cli.calls import Call, Loop, make_agent
-from a1agent.cli.console import at_terminal, console, fail, one_line, piped, printable, shown
+from a1agent.cli.console import at_terminal, console, counted, fail, one_line, piped, printable, shown
 from a1agent.cli.progress import Progress
 from a1agent.cli.report import print_stats, stats_line
 from a1agent.cli.settings import Settings
@@ -191,5 +191,5 @@ def _with_reset(error: A1Error) -> A1Error:
 def _doing(progress: Progress) -> str:
     return (
         f"{progress.finished} of {len(progress.rows)} chains finished, "
-        f"{progress.verified} steps verified, {progress.rejected} taken over"
+        f"{counted(progress.verified, 'step')} verified, {progress.rejected} taken over"
     )

@@ -21,6 +21,7 @@ __all__ = [
     "Glyphs",
     "at_terminal",
     "console",
+    "counted",
     "fail",
     "glyphs",
     "narrow",
@@ -95,6 +96,11 @@ def shown(text: str) -> str:
 def one_line(text: str) -> str:
     """Text on one line, safe to show."""
     return " ".join(printable(text.replace("\r", " ")).split())
+
+
+def counted(count: int, what: str) -> str:
+    """So many of a thing: 1 step, 2 steps."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def warn(text: str) -> None:

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from a1agent.cli.console import Glyphs, glyphs, one_line
+from a1agent.cli.console import Glyphs, counted, glyphs, one_line
 from a1agent.cli.progress import Cell, ChainRow, Progress, ending
 from a1agent.events import Event
 
@@ -75,15 +75,14 @@ class LiveView:
         else:
             rate = f", {progress.rejected} taken over" if progress.verified else ""
             done = f"{progress.finished} of {len(progress.rows)} chains finished"
-            what = f"{done}, {progress.verified} steps verified{rate}"
+            what = f"{done}, {counted(progress.verified, 'step')} verified{rate}"
         text = Text()
         if self._running:
             frame = self._spinner.render(time.monotonic())
             text.append_text(frame if isinstance(frame, Text) else Text())
             text.append(" ")
-        text.append(f"{what}  ")
-        text.append(f"{seconds:.1f} s", "dim")
-        return _fit(text, width)
+        clock = Text(f"  {seconds:.1f} s", "dim")  # that it runs is told also where there is no room for all
+        return _fit(_fit(text.append(what), width - len(clock)).append_text(clock), width)
 
     def _line(self, row: ChainRow, width: int) -> Text:
         cells = min(self._turns, max(5, width // 3))
@@ -114,9 +113,9 @@ class LiveView:
         text = Text("steps ", "dim")
         signs: tuple[tuple[str, Cell, str], ...] = (
             (g.accepted, "accepted", "accepted"),
-            (g.taken_over, "taken_over", "taken over by the target"),
+            (g.taken_over, "taken_over", "taken over"),
             (g.pending, "pending", "waits for its verdict"),
-            (g.unscored, "unscored", "accepted unscored"),
+            (g.unscored, "unscored", "unscored"),
         )
         for sign, kind, meaning in signs if self.progress.unscored else signs[:-1]:
             text.append(sign, _STYLES[kind])

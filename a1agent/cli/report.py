@@ -8,7 +8,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from a1agent.cli.console import glyphs, one_line, printable
+from a1agent.cli.console import counted, glyphs, one_line, printable
 from a1agent.notices import ceiling
 from a1agent.stats import RejectionStats
 from a1agent.types import ChainResult, Result
@@ -16,7 +16,7 @@ from a1agent.types import ChainResult, Result
 __all__ = ["print_result", "print_stats", "stats_line"]
 
 _READABLE_WIDTH = 100
-_WIDE = 100
+_WIDE = 110
 _NARROW = 40
 
 
@@ -91,13 +91,13 @@ def _facts(stats: RejectionStats, result: Result | None) -> list[tuple[str, str]
     limit = ceiling(stats)
     facts = [
         ("rejection rate", f"{_number(stats.observed_rate)}, asked {stats.asked_rate:.2f}"),
-        ("verified", f"{stats.verifications} steps, {stats.rejections} taken over{_unverified(stats)}"),
+        ("verified", f"{counted(stats.verifications, 'step')}, {stats.rejections} taken over{_unverified(stats)}"),
         ("chains", _chains(stats, result)),
         ("draft wrote", f"{stats.drafted_tokens} tokens, {stats.kept_tokens} kept"),
         ("target", f"wrote {stats.target_tokens} tokens, scored {stats.scored_tokens}"),
         ("time", f"{stats.wall_s:.1f} s{_speeds(stats)}"),
         ("selectivity", _number(stats.selectivity)),
-        ("calibration", f"{stats.calibrator}, {stats.coverage}, {stats.calibration_size} scores"),
+        ("calibration", f"{stats.calibrator}, {stats.coverage}, {counted(stats.calibration_size, 'score')}"),
         ("speed-up ceiling", "not measured" if limit is None else f"{limit:.2f} over the target alone"),
     ]
     if result is None:
@@ -113,6 +113,8 @@ def _chains(stats: RejectionStats, result: Result | None) -> str:
     parts += [f"{cut} out of time"] if cut else []
     parts += [f"{stats.chains_cancelled} cancelled"] if stats.chains_cancelled else []
     parts += [f"{stats.chains_failed} failed"] if stats.chains_failed else []
+    left = stats.chains_started - stats.chains_finished - stats.chains_cancelled - stats.chains_failed
+    parts += [f"{left} interrupted"] if left else []
     return f"{stats.chains_started}: {', '.join(parts)}"
 
 
@@ -132,8 +134,9 @@ def _unverified(stats: RejectionStats) -> str:
 
 def stats_line(stats: RejectionStats, result: Result | None = None) -> str:
     """The statistics in one line; of `result` it takes which chains ran out of time."""
+    steps = f"{counted(stats.verifications, 'step')}{_unverified(stats)}"
     return (
-        f"rejection rate {_number(stats.observed_rate)} (asked {stats.asked_rate:.2f}) over {stats.verifications} "
-        f"steps{_unverified(stats)}; chains {_chains(stats, result)}; tokens: draft {stats.drafted_tokens}, "
+        f"rejection rate {_number(stats.observed_rate)} (asked {stats.asked_rate:.2f}) over {steps}; "
+        f"chains {_chains(stats, result)}; tokens: draft {stats.drafted_tokens}, "
         f"target {stats.target_tokens} written and {stats.scored_tokens} scored; {stats.wall_s:.1f} s"
     )

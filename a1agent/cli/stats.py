@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from a1agent.cli.console import console, glyphs, print_table
+from a1agent.cli.console import console, counted, glyphs, print_table
 from a1agent.cli.settings import read_settings
 from a1agent.errors import CalibrationError, MissingExtra, UsageError
 
@@ -84,14 +84,10 @@ def _is_embedded(entry: StoreEntry) -> bool:
 
 def _print(out: Console, path: Path, entries: list[StoreEntry]) -> None:
     total = sum(entry.scores for entry in entries)
-    out.print(f"{path}: {_counted(total, 'score')} of {_counted(len(entries), 'calibration')}", soft_wrap=True)
+    out.print(f"{path}: {counted(total, 'score')} of {counted(len(entries), 'calibration')}", soft_wrap=True)
     for entry in entries:
         out.print()
         print_table(out, _table(entry, unicode=not glyphs(out.encoding).ascii))
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _table(entry: StoreEntry, *, unicode: bool) -> Table:

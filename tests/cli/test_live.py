@@ -1,6 +1,7 @@
 """The live view, drawn without a terminal."""
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from a1agent.cli.live import LiveView
 from a1agent.cli.progress import Progress
 from a1agent.cli.report import print_result, stats_line
 from a1agent.events import ChainFinished, ChainStarted, StepAccepted, StepDrafted, StepTakenOver, StepVerified
+from a1agent.fold import StatsFold
 from a1agent.types import ChainResult, Step, Turn, Verdict
 
 
@@ -91,6 +93,14 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     lines = drawn(view, out)
     assert max(map(cell_len, lines)) <= width
     assert len(lines) == 6
+
+
+def test_the_seconds_and_the_signs_are_whole_on_a_narrow_terminal() -> None:
+    out = console(60)
+    view = LiveView(out, "llama-cpp:/models/small-1.5b-instruct.gguf and llama-cpp:/models/large-14b.gguf", turns=3)
+    assert re.search(r"…  \d+\.\d s$", drawn(view, out)[0])
+    view.add(ChainStarted(chain=0))
+    assert drawn(view, out)[-1].rstrip().endswith("waits for its verdict")
 
 
 def test_more_chains_than_lines_show_those_that_run() -> None:
@@ -182,3 +192,12 @@ def test_what_the_target_wrote_is_set_off_where_it_stands() -> None:
     out = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
     print_result(out, replace(result, chains=(chain,), winner=0))
     assert "So 6.\n\nIt is \x1b[35m6." in out.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_one_step_is_no_steps_and_chains_under_way_are_told() -> None:
+    fold = StatsFold(0.3, "adaptive", "marginal")
+    for event in (ChainStarted(chain=0), ChainStarted(chain=1)):
+        fold.add(event)
+    fold.add(StepVerified(chain=0, turn=0, verdict=verdict(True), scored_tokens=3))
+    line = stats_line(fold.stats(1.0))
+    assert "over 1 step; chains 2: 0 finished, 2 interrupted;" in line

@@ -8,10 +8,10 @@ message = chat.invoke("What is 47 * 28?")
 print(message.text)
 print("tokens:", message.usage_metadata)
 print("answer:", message.response_metadata["answer"], "confidence:", message.response_metadata["confidence"])
-print("taken over by the target:", message.response_metadata["a1"]["observed_rate"])
+print(f"taken over by the target: {message.response_metadata['a1']['observed_rate']:.2f} of the steps")
 
-print("\nstreamed:")
+print("\nreasoning, step by step:")
 for chunk in chat.stream("What is 35 * 12?"):
     print(chunk.additional_kwargs.get("reasoning_content", ""), end="", flush=True)
-    print(chunk.text, end="", flush=True)
-print()
+    if chunk.text:
+        print(f"\n\nmessage:\n{chunk.text}")

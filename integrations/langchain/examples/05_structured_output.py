@@ -1,4 +1,7 @@
-"""Answers that match a schema: chains that do not validate do not vote, and llama.cpp is held to the schema."""
+"""Answers that match a schema: chains that do not validate do not vote, and llama.cpp is held to the schema.
+
+Use models of yours: those that ship were never asked for JSON, and fill it with wrong numbers.
+"""
 
 from pydantic import BaseModel, Field
 

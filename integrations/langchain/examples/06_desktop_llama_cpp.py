@@ -17,4 +17,5 @@ for chunk in chat.stream("What is 47 * 28 + 783?", reasoning_effort="low"):
     print(chunk.additional_kwargs.get("reasoning_content", ""), end="", flush=True)
     if chunk.response_metadata:
         stats = chunk.response_metadata["a1"]
-        print(f"\n\n{chunk.text}\n\ndraft {stats['draft_tokens_per_s']} tokens/s, taken over {stats['observed_rate']}")
+        print(f"\n\n{chunk.text}\n")
+        print(f"draft {stats['draft_tokens_per_s']:.0f} tokens/s, taken over {stats['observed_rate']:.2f} of the steps")
