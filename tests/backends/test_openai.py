@@ -1,5 +1,6 @@
 """Servers with OpenAI's API: the contract on llama.cpp's own server and on text-only ones of ours."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from tests.servers.flavors import OpenAI
 from tests.servers.llama_cpp_python import llama_cpp_python_server
 from tests.servers.llama_server import llama_server
 from tests.servers.process import RealServer
+from tests.servers.sockets import Faults
 from tests.servers.transformers_serve import hub_cache, transformers_serve
 
 
@@ -169,6 +171,18 @@ async def test_a_server_that_answers_every_path_is_not_taken_for_another(serve: 
     async with loaded(factory(openai.load, server, tokenizer=str(models / "bpe.gguf"))) as backend:
         await (await backend.open(QUESTION)).generate(4, GREEDY, FREELY)
     assert server.socket.log[-1].path == "/v1/completions"
+
+
+@pytest.mark.anyio
+async def test_a_server_that_loads_its_model_is_recognized_afterwards(serve: Serve) -> None:
+    """llama-server lists its model meanwhile, and answers all else with 503."""
+    server = await serve(OpenAI)
+    server.socket.faults = Faults(plan=["503"] * 2, paths=("/props",))
+    async with loaded(factory(openai.load, server)):
+        assert server.socket.faults.struck == ["503"] * 2
+    server.socket.faults = Faults(plan=["503"] * 9, paths=("/props",))
+    with pytest.raises(BackendError, match="not ready"):
+        await asyncio.to_thread(openai.load, server.url, retry_wait_s=0.01)
 
 
 @pytest.mark.anyio
