@@ -13,7 +13,8 @@ next call; how, depends on the server, which is recognized by what it offers bes
 | others (LM Studio, llama-cpp-python, ...) | `/v1/completions` with the prompt as text | an estimate |
 
 `api=` (chat, completions) and `continuation=` (final_message, prefix, trailing) overrule this. Raw completions need the
-chat template: `tokenizer=` names the model's tokenizer; without it a prompt is plain lines of role names.
+chat template: `tokenizer=` names the model's tokenizer; without it a prompt is plain lines of role names. In
+chats too questions with tools need it: it tells whether the model takes any.
 Log-probabilities are told by llama-server only; elsewhere those of a written step are not numbers.
 A chain goes on from all that its model wrote: where a server takes thoughts or tool calls out of a chat's text, as one
 with a parser for them does, an error says so. Fields that a server refuses are left out where nothing depends on them.

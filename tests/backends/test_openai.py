@@ -11,7 +11,7 @@ import pytest
 from a1agent import A1, embedded
 from a1agent.backends import openai
 from a1agent.backends.base import Sampling
-from a1agent.errors import BackendError
+from a1agent.errors import BackendError, InvalidQuestion
 from a1agent.prompts import ask_for_box
 from a1agent.types import Message, Question
 from tests.backends.contract import FREELY, GREEDY, BackendFactory, Capabilities, Contract, loaded
@@ -211,6 +211,19 @@ async def test_what_a_server_takes_out_of_the_text_is_not_lost_unsaid(serve: Ser
             await sequence.generate(6, GREEDY, FREELY)
         assert "parser" in caught.value.hint and "?api=completions&tokenizer=" in caught.value.hint
         assert sequence.length == length
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("continues", ["trailing", None], ids=["chat", "completions"])
+async def test_tools_without_the_template_of_the_model_ask_for_its_tokenizer(
+    serve: Serve, continues: str | None
+) -> None:
+    function = {"name": "add", "parameters": {"type": "object", "properties": {}}}
+    question = replace(Question.of("1 + 2"), tools=({"type": "function", "function": function},))
+    async with loaded(factory(openai.load, await serve(OpenAI, continues=continues))) as backend:
+        with pytest.raises(InvalidQuestion) as caught:
+            await backend.open(question)
+        assert "'tiny'" in caught.value.what and "?tokenizer=PATH" in caught.value.hint
 
 
 @pytest.mark.anyio
