@@ -79,7 +79,7 @@ def _invalid(asked: Asked, message: str, timed_out: bool) -> tuple[str, str]:
         malformed = tools.calls_in(message, asked.question).invalid
         why = f" ({malformed[0].error})" if malformed else ""
         what = f"no chain called a tool, though one had to be called{why}"
-        hint = "see the error's text for what the best chain wrote"
+        hint = "use more chains, or a target that was trained to call tools"
     else:
         what = f"no chain gave an answer in the asked format ({asked.format.complaint(message)})"
         hint = "use more chains"

@@ -224,6 +224,7 @@ def test_no_chain_calling_where_one_must_is_an_error_with_the_text() -> None:
     with agent("I would rather not.") as a1, pytest.raises(InvalidAnswer, match="no chain called a tool") as caught:
         a1.solve(ask(choice="required"))
     assert caught.value.text.startswith("I would rather not.")
+    assert caught.value.hint == "use more chains, or a target that was trained to call tools"
     assert caught.value.stats is not None
 
 

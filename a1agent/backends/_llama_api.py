@@ -11,9 +11,12 @@ from typing import Any
 
 from a1agent.errors import MissingExtra, ModelLoadError
 
-__all__ = ["first_error", "forget_errors", "last_error", "llama_api"]
+__all__ = ["LLAMA_LOG", "first_error", "forget_errors", "last_error", "llama_api"]
 
-_log = logging.getLogger("a1agent.llama_cpp")
+LLAMA_LOG = "a1agent.llama_cpp"
+"""The logger of what llama.cpp itself says."""
+
+_log = logging.getLogger(LLAMA_LOG)
 _lock = threading.Lock()
 _state: dict[str, Any] = {}
 _errors: list[str] = []

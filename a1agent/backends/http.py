@@ -22,27 +22,19 @@ from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import httpx2
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_exponential,
-    wait_random,
-)
 
 from a1agent.backends.loop_thread import LoopThread
 from a1agent.backends.replicas import Replica, Replicas
+from a1agent.backends.retries import BadReply, Retryable, Unreachable, given_up, retrying, retrying_start
 from a1agent.backends.server_options import ServerOptions
 from a1agent.errors import A1Error, BackendError, ContextOverflow, InvalidOption, ModelNotFound
 
-__all__ = ["BadReply", "Http", "Line", "NotOffered", "Refused", "Retryable"]
+__all__ = ["Http", "Line", "NotOffered", "Refused"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _AGAIN = (429, 502, 503, 504)
-_LONGEST_WAIT_S = 60.0
 _IDLE_S = 3.0  # vLLM and SGLang close a connection that is idle for 5 s: one used just then would break
 _SHARE = 16  # connections to a pool: at each request and at its end a pool looks at every connection it has
 _RANK_HEADER = "X-Data-Parallel-Rank"  # vLLM's
@@ -58,22 +50,6 @@ _NO_MODEL = re.compile(
 )
 """How servers say that they have no such model, in words or as a code; a path that they lack may name models too."""
 _ELSEWHERE = "check the address, and the model's name at /v1/models"
-
-
-class Retryable(BackendError):
-    """May go better next time; callers of `Http` see a plain `BackendError`.
-
-    `retry_after`: seconds the server asked for; `fault`: the server is to blame.
-    """
-
-    def __init__(self, what: str, hint: str = "", *, retry_after: float | None = None, fault: bool = True) -> None:
-        super().__init__(what, hint)
-        self.retry_after = retry_after
-        self.fault = fault
-
-
-class BadReply(Retryable):
-    """The server answered something that cannot be an answer."""
 
 
 class Refused(BackendError):
@@ -198,9 +174,12 @@ class Line:
         except httpx2.ConnectError as error:
             if (hint := _tls_hint(error)) is not None:
                 raise BackendError(f"no trusted connection to {url}: {error}", hint) from error
-            raise Retryable(f"{url} does not accept connections: {error}", "is the server up?") from error
+            raise Unreachable(f"{url} does not accept connections: {error}", "is the server up?") from error
+        except httpx2.ConnectTimeout as error:
+            what = f"{url} does not answer when a connection is asked for"
+            raise Unreachable(what, "is the address right? if it is only slow, raise connect_s") from error
         except (TimeoutError, httpx2.TimeoutException) as error:
-            hint = "raise connect_s, first_token_s or between_tokens_s if it is only slow"
+            hint = "raise first_token_s or between_tokens_s if it is only slow"
             raise Retryable(f"{url} was silent for too long", hint) from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             reason = str(error) or type(error).__name__
@@ -238,23 +217,8 @@ class Http:
 
         Raises `BackendError` when the attempts are used up, or at once while all replicas are known to be away.
         """
-        first_s = self.options.retry_wait_s
-        waits = wait_exponential(first_s, _LONGEST_WAIT_S) + wait_random(0, first_s)
-
-        def wait(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after if isinstance(error, Retryable) else None
-            return waits(state) + min(asked or 0.0, _LONGEST_WAIT_S)
-
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self.options.retries + 1),
-            wait=wait,
-            retry=retry_if_exception_type(Retryable),
-            before_sleep=_note,
-            reraise=True,
-        )
-        with _given_up():
-            return await retrying(self._once, attempt, session)
+        with given_up():
+            return await retrying(self.options)(self._once, attempt, session)
 
     async def _once(self, attempt: Callable[[Line], Awaitable[T]], session: str | None) -> T:
         replica = self.replicas.pick(session)
@@ -269,9 +233,16 @@ class Http:
             return result
 
     async def each(self, attempt: Callable[[Line], Awaitable[T]]) -> list[T]:
-        """What `attempt` returns of every replica, in order; raises what one of them raises."""
-        with _given_up():
-            return [await attempt(Line(self, replica, None)) for replica in self.replicas.all]
+        """What `attempt` returns of every replica, in order, waiting for those that are not ready yet.
+
+        Raises what one of them raises, and `BackendError` when it is not ready in time.
+        """
+
+        async def ask(replica: Replica) -> T:
+            return await attempt(Line(self, replica, None))
+
+        with given_up():
+            return [await retrying_start(self.options)(ask, replica) for replica in self.replicas.all]
 
     def close(self) -> None:
         """Cancels what runs and closes the connections. Blocks: not for coroutines."""
@@ -282,22 +253,13 @@ class Http:
             await client.aclose()
 
 
-@contextlib.contextmanager
-def _given_up() -> Generator[None]:
-    """What is not tried again is an error like any other."""
-    try:
-        yield
-    except Retryable as error:
-        raise BackendError(error.what, error.hint) from error
-
-
 def _failure(url: str, status: int, body: str, headers: Mapping[str, str]) -> A1Error:
     said = _message(body)
     if status in _AGAIN:
         after = _seconds(headers.get("retry-after"))
         full = status == 429 or _FULL.search(said) is not None
         what = f"{url} is full" if full else f"{url} is not ready ({status})"
-        hint = "lower max_connections" if full else "see the server's log"
+        hint = "lower max_connections" if full else "see its log; retries and patience_s say how long it is waited for"
         return Retryable(f"{what}: {said}", hint, retry_after=after, fault=not full)
     if 300 <= status < 400:
         where = headers.get("location", "another address").partition("?")[0]
@@ -383,8 +345,3 @@ def _tls_hint(error: BaseException | None) -> str | None:
             return "does the server speak https? if not, write http://"
         error = error.__cause__ or error.__context__
     return None
-
-
-def _note(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    _log.info("attempt %d failed, trying again: %s", state.attempt_number, error)

@@ -13,7 +13,8 @@ next call; how, depends on the server, which is recognized by what it offers bes
 | others (LM Studio, llama-cpp-python, ...) | `/v1/completions` with the prompt as text | an estimate |
 
 `api=` (chat, completions) and `continuation=` (final_message, prefix, trailing) overrule this. Raw completions need the
-chat template: `tokenizer=` names the model's tokenizer; without it a prompt is plain lines of role names.
+chat template: `tokenizer=` names the model's tokenizer; without it a prompt is plain lines of role names. In
+chats too questions with tools need it: it tells whether the model takes any.
 Log-probabilities are told by llama-server only; elsewhere those of a written step are not numbers.
 A chain goes on from all that its model wrote: where a server takes thoughts or tool calls out of a chat's text, as one
 with a parser for them does, an error says so. Fields that a server refuses are left out where nothing depends on them.
@@ -33,10 +34,11 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.http import BadReply, Http, Line, Refused
+from a1agent.backends.http import Http, Line, Refused
 from a1agent.backends.llama_server import LlamaServerWire, Props
 from a1agent.backends.plain_text import PlainText
 from a1agent.backends.remote import ChatTokenizer, RemoteBackend
+from a1agent.backends.retries import BadReply, may_pass
 from a1agent.backends.server_check import Served, assemble, connect, find_model, given_tokenizer
 from a1agent.backends.server_options import OPTIONS as SERVER_OPTIONS
 from a1agent.backends.server_options import ServerAddress, ServerOptions
@@ -268,7 +270,7 @@ async def _way(http: Http) -> Way:
 
 async def _start(http: Http, model: str, way: Way) -> RemoteBackend:
     served = await find_model(http, model)
-    props = await _told(http, "/props", Props) if way[0] == "auto" else []
+    props = await _told(http, "/props", Props, wait=True) if way[0] == "auto" else []
     if props:
         return await _llama_server(http, served, min(each.default_generation_settings.n_ctx for each in props))
     info = await _told(http, "/info", _Info)
@@ -282,19 +284,23 @@ async def _start(http: Http, model: str, way: Way) -> RemoteBackend:
     return await assemble(http, wire, text, "openai", served, _NO_SCORE, True)
 
 
-async def _told(http: Http, path: str, kind: type[Told]) -> list[Told]:
+async def _told(http: Http, path: str, kind: type[Told], wait: bool = False) -> list[Told]:
     """What every replica says of itself at a path that only one kind of server has; nothing of another.
 
-    A reply is not enough: LM Studio answers any path, with an error and status 200.
+    A reply is not enough: LM Studio answers any path, with an error and status 200. `wait`: one that is not ready may
+    be of that kind, as llama-server lists its model while it loads it; raises when it does not get ready.
     """
 
-    async def ask(line: Line) -> Told:
-        return parsed(kind, await line.get(path), line)
+    async def ask(line: Line) -> Told | None:
+        try:
+            return parsed(kind, await line.get(path), line)
+        except A1Error as error:
+            if wait and may_pass(error):
+                raise
+            return None
 
-    try:
-        return await http.each(ask)
-    except A1Error:
-        return []
+    told = await http.each(ask)
+    return [each for each in told if each is not None] if all(told) else []
 
 
 async def _llama_server(http: Http, served: Served, allowed: int) -> RemoteBackend:

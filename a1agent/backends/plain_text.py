@@ -14,12 +14,16 @@ import secrets
 from a1agent.backends.chat_template import PLAIN, ChatTemplate
 from a1agent.backends.local_tokenizer import LocalTokenizer
 from a1agent.backends.vocabulary import Prompt
+from a1agent.errors import InvalidQuestion
 from a1agent.prompts import opens_thought
 from a1agent.types import Question
 
 __all__ = ["PlainText"]
 
 _log = logging.getLogger(__name__)
+_TOOLS = (
+    "give the model's tokenizer: ?tokenizer=PATH, and api=completions where its server takes tool calls out of a chat"
+)
 _UNFORMATTED = "%s is sent plain lines of 'User:' and 'Assistant:'; for its chat template write ?tokenizer=PATH"
 # About four letters to a token, spaces with the word after them: what most vocabularies come to in English.
 _PIECE = re.compile(r"\s?[^\W\d_]{1,5}|\d|\s+?(?=\s[^\W\d_])|\s+|.", re.DOTALL)
@@ -40,6 +44,7 @@ class PlainText:
         digest = hashlib.blake2b(f"{name}{secrets.token_hex(8)}".encode(), digest_size=16)
         self.fingerprint = f"text-{digest.hexdigest()}"
         self.end_ids: frozenset[int] = frozenset()
+        self._name = name
         self._local = local
         self._chat = chat
         if not chat and local is None:
@@ -90,6 +95,8 @@ class PlainText:
         if self._local is not None:
             return self._local.render(question)
         assert self._template is not None
+        if question.tools:
+            raise InvalidQuestion(f"how tools are shown to {self._name!r} is not known here", _TOOLS, "tools")
         return "".join(piece.text for piece in self._template.pieces(question))
 
     def close(self) -> None:

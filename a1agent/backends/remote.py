@@ -22,7 +22,8 @@ from a1agent.backends.batching.runner import Vocabulary
 from a1agent.backends.batching.sequence import BatchedBackend, BatchedSequence
 from a1agent.backends.batching.tasks import Generate, Holder, Prefill, Score, Task
 from a1agent.backends.batching.writing import Writing
-from a1agent.backends.http import BadReply, Http, Line, Refused, Retryable
+from a1agent.backends.http import Http, Line, Refused
+from a1agent.backends.retries import BadReply, Retryable
 from a1agent.backends.shared_time import SharedTime
 from a1agent.backends.vocabulary import Prompt
 from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, Tokens, Wire

@@ -33,9 +33,10 @@ from typing import Any
 from pydantic import BaseModel, RootModel
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.http import BadReply, Http, Line, NotOffered, Refused
+from a1agent.backends.http import Http, Line, NotOffered, Refused
 from a1agent.backends.local_tokenizer import LocalTokenizer, load_tokenizer
 from a1agent.backends.remote import ChatTokenizer, RemoteBackend
+from a1agent.backends.retries import BadReply
 from a1agent.backends.server_check import (
     TOKENIZER_HINT,
     Served,

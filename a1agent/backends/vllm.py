@@ -32,8 +32,9 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.http import BadReply, Http, Line, NotOffered
+from a1agent.backends.http import Http, Line, NotOffered
 from a1agent.backends.remote import ChatTokenizer, RemoteBackend
+from a1agent.backends.retries import BadReply
 from a1agent.backends.server_check import (
     TOKENIZER_HINT,
     Served,

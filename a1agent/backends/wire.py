@@ -10,7 +10,8 @@ from typing import Any, Literal, Protocol, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from a1agent.backends.base import Sampling
-from a1agent.backends.http import BadReply, Line
+from a1agent.backends.http import Line
+from a1agent.backends.retries import BadReply
 
 __all__ = [
     "UNKNOWN",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from a1agent.backends._llama_api import LLAMA_LOG
 from a1agent.cli import ask, bench, calibrate, chat, config, models, problems, replay, serve, stats
 from a1agent.cli.console import fail, silence_broken_pipe, warn
 from a1agent.cli.flags import with_settings
@@ -30,7 +33,7 @@ class _Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         words, debug = _without_debug(list(sys.argv[1:] if args is None else args))
         extra["standalone_mode"] = False
-        with _warnings_as_lines():
+        with _warnings_as_lines(debug):
             try:
                 code = super().main(words, *rest, **extra)
                 sys.stdout.flush()
@@ -136,13 +139,41 @@ def _hint(what: str, commands: Collection[str]) -> str | None:
 
 
 @contextmanager
-def _warnings_as_lines() -> Generator[None]:
-    """Warnings of a1agent appear as one line each, without the source line that raised them."""
+def _warnings_as_lines(debug: bool) -> Generator[None]:
+    """Warnings of a1agent, raised or logged, appear as one line each, without the source line they come from."""
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         warn(str(message))
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", CalibrationWarning)
-        warnings.showwarning = show
-        yield
+    logger, lines = logging.getLogger("a1agent"), _Lines(debug)
+    before = logger.propagate
+    logger.addHandler(lines)
+    logger.propagate = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", CalibrationWarning)
+            warnings.showwarning = show
+            yield
+    finally:
+        logger.removeHandler(lines)
+        logger.propagate = before
+
+
+class _Lines(logging.Handler):
+    """Shows what is logged as warnings, with the traceback where that is asked for."""
+
+    def __init__(self, debug: bool) -> None:
+        super().__init__(logging.WARNING)
+        self._debug = debug
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One record; what llama.cpp logs on demand (`verbose`) is shown as it is."""
+        try:
+            if record.name == LLAMA_LOG:
+                print(record.getMessage(), file=sys.stderr)
+                return
+            warn(record.getMessage())
+            if self._debug and record.exc_info:
+                traceback.print_exception(record.exc_info[1])
+        except Exception:
+            self.handleError(record)

@@ -5,6 +5,7 @@ import logging
 import math
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ import pytest
 import trustme
 
 from a1agent import A1, CannotScore, InvalidOption, ModelLoadError, ModelNotFound
-from a1agent.backends import llama_cpp, openai, sglang, vllm
+from a1agent.backends import llama_cpp, openai, retries, sglang, vllm
 from a1agent.backends.base import Sampling, Stop
 from a1agent.backends.registry import parse_address
 from a1agent.backends.remote import RemoteBackend
@@ -529,11 +530,68 @@ def test_a_context_longer_than_the_servers_is_refused(server: Flavor) -> None:
     assert "1024" in error.what
 
 
-def test_a_host_that_is_not_there_is_named() -> None:
+def test_a_host_that_is_not_there_is_named_and_soon_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often calls are tried again: the address may be wrong."""
+    monkeypatch.setattr(retries, "_REACH_S", 0.02)
     for scheme in ("vllm", "sglang", "openai"):
-        error = refused(f"{scheme}:http://127.0.0.1:9#m")
+        begun = time.monotonic()
+        error = refused(f"{scheme}:http://127.0.0.1:9#m", retries=100)
         assert type(error) is BackendError
         assert "127.0.0.1:9" in error.what
+        assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize("fault", ["503", "502", "429", "reset"])
+def test_a_server_that_is_not_ready_yet_is_waited_for(
+    server: Flavor, fault: str, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it is asked first: which model it has, whether the tokenizer is its own, how it scores."""
+    for options, paths in (
+        ({}, ("/v1/models",)),
+        ({"tokenizer": str(models / "bpe.gguf")}, ("/tokenize", "/generate")),
+    ):
+        server.socket.faults = Faults(plan=[fault] * 2, paths=paths)
+        backend = load(server, **options)
+        assert backend.info.can_score
+        assert server.socket.faults.struck == [fault] * 2
+        asyncio.run(backend.aclose())
+    assert "; waiting for it" in caplog.text
+
+
+def test_a_server_that_begins_to_listen_is_waited_for(server: Flavor, caplog: pytest.LogCaptureFixture) -> None:
+    listening = threading.Thread(target=server.socket.listen)
+
+    class Listen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "does not accept connections" in record.getMessage() and listening.ident is None:
+                listening.start()
+
+    server.socket.refuse()
+    caplog.set_level(logging.INFO, logger="a1agent")
+    logger, handler = logging.getLogger("a1agent.backends.retries"), Listen()
+    logger.addHandler(handler)
+    try:
+        asyncio.run(load(server, retry_wait_s=0.05).aclose())
+    finally:
+        logger.removeHandler(handler)
+    listening.join()
+
+
+def test_a_server_that_does_not_get_ready_is_an_error_that_says_how_to_wait_longer(server: Flavor) -> None:
+    server.socket.faults = Faults(plan=["503"] * 4)
+    error = refused(f"{type(server).__name__.lower()}:{server.url}", retries=3)
+    assert type(error) is BackendError
+    assert "503" in error.what
+    assert "retries and patience_s" in error.hint
+    assert server.socket.faults.plan == []
+
+
+def test_a_server_that_is_silent_at_the_start_is_not_asked_for_ever(server: Flavor) -> None:
+    server.socket.faults = Faults(plan=["hang"] * 2)
+    impatient = {"retries": 8, "first_token_s": 0.2, "patience_s": 0.3}
+    error = refused(f"{type(server).__name__.lower()}:{server.url}", **impatient)
+    assert "silent" in error.what
+    assert server.socket.faults.plan == []
 
 
 def test_a_server_of_another_kind_is_refused(servers: dict[str, Flavor]) -> None:

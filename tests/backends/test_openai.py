@@ -1,5 +1,6 @@
 """Servers with OpenAI's API: the contract on llama.cpp's own server and on text-only ones of ours."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 from a1agent import A1, embedded
 from a1agent.backends import openai
 from a1agent.backends.base import Sampling
-from a1agent.errors import BackendError
+from a1agent.errors import BackendError, InvalidQuestion
 from a1agent.prompts import ask_for_box
 from a1agent.types import Message, Question
 from tests.backends.contract import FREELY, GREEDY, BackendFactory, Capabilities, Contract, loaded
@@ -20,6 +21,7 @@ from tests.servers.flavors import OpenAI
 from tests.servers.llama_cpp_python import llama_cpp_python_server
 from tests.servers.llama_server import llama_server
 from tests.servers.process import RealServer
+from tests.servers.sockets import Faults
 from tests.servers.transformers_serve import hub_cache, transformers_serve
 
 
@@ -172,6 +174,18 @@ async def test_a_server_that_answers_every_path_is_not_taken_for_another(serve: 
 
 
 @pytest.mark.anyio
+async def test_a_server_that_loads_its_model_is_recognized_afterwards(serve: Serve) -> None:
+    """llama-server lists its model meanwhile, and answers all else with 503."""
+    server = await serve(OpenAI)
+    server.socket.faults = Faults(plan=["503"] * 2, paths=("/props",))
+    async with loaded(factory(openai.load, server)):
+        assert server.socket.faults.struck == ["503"] * 2
+    server.socket.faults = Faults(plan=["503"] * 9, paths=("/props",))
+    with pytest.raises(BackendError, match="not ready"):
+        await asyncio.to_thread(openai.load, server.url, retry_wait_s=0.01)
+
+
+@pytest.mark.anyio
 async def test_fields_that_a_server_refuses_are_done_without(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = await serve(OpenAI, continues="prefix", strict=True)
     server.known = server.known - {"seed", "stream_options"}
@@ -197,6 +211,19 @@ async def test_what_a_server_takes_out_of_the_text_is_not_lost_unsaid(serve: Ser
             await sequence.generate(6, GREEDY, FREELY)
         assert "parser" in caught.value.hint and "?api=completions&tokenizer=" in caught.value.hint
         assert sequence.length == length
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("continues", ["trailing", None], ids=["chat", "completions"])
+async def test_tools_without_the_template_of_the_model_ask_for_its_tokenizer(
+    serve: Serve, continues: str | None
+) -> None:
+    function = {"name": "add", "parameters": {"type": "object", "properties": {}}}
+    question = replace(Question.of("1 + 2"), tools=({"type": "function", "function": function},))
+    async with loaded(factory(openai.load, await serve(OpenAI, continues=continues))) as backend:
+        with pytest.raises(InvalidQuestion) as caught:
+            await backend.open(question)
+        assert "'tiny'" in caught.value.what and "?tokenizer=PATH" in caught.value.hint
 
 
 @pytest.mark.anyio

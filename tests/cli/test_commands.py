@@ -1,6 +1,7 @@
 """The other commands: version, plugins, problems, replay, stats, models, chat."""
 
 import json
+import logging
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import typer
 
 from a1agent import __version__
+from a1agent.backends._llama_api import LLAMA_LOG
 from a1agent.backends.registry import Pool
 from a1agent.cli import app as app_module
 from a1agent.cli.calls import Loop
@@ -33,18 +35,43 @@ def greet(app: typer.Typer) -> None:
         typer.echo("hello from elsewhere")
 
 
+def complain(app: typer.Typer) -> None:
+    @app.command()
+    def complain() -> None:
+        log = logging.getLogger("a1agent.backends.chat_template")
+        log.info("read a template")
+        log.warning("%s has no chat template", "\x1b[31mm.gguf")
+        logging.getLogger(LLAMA_LOG).warning("llama_model_loader:   - kv   0")
+        try:
+            raise RuntimeError("no room")
+        except RuntimeError:
+            log.warning("a model did not move its cache", exc_info=True)
+
+
 def broken(app: typer.Typer) -> None:
     raise RuntimeError("half\ninstalled")
 
 
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    named = [EntryPoint(n, f"{__name__}:{n}", app_module.PLUGINS) for n in ("broken", "greet", "missing")]
+    named = [EntryPoint(n, f"{__name__}:{n}", app_module.PLUGINS) for n in ("broken", "complain", "greet", "missing")]
     monkeypatch.setattr(app_module, "entry_points", lambda group: named if group == app_module.PLUGINS else [])
 
 
 def test_other_distributions_add_commands(a1, plugins: None) -> None:
     assert a1("greet").stdout == "hello from elsewhere\n"
+
+
+def test_what_is_logged_as_a_warning_is_a_warning_of_one_line(a1, plugins: None) -> None:
+    def shown(*words: str) -> list[str]:
+        return a1(*words).stderr.splitlines()
+
+    warned = ["warning: [31mm.gguf has no chat template", "llama_model_loader:   - kv   0"]
+    moved = "warning: a model did not move its cache"
+    assert shown("complain")[-3:] == [*warned, moved]
+    debug = shown("complain", "--debug")
+    assert debug[debug.index(moved) + 1].startswith("Traceback") and debug[-1] == "RuntimeError: no room"
+    assert not logging.getLogger("a1agent").handlers and logging.getLogger("a1agent").propagate
 
 
 def test_an_unknown_command_names_those_of_other_distributions_too(a1, plugins: None) -> None:
