@@ -123,7 +123,7 @@ class LlamaOptions:
 
 def context_of(info: GGUFInfo, options: LlamaOptions) -> int:
     """Most tokens of one sequence."""
-    trained = int(info.get("context_length", 0)) or _DEFAULT_CONTEXT
+    trained = info.largest("context_length") or _DEFAULT_CONTEXT
     return min(options.n_ctx or _DEFAULT_CONTEXT, trained)
 
 
@@ -184,7 +184,7 @@ def memory_of(info: GGUFInfo, options: LlamaOptions, *, has_gpu: bool = False) -
     """
     room = room_of(info, options)
     vocabulary = len(info.metadata.get("tokenizer.ggml.tokens") or ())
-    width = int(info.get("embedding_length", 0))
+    width = info.largest("embedding_length")
     inner, heads = info.largest("feed_forward_length"), info.largest("attention.head_count")
     logits = 2 * outputs_of(vocabulary, options) * vocabulary * 4
     rows = options.n_batch * (6 * width + 3 * inner) * 4
@@ -196,14 +196,14 @@ def memory_of(info: GGUFInfo, options: LlamaOptions, *, has_gpu: bool = False) -
 
 def asks_for_gpu(info: GGUFInfo, options: LlamaOptions) -> bool:
     """Whether all layers are to be on the GPU: -1 says so, and so does any number that is large enough."""
-    return options.n_gpu_layers < 0 or options.n_gpu_layers > int(info.get("block_count", 0))
+    return options.n_gpu_layers < 0 or options.n_gpu_layers > info.largest("block_count")
 
 
 def _share_on_gpu(info: GGUFInfo, options: LlamaOptions, has_gpu: bool) -> float:
     """Share of the weights and the cache that is on the GPU; llama.cpp counts the output as one layer more."""
     if not has_gpu:
         return 0.0
-    return 1.0 if asks_for_gpu(info, options) else options.n_gpu_layers / (int(info.get("block_count", 0)) + 1)
+    return 1.0 if asks_for_gpu(info, options) else options.n_gpu_layers / (info.largest("block_count") + 1)
 
 
 def uses_flash(options: LlamaOptions, room: Room) -> bool:

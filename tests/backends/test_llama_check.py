@@ -11,6 +11,7 @@ from a1agent.backends import llama_cpp
 from a1agent.backends.gguf_info import read_gguf
 from a1agent.backends.llama_check import check_header
 from a1agent.backends.local_tokenizer import load_tokenizer
+from a1agent.backends.registry import parse_address
 from a1agent.errors import ModelLoadError
 from tests.backends import tiny
 
@@ -84,3 +85,20 @@ def test_vectors_that_would_end_the_first_forward_are_refused(models: Path, kind
     tensors = [replace(each, kind=kind) if "ffn_norm" in each.name else each for each in header.tensors]
     with pytest.raises(ModelLoadError, match=rf"blk\.0\.ffn_norm\.weight in {name}"):
         check_header(replace(header, tensors=tuple(tensors)))
+
+
+@pytest.mark.parametrize("scheme", ["llama-cpp", "hf"])
+def test_a_text_where_a_number_belongs_is_told_before_loading(models: Path, tmp_path: Path, scheme: str) -> None:
+    data = (models / "bpe.gguf").read_bytes()
+    key = b"llama.embedding_length"
+    at = data.index(key) + len(key)
+    text = struct.pack("<IQ", 8, 2) + b"64"  # instead of a type and four bytes
+    (tmp_path / "m.gguf").write_bytes(data[:at] + text + data[at + 8 :])
+    with pytest.raises(ModelLoadError, match=r"embedding_length in the header of m\.gguf is no number"):
+        parse_address(f"{scheme}:{tmp_path / 'm.gguf'}").memory()
+
+
+def test_a_vocabulary_with_fewer_types_than_tokens_has_a_fingerprint(models: Path) -> None:
+    header = read_gguf(models / "bpe.gguf")
+    cut = {**header.metadata, "tokenizer.ggml.token_type": WORDS.types[:-5]}
+    assert replace(header, metadata=cut).tokenizer_fingerprint() != header.tokenizer_fingerprint()
