@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from a1agent.errors import ModelLoadError, nearest
 
-__all__ = ["CUTS", "Cut", "build_tokenizer"]
+__all__ = ["BEGUN", "CUTS", "Cut", "build_tokenizer", "wants_bos"]
 
 _UNKNOWN, _CONTROL, _USER = 2, 3, 4
 _ENDINGS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
@@ -46,6 +46,13 @@ CUTS = {
     "tekken": Cut((_TEKKEN,), whole=True),
     **dict.fromkeys(("gpt-4o", "llama4"), Cut((_GPT4O,))),
 }
+# Whose prompts begin with BOS where the file does not say.
+BEGUN = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2", "tekken")
+
+
+def wants_bos(metadata: dict[str, Any]) -> bool:
+    """Whether a prompt begins with BOS, as llama.cpp decides it."""
+    return bool(metadata.get("tokenizer.ggml.add_bos_token", metadata.get("tokenizer.ggml.pre") in BEGUN))
 
 
 def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
