@@ -154,6 +154,15 @@ def test_a_prompt_begins_with_bos_where_llama_cpp_puts_one(
     assert sorted(begun) == sorted(gguf_tokenizer.BEGUN if add_bos is None else cuts if add_bos else [])
 
 
+@pytest.mark.parametrize("kind", [tiny.NORMAL, 4, 5])
+def test_an_end_of_turn_of_another_type_is_a_control_token_as_by_llama_cpp(kind: int, tmp_path: Path) -> None:
+    words = replace(tiny.bpe_words(), types=[*tiny.bpe_words().types[:-1], kind])
+    question = Question.of("the <|im_end|> sum")
+    theirs, ours = prompts_by(tiny.write_random(tmp_path / "m.gguf", words), question)
+    assert ours == theirs
+    assert ours.count(len(words.tokens) - 1) == 1
+
+
 def test_rules_for_cutting_text_can_be_told_apart_by_these_texts() -> None:
     rules = {cut: pre for pre, cut in gguf_tokenizer.CUTS.items()}
     assert len({tuple(ids_of(pre)) for pre in rules.values()}) == len(rules)
