@@ -790,6 +790,28 @@ async def test_lengths_that_no_grammar_counts_still_hold_the_model_to_the_rest(
     assert "grammar" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "sampling", [GREEDY, Sampling(seed=1), Sampling(seed=1, min_p=0.1)], ids=["greedy", "", "min-p"]
+)
+async def test_logits_that_are_no_numbers_break_no_grammar(
+    models: Path, monkeypatch: pytest.MonkeyPatch, sampling: Sampling
+) -> None:
+    """llama.cpp ends the process when it is given a token that a grammar refuses."""
+
+    def spoil(runner: LlamaRunner, count: int) -> None:
+        runner._logits = np.full((count, runner._vocab_size), np.nan, np.float32)
+
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    async with loaded(factory(models / "spm.gguf")) as backend:
+        root = await backend.open(QUESTION)
+        with monkeypatch.context() as spoiling:
+            spoiling.setattr(LlamaRunner, "_view_logits", spoil)
+            spoilt = await root.fork().generate(8, replace(sampling, schema=schema), FREELY)
+        assert spoilt.step.text.lstrip().startswith("{")
+        assert np.isnan(spoilt.logprobs).all()
+        assert np.isfinite((await root.fork().score(STEP)).logprobs).all()
+
+
 NODE = {"properties": {"v": {"type": "integer"}, "next": {"$ref": "#"}}, "required": ["v"]}
 TREE = {"properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}, "required": ["kids"]}
 
