@@ -57,20 +57,26 @@ class GGUFInfo:
         """A value of the architecture: `get("block_count")` reads `llama.block_count`."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
-    def largest(self, key: str, default: int = 0) -> int:
-        """As `get`, of a number; where the architecture gives one for each layer, the largest."""
+    def numbers(self, key: str, default: int = 0) -> list[int]:
+        """As `get`, of a number, or of one for each layer. Raises `ModelLoadError` for anything else."""
         value = self.get(key, default)
-        return max(cast("list[int]", value), default=0) if isinstance(value, list) else int(value)
+        found = cast("list[Any]", value if isinstance(value, list) else [value])
+        if not all(isinstance(each, int) for each in found):
+            raise ModelLoadError(f"{key} in the header of {self.path.name} is no number", "download the file again")
+        return found
+
+    def largest(self, key: str, default: int = 0) -> int:
+        """As `numbers`: the only one, or the largest."""
+        return max(self.numbers(key, default), default=0)
 
     @property
     def cell_values(self) -> tuple[int, int]:
         """Numbers that a KV cache keeps of a token, over all layers: those of its keys, and those of its values."""
         heads = max(1, self.largest("attention.head_count", 1))
-        kv_heads = self.get("attention.head_count_kv", heads)
-        every = isinstance(kv_heads, list)
-        count = sum(cast("list[int]", kv_heads)) if every else int(kv_heads) * int(self.get("block_count", 0))
-        width = int(self.get("embedding_length", 0)) // heads
-        key, value = (int(self.get(f"attention.{part}_length", width)) for part in ("key", "value"))
+        kv_heads = self.numbers("attention.head_count_kv", heads)
+        count = sum(kv_heads) if len(kv_heads) > 1 else sum(kv_heads) * self.largest("block_count")
+        width = self.largest("embedding_length") // heads
+        key, value = (self.largest(f"attention.{part}_length", width) for part in ("key", "value"))
         return count * key, count * value
 
     @property
@@ -96,7 +102,7 @@ class GGUFInfo:
         tokens: list[bytes] = self.metadata.get("tokenizer.ggml.tokens") or []
         types: list[int] = self.metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
         count = len(tokens)
-        while count and types[count - 1] == _UNUSED:
+        while types[count - 1 : count] == [_UNUSED]:
             count -= 1
         digest.update(b"\0".join(tokens[:count]) + repr(types[:count]).encode())
         for key in _TOKENIZER_KEYS:

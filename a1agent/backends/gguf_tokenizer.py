@@ -7,9 +7,10 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from a1agent.backends.hf_vocab import ENDS
 from a1agent.errors import ModelLoadError, nearest
 
-__all__ = ["CUTS", "Cut", "build_tokenizer"]
+__all__ = ["BEGUN", "CUTS", "Cut", "build_tokenizer", "wants_bos"]
 
 _UNKNOWN, _CONTROL, _USER = 2, 3, 4
 _ENDINGS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
@@ -46,6 +47,13 @@ CUTS = {
     "tekken": Cut((_TEKKEN,), whole=True),
     **dict.fromkeys(("gpt-4o", "llama4"), Cut((_GPT4O,))),
 }
+# Whose prompts begin with BOS where the file does not say.
+BEGUN = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2", "tekken")
+
+
+def wants_bos(metadata: dict[str, Any]) -> bool:
+    """Whether a prompt begins with BOS, as llama.cpp decides it."""
+    return bool(metadata.get("tokenizer.ggml.add_bos_token", metadata.get("tokenizer.ggml.pre") in BEGUN))
 
 
 def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
@@ -77,10 +85,12 @@ def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
 
 
 def _add_special(tokenizer: Any, tokens: list[str], types: list[int]) -> None:
-    by_kind = {kind: [token for token, each in zip(tokens, types, strict=False) if each == kind] for kind in set(types)}
-    control = by_kind.get(_CONTROL, []) + by_kind.get(_UNKNOWN, [])
+    """A token that is named like an end of a turn is a control token, whatever type the file gives it."""
+    kinds = dict(zip(tokens, types, strict=False)) | dict.fromkeys(ENDS.intersection(tokens), _CONTROL)
+    control = [token for token, kind in kinds.items() if kind in (_CONTROL, _UNKNOWN)]
+    users = [token for token, kind in kinds.items() if kind == _USER]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in by_kind.get(_USER, [])])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in users])
 
 
 def _pair(merge: str) -> tuple[str, str]:

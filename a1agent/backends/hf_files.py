@@ -214,9 +214,9 @@ def _shape_of_gguf(info: GGUFInfo) -> ModelShape:
         quantized=False,  # transformers spreads the weights out
         cell_values=sum(info.cell_values),
         vocabulary=len(info.metadata.get("tokenizer.ggml.tokens") or ()),
-        width=int(info.get("embedding_length", 0)),
+        width=info.largest("embedding_length"),
         inner=info.largest("feed_forward_length"),
-        context=int(info.get("context_length", 0)),
+        context=info.largest("context_length"),
     )
 
 

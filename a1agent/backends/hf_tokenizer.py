@@ -8,7 +8,7 @@ import transformers as _transformers
 from tokenizers import Tokenizer
 
 from a1agent.backends.chat_template import ChatTemplate
-from a1agent.backends.gguf_tokenizer import build_tokenizer
+from a1agent.backends.gguf_tokenizer import build_tokenizer, wants_bos
 from a1agent.backends.hf_files import ModelFiles, reason_of
 from a1agent.backends.hf_vocab import HfVocabulary
 from a1agent.backends.json_tokenizer import with_template
@@ -53,7 +53,7 @@ def _of_gguf(files: ModelFiles, size: int) -> tuple[HfVocabulary, ChatTemplate]:
 
     ends = [token for token in map(named, ("eos", "eot", "eom")) if token is not None]
     first = named("bos")
-    bos = first if metadata.get("tokenizer.ggml.add_bos_token") else None
+    bos = first if wants_bos(metadata) else None
     vocabulary = HfVocabulary(tokenizer, files.gguf.tokenizer_fingerprint(), size, ends=ends, bos=bos)
     special = {"bos_token": first, "eos_token": named("eos")}
     variables = {name: "" if token is None else tokens[token].decode() for name, token in special.items()}

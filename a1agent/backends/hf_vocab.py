@@ -13,18 +13,19 @@ from tokenizers import Tokenizer
 from a1agent.backends.vocabulary import TextVocabulary, byte_letters
 from a1agent.errors import ModelLoadError
 
-__all__ = ["HfVocabulary", "tokenizer_fingerprint"]
+__all__ = ["ENDS", "HfVocabulary", "tokenizer_fingerprint"]
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "▁"
 # Control tokens that end a turn, whatever a model's files say: the names that model families use.
-_ENDS = frozenset(
+ENDS = frozenset(
     {
         *("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>"),
         *("<|call|>", "<end_of_turn>", "<end_of_utterance>", "<EOT>", "[EOT]", "[EOS]", "<|END_OF_TURN_TOKEN|>"),
         "<\uff5cend\u2581of\u2581sentence\uff5c>",
     }
 )
+_HARMONY = {"<|return|>", "<|call|>"}  # those of gpt-oss
 
 
 class HfVocabulary(TextVocabulary):
@@ -46,7 +47,10 @@ class HfVocabulary(TextVocabulary):
         self.size = size
         self.control = {each.content: token for token, each in self._added.items() if each.special and token < size}
         known = {token for token in ends if 0 <= token < size}
-        self.end_ids = frozenset(known | {self.control[text] for text in _ENDS & self.control.keys()})
+        named = ENDS & self.control.keys()
+        if named >= _HARMONY:
+            named -= {"<|end|>"}  # of a message, and a turn has several
+        self.end_ids = frozenset(known | {self.control[text] for text in named})
         self.bos = bos
         self._letters = _letters(json.loads(stored))
         self._check_size()

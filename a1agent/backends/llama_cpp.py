@@ -25,6 +25,7 @@ from a1agent.backends.batching.worker import Engine
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.gguf_info import GGUFInfo, read_gguf
 from a1agent.backends.hub import find_gguf, is_gguf
+from a1agent.backends.llama_check import check_header
 from a1agent.backends.llama_options import (
     AT_ONCE,
     OPTIONS,
@@ -58,6 +59,7 @@ def load(path: str, **options: Any) -> LlamaCppBackend:
     checked = LlamaOptions.of(options)
     file = _locate(path)
     header = read_gguf(file)
+    check_header(header)
     api = llama_api(checked.verbose)
     with ExitStack() as held:  # the runner frees them once there is one that is used
         model = _load_model(api, header, checked)

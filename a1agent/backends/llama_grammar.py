@@ -117,6 +117,8 @@ class Constrained:
             if not allowed.any():
                 return int(self._end_ids[0]) if len(self._end_ids) else token
             token = self._pick(np.where(allowed, logits, -np.inf).astype(np.float32), scratch)
+            if not allowed[token]:  # of logits that are not finite; to take it would end the process
+                token = int(allowed.argmax())
         if token not in self._end_ids:
             self._api.llama_sampler_accept(self._grammar, token)
         return token

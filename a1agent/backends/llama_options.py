@@ -13,7 +13,7 @@ from typing import Any
 
 from a1agent.backends.control_groups import processors
 from a1agent.backends.gguf_info import GGUFInfo
-from a1agent.backends.memory import available_memory
+from a1agent.backends.memory import DEFAULT_CONTEXT, cells_in_memory
 from a1agent.backends.options import check_names, check_values
 from a1agent.errors import InvalidOption
 
@@ -66,9 +66,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
 AT_ONCE = 16
 """Chains on a CPU: more at a time gain little, or lose where they read through each other's cells."""
 
-_DEFAULT_CONTEXT = 8192
 _MOST_LANES = 256
-_LEAST_CELLS = 16384
 _PAGE = 256  # llama.cpp rounds the cells of a sequence to it
 _MOST_STATES = 64  # of models that keep one state a sequence, and no cells
 _LOGIT_BYTES = 64 << 20
@@ -123,8 +121,8 @@ class LlamaOptions:
 
 def context_of(info: GGUFInfo, options: LlamaOptions) -> int:
     """Most tokens of one sequence."""
-    trained = int(info.get("context_length", 0)) or _DEFAULT_CONTEXT
-    return min(options.n_ctx or _DEFAULT_CONTEXT, trained)
+    trained = info.largest("context_length") or DEFAULT_CONTEXT
+    return min(options.n_ctx or DEFAULT_CONTEXT, trained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +146,9 @@ def room_of(info: GGUFInfo, options: LlamaOptions, can_rewind: bool = True) -> R
     """
     most = options.max_sequences or _MOST_LANES
     if options.kv == "shared" or not can_rewind:
-        return Room(most if can_rewind else min(most, _MOST_STATES), _shared_cells(info, options), apart=False)
-    context = -(-context_of(info, options) // _PAGE) * _PAGE
+        cells = cells_in_memory(context_of(info, options), options.kv_tokens, _cell_bytes(info, options))
+        return Room(most if can_rewind else min(most, _MOST_STATES), _paged(cells), apart=False)
+    context = _paged(context_of(info, options))
     lanes = options.max_sequences or min(_MOST_LANES, 2 * (options.at_once or AT_ONCE))
     if options.kv_tokens:
         lanes = min(lanes, options.kv_tokens // context)
@@ -159,17 +158,8 @@ def room_of(info: GGUFInfo, options: LlamaOptions, can_rewind: bool = True) -> R
     return Room(lanes, lanes * context, apart=True)
 
 
-def _shared_cells(info: GGUFInfo, options: LlamaOptions) -> int:
-    """As asked, else room for four full sequences and for 64 short ones.
-
-    The default takes at most a quarter of the free memory, but always holds one full sequence.
-    """
-    context = context_of(info, options)
-    wanted = options.kv_tokens or max(4 * context, _LEAST_CELLS)
-    free = available_memory()
-    if not options.kv_tokens and free is not None:
-        wanted = min(wanted, int(free / 4 / max(1.0, _cell_bytes(info, options))))
-    return -(-max(wanted, context) // _PAGE) * _PAGE
+def _paged(cells: int) -> int:
+    return -(-cells // _PAGE) * _PAGE
 
 
 def outputs_of(vocabulary: int, options: LlamaOptions) -> int:
@@ -184,7 +174,7 @@ def memory_of(info: GGUFInfo, options: LlamaOptions, *, has_gpu: bool = False) -
     """
     room = room_of(info, options)
     vocabulary = len(info.metadata.get("tokenizer.ggml.tokens") or ())
-    width = int(info.get("embedding_length", 0))
+    width = info.largest("embedding_length")
     inner, heads = info.largest("feed_forward_length"), info.largest("attention.head_count")
     logits = 2 * outputs_of(vocabulary, options) * vocabulary * 4
     rows = options.n_batch * (6 * width + 3 * inner) * 4
@@ -196,14 +186,14 @@ def memory_of(info: GGUFInfo, options: LlamaOptions, *, has_gpu: bool = False) -
 
 def asks_for_gpu(info: GGUFInfo, options: LlamaOptions) -> bool:
     """Whether all layers are to be on the GPU: -1 says so, and so does any number that is large enough."""
-    return options.n_gpu_layers < 0 or options.n_gpu_layers > int(info.get("block_count", 0))
+    return options.n_gpu_layers < 0 or options.n_gpu_layers > info.largest("block_count")
 
 
 def _share_on_gpu(info: GGUFInfo, options: LlamaOptions, has_gpu: bool) -> float:
     """Share of the weights and the cache that is on the GPU; llama.cpp counts the output as one layer more."""
     if not has_gpu:
         return 0.0
-    return 1.0 if asks_for_gpu(info, options) else options.n_gpu_layers / (int(info.get("block_count", 0)) + 1)
+    return 1.0 if asks_for_gpu(info, options) else options.n_gpu_layers / (info.largest("block_count") + 1)
 
 
 def uses_flash(options: LlamaOptions, room: Room) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from a1agent.errors import BackendClosed
 
 __all__ = ["LlamaVocabulary"]
 
-_UNKNOWN, _CONTROL, _LSTRIP, _RSTRIP = 1, 8, 128, 256
+_UNKNOWN, _CONTROL, _USER, _LSTRIP, _RSTRIP = 1, 8, 16, 128, 256
+# Control tokens of gpt-oss that llama.cpp makes plain words, so that they are seen: any text would give their ids.
+_SHOWN = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
 
 
 class LlamaVocabulary(TextVocabulary):
@@ -26,9 +29,9 @@ class LlamaVocabulary(TextVocabulary):
         self.size = int(api.llama_vocab_n_tokens(self._vocab))
         self._attributes = [int(api.llama_vocab_get_attr(self._vocab, i)) for i in range(self.size)]
         self.end_ids = frozenset(i for i in range(self.size) if api.llama_vocab_is_eog(self._vocab, i))
-        self.control = {
-            self.text_of(i): i for i, attributes in enumerate(self._attributes) if attributes & (_UNKNOWN | _CONTROL)
-        }
+        control = (i for i, attributes in enumerate(self._attributes) if attributes & (_UNKNOWN | _CONTROL))
+        self.control = {self.text_of(i): i for i in control} | self._shown()
+        self._inside = re.compile("|".join(f"(?<=<)(?={re.escape(text[1:])})" for text in self._shown()) or "(?!)")
         bos = int(api.llama_vocab_bos(self._vocab))
         self.bos = bos if api.llama_vocab_get_add_bos(self._vocab) and bos >= 0 else None
         self._users: list[None] = []
@@ -53,6 +56,10 @@ class LlamaVocabulary(TextVocabulary):
         """A token as the vocabulary spells it."""
         text: bytes | None = self._api.llama_vocab_get_text(self._vocab, token)
         return (text or b"").decode(errors="replace")
+
+    def _shown(self) -> dict[str, int]:
+        users = (i for i, attributes in enumerate(self._attributes) if attributes & _USER)
+        return {text: i for i in users if (text := self.text_of(i)) in _SHOWN}
 
     def close(self) -> None:
         """Waits for those who use the vocabulary now and refuses those who come later: the model is about to go."""
@@ -86,6 +93,9 @@ class LlamaVocabulary(TextVocabulary):
         return bool(attributes & _LSTRIP), bool(attributes & _RSTRIP)
 
     def _encode(self, text: str) -> list[int]:
+        return [token for part in self._inside.split(text) for token in self._encode_part(part)]
+
+    def _encode_part(self, text: str) -> list[int]:
         data = text.encode(errors="replace")
         room = len(data) + 16
         with self._in_use():

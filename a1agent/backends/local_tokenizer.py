@@ -102,9 +102,11 @@ def _from_json(file: Path) -> LocalTokenizer:
 def _from_gguf(file: Path) -> LocalTokenizer:
     from a1agent.backends._llama_api import llama_api
     from a1agent.backends.gguf_info import read_gguf
+    from a1agent.backends.llama_check import check_vocabulary
     from a1agent.backends.llama_vocab import LlamaVocabulary
 
     header = read_gguf(file)
+    check_vocabulary(header)
     api = llama_api()
     params = api.llama_model_default_params()
     params.vocab_only = True

@@ -10,13 +10,30 @@ from pathlib import Path
 
 from a1agent.backends.control_groups import memory_left
 
-__all__ = ["available_memory"]
+__all__ = ["DEFAULT_CONTEXT", "available_memory", "cells_in_memory"]
+
+DEFAULT_CONTEXT = 8192
+"""Most tokens of a sequence, of models trained with more."""
+
+_LEAST_CELLS = 16384
 
 
 def available_memory() -> int | None:
     """Bytes that a new model may take, within the limits of a container; None where the system does not tell."""
     limits = [limit for limit in (_system(), memory_left()) if limit is not None]
     return min(limits, default=None)
+
+
+def cells_in_memory(context: int, asked: int, cell_bytes: float) -> int:
+    """Tokens that a KV cache holds: as asked, else room for four full sequences and for 64 short ones.
+
+    The default takes at most a quarter of the free memory, but always holds one full sequence.
+    """
+    wanted = asked or max(4 * context, _LEAST_CELLS)
+    free = available_memory()
+    if not asked and free is not None:
+        wanted = min(wanted, int(free / 4 / max(1.0, cell_bytes)))
+    return max(wanted, context)
 
 
 def _system() -> int | None:

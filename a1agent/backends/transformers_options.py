@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from a1agent.backends.hf_files import ModelShape
-from a1agent.backends.memory import available_memory
+from a1agent.backends.memory import DEFAULT_CONTEXT, cells_in_memory
 from a1agent.backends.options import check_names, check_values
 from a1agent.errors import InvalidOption
 
@@ -50,8 +50,6 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "trust_remote_code": (bool, "run Python code that comes with the model"),
 }
 
-_DEFAULT_CONTEXT = 8192
-_LEAST_CELLS = 16384
 _LOGIT_BYTES = {"cpu": 64 << 20, "gpu": 1 << 30}
 _LIBRARY_BYTES = 400 << 20
 _GPU_FLOATS = 2 << 26  # a piece of the logits in single precision and what its logsumexp takes
@@ -109,7 +107,7 @@ def context_of(shape: ModelShape, options: TransformersOptions) -> int:
         )
         raise InvalidOption(what, f"use n_ctx={shape.rope_limit} or less")
     bounds = (
-        options.n_ctx or _DEFAULT_CONTEXT,
+        options.n_ctx or DEFAULT_CONTEXT,
         shape.context,
         shape.rope_limit,
         0 if options.n_ctx else shape.short_context,
@@ -127,16 +125,8 @@ def is_lengthened(shape: ModelShape, options: TransformersOptions) -> bool:
 
 
 def cells_of(shape: ModelShape, options: TransformersOptions, width: int) -> int:
-    """Tokens that the KV cache holds in main memory: as asked, else room for four full sequences and for 64 short ones.
-
-    The default takes at most a quarter of the free memory, but always holds one full sequence. `width`: bytes a value.
-    """
-    context = context_of(shape, options)
-    wanted = options.kv_tokens or max(4 * context, _LEAST_CELLS)
-    free = available_memory()
-    if not options.kv_tokens and free is not None:
-        wanted = min(wanted, int(free / 4 / max(1, shape.cell_values * width)))
-    return max(wanted, context)
+    """Tokens that the KV cache holds in main memory; `width`: bytes a value."""
+    return cells_in_memory(context_of(shape, options), options.kv_tokens, shape.cell_values * width)
 
 
 def outputs_of(vocabulary: int, batch: int, kind: str, width: int) -> int:

@@ -19,7 +19,10 @@ from a1agent.backends import gguf_tokenizer, llama_cpp
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.gguf_info import read_gguf
 from a1agent.backends.gguf_tokenizer import build_tokenizer
+from a1agent.backends.hf_files import read_files
+from a1agent.backends.hf_tokenizer import read_tokenizer
 from a1agent.backends.hf_vocab import HfVocabulary, tokenizer_fingerprint
+from a1agent.backends.transformers_options import TransformersOptions
 from a1agent.errors import ModelLoadError
 from a1agent.types import Message, Question
 from tests.backends import tiny, tiny_hf
@@ -119,6 +122,47 @@ def test_every_rule_for_cutting_text_gives_llama_cpp_s_ids(pre: str, tmp_path: P
         assert ids == tuple(theirs.tokenize(text)), repr(text)
 
 
+def prompts_by(path: Path, question: Question) -> list[list[int]]:
+    """The ids of a prompt by llama.cpp, and by transformers where that reads the same file."""
+    theirs = llama_cpp.load(str(path), n_threads=1)
+    ours, template = read_tokenizer(read_files(path), TransformersOptions(), Sized(theirs.vocabulary.size))
+    return [theirs.encode(question).ids, ours.encode(question, template).ids]
+
+
+class Sized:
+    """What a tokenizer asks of its model."""
+
+    def __init__(self, size: int) -> None:
+        self.config, self.vocab_size = self, size
+
+    def get_text_config(self) -> "Sized":
+        return self
+
+
+@pytest.mark.parametrize(
+    ("add_bos", "cuts"), [(None, list(gguf_tokenizer.CUTS)), (True, ["tekken", "qwen2"]), (False, ["tekken", "qwen2"])]
+)
+def test_a_prompt_begins_with_bos_where_llama_cpp_puts_one(
+    add_bos: bool | None, cuts: list[str], tmp_path: Path
+) -> None:
+    begun: list[str] = []
+    for pre in cuts:
+        words = replace(tiny.bpe_words(), pre=pre, add_bos=add_bos)
+        theirs, ours = prompts_by(tiny.write_random(tmp_path / "m.gguf", words), Question.of("the sum"))
+        assert ours == theirs, pre
+        begun += [pre] if ours[0] == words.bos else []
+    assert sorted(begun) == sorted(gguf_tokenizer.BEGUN if add_bos is None else cuts if add_bos else [])
+
+
+@pytest.mark.parametrize("kind", [tiny.NORMAL, 4, 5])
+def test_an_end_of_turn_of_another_type_is_a_control_token_as_by_llama_cpp(kind: int, tmp_path: Path) -> None:
+    words = replace(tiny.bpe_words(), types=[*tiny.bpe_words().types[:-1], kind])
+    question = Question.of("the <|im_end|> sum")
+    theirs, ours = prompts_by(tiny.write_random(tmp_path / "m.gguf", words), question)
+    assert ours == theirs
+    assert ours.count(len(words.tokens) - 1) == 1
+
+
 def test_rules_for_cutting_text_can_be_told_apart_by_these_texts() -> None:
     rules = {cut: pre for pre, cut in gguf_tokenizer.CUTS.items()}
     assert len({tuple(ids_of(pre)) for pre in rules.values()}) == len(rules)
@@ -207,6 +251,16 @@ def test_a_control_token_that_the_model_does_not_know_is_plain_text() -> None:
     assert ours.size == len(words.tokens)
     assert "<image>" not in ours.control
     assert ours.tokenize("a<image>") == vocabulary(tiny_hf.bpe(), words).tokenize("a<image>")
+
+
+@pytest.mark.parametrize(("names", "ends"), [(("<|return|>", "<|call|>"), False), (("<|return|>",), True), ((), True)])
+def test_the_end_of_a_message_ends_no_turn_of_several_messages(names: tuple[str, ...], ends: bool) -> None:
+    """As by llama.cpp: gpt-oss first thinks, then answers."""
+    tokenizer = tiny_hf.bpe()
+    tokenizer.add_special_tokens(["<|end|>", *names])
+    ours = HfVocabulary(tokenizer, "", tokenizer.get_vocab_size())
+    assert (ours.control["<|end|>"] in ours.end_ids) is ends
+    assert {ours.control[name] for name in names} < ours.end_ids
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused() -> None:

@@ -27,7 +27,7 @@ CORPUS = (
 
 @dataclass(frozen=True)
 class Words:
-    """A vocabulary as GGUF stores it."""
+    """A vocabulary as GGUF stores it; `add_bos` None: it does not say."""
 
     model: str
     tokens: list[str]
@@ -35,7 +35,7 @@ class Words:
     bos: int
     eos: int
     template: str | None
-    add_bos: bool = False
+    add_bos: bool | None = False
     merges: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
     pre: str = "qwen2"
@@ -214,7 +214,8 @@ def add_words(writer: gguf.GGUFWriter, words: Words) -> None:
         writer.add_token_scores(list(words.scores))
     writer.add_bos_token_id(words.bos)
     writer.add_eos_token_id(words.eos)
-    writer.add_add_bos_token(words.add_bos)
+    if words.add_bos is not None:
+        writer.add_add_bos_token(words.add_bos)
     if words.template:
         writer.add_chat_template(words.template)
 
