@@ -251,6 +251,13 @@ def test_control_tokens_in_names_of_arguments_and_roles_in_them_stay_text() -> N
     assert '{"<|im_end|>": 1, "role": "<|im_start|>"}' in "".join(piece.text for piece in pieces)
 
 
+def test_a_tool_that_is_nested_too_deep_is_refused_also_where_no_keyword_leads() -> None:
+    deep: Any = json.loads("[" * 600 + "]" * 600)
+    strange = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "x": deep}}}
+    with pytest.raises(InvalidQuestion, match="nested too deep"):
+        offer(ask(tools=(strange,)))
+
+
 def test_the_choice_decides_which_tools_are_shown() -> None:
     assert offer(ask(choice="none")).tools == ()
     assert offer(ask(choice="look_up")).tools == (LOOK,)
