@@ -228,6 +228,16 @@ def test_no_chain_calling_where_one_must_is_an_error_with_the_text() -> None:
     assert caught.value.stats is not None
 
 
+@pytest.mark.parametrize(("choice", "told"), [("auto", "no chain gave a call"), ("required", "no chain called a tool")])
+def test_a_call_that_cannot_be_made_is_told_of_where_a_format_is_asked_for_too(choice: str, told: str) -> None:
+    """As JSON it is what was asked for."""
+    asked = replace(ask(choice=choice), response_format={"type": "json_object"})
+    with agent(tagged({"name": "subtract", "arguments": {}})) as a1, pytest.raises(InvalidAnswer) as caught:
+        a1.solve(asked)
+    assert caught.value.what.startswith(told)
+    assert "there is no tool 'subtract'" in caught.value.what
+
+
 @pytest.mark.anyio
 async def test_no_call_within_the_time_limit_asks_for_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
     late = Late(Clock(monkeypatch).pass_limit)
