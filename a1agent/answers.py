@@ -75,13 +75,15 @@ def _check_failures(outcome: Outcome, stats: RejectionStats) -> None:
 
 def _invalid(asked: Asked, message: str, timed_out: bool) -> tuple[str, str]:
     """What is wrong with the message, and what to do about it."""
-    if asked.format is None:
-        malformed = tools.calls_in(message, asked.question).invalid
-        why = f" ({malformed[0].error})" if malformed else ""
+    shown = asked.question
+    malformed = tools.calls_in(message, shown).invalid if shown.tools else ()
+    why = f" ({malformed[0].error})" if malformed else ""
+    if asked.format is None or (shown.tools and shown.tool_choice == "required"):
         what = f"no chain called a tool, though one had to be called{why}"
         hint = "use more chains, or a target that was trained to call tools"
     else:
         what = f"no chain gave an answer in the asked format ({asked.format.complaint(message)})"
+        what = f"no chain gave a call that can be made{why}" if malformed else what
         hint = "use more chains"
     if timed_out:
         what, hint = f"{what} before the time limit passed", "raise timeout_s, or use fewer chains"

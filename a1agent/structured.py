@@ -23,7 +23,7 @@ from a1agent.engine.extract import Answer, canonical_json, json_texts
 from a1agent.engine.statement import Statement
 from a1agent.errors import InvalidQuestion, nearest
 from a1agent.prompts import ask_after
-from a1agent.types import Question
+from a1agent.types import Question, is_deep
 
 __all__ = ["JsonFormat", "check_schema", "closed", "format_of", "mismatch", "validator_of"]
 
@@ -129,6 +129,8 @@ def check_schema(
     jsonschema: Any = importlib.import_module("jsonschema")
     referencing: Any = importlib.import_module("referencing")
     try:
+        if is_deep(schema):  # also where no keyword leads: templates and grammars read all of it
+            raise RecursionError
         kind = _kind_of(schema)
         wrong = next(iter(_of_schemas(kind).iter_errors(schema)), None)
         if wrong is not None:

@@ -30,6 +30,7 @@ __all__ = [
     "Turn",
     "Usage",
     "Verdict",
+    "is_deep",
 ]
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -84,7 +85,7 @@ def _as_template_call(call: Any) -> dict[str, Any]:
         if isinstance(arguments, str):
             arguments = json.loads(arguments or "{}")
             json.dumps(arguments, ensure_ascii=False).encode()
-        if not isinstance(function["name"], str) or not isinstance(arguments, Mapping) or _is_deep(arguments):
+        if not isinstance(function["name"], str) or not isinstance(arguments, Mapping) or is_deep(arguments):
             raise TypeError
     except (KeyError, TypeError, ValueError, RecursionError):  # no JSON, half of a surrogate pair, or nested too deep
         shape = '{"type": "function", "function": {"name": ..., "arguments": {...}}}'
@@ -93,12 +94,12 @@ def _as_template_call(call: Any) -> dict[str, Any]:
     return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 
 
-def _is_deep(value: Any, left: int = _DEEPEST) -> bool:
+def is_deep(value: Any, left: int = _DEEPEST) -> bool:
     """Whether a JSON value is nested deeper than chat templates can follow."""
     if isinstance(value, Mapping):
         value = list(cast("Mapping[str, Any]", value).values())
     inner = cast("list[Any]", value) if isinstance(value, list) else []
-    return left == 0 or any(_is_deep(each, left - 1) for each in inner)
+    return left == 0 or any(is_deep(each, left - 1) for each in inner)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,12 @@ def test_a_scripted_model_fills_a_schema_that_refers_to_itself() -> None:
     assert json.loads(result.answer or "") == {"number": 7, "next": {"number": 8}}
 
 
+def test_a_scripted_model_knows_nothing_to_fill_an_enumeration_of_nothing_with() -> None:
+    wanted = {"type": "json_schema", "json_schema": {"schema": {"enum": []}}}
+    with A1("scripted:obedient", "scripted:obedient", calibration=None, seed=1) as a1, pytest.raises(InvalidAnswer):
+        a1.solve(question(wanted))
+
+
 def test_any_json_object_will_do_where_no_schema_is_given() -> None:
     with agent('{"a": 1}', "[1, 2]") as a1:
         assert a1.solve(question({"type": "json_object"})).answer == '{"a": 1}'

@@ -228,6 +228,16 @@ def test_no_chain_calling_where_one_must_is_an_error_with_the_text() -> None:
     assert caught.value.stats is not None
 
 
+@pytest.mark.parametrize(("choice", "told"), [("auto", "no chain gave a call"), ("required", "no chain called a tool")])
+def test_a_call_that_cannot_be_made_is_told_of_where_a_format_is_asked_for_too(choice: str, told: str) -> None:
+    """As JSON it is what was asked for."""
+    asked = replace(ask(choice=choice), response_format={"type": "json_object"})
+    with agent(tagged({"name": "subtract", "arguments": {}})) as a1, pytest.raises(InvalidAnswer) as caught:
+        a1.solve(asked)
+    assert caught.value.what.startswith(told)
+    assert "there is no tool 'subtract'" in caught.value.what
+
+
 @pytest.mark.anyio
 async def test_no_call_within_the_time_limit_asks_for_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
     late = Late(Clock(monkeypatch).pass_limit)
@@ -249,6 +259,13 @@ def test_control_tokens_in_names_of_arguments_and_roles_in_them_stay_text() -> N
     pieces = template.pieces(Question(messages=messages, tools=tools))
     assert [piece.text for piece in pieces if piece.control] == ["<|im_start|>", "<|im_end|>"] * 2
     assert '{"<|im_end|>": 1, "role": "<|im_start|>"}' in "".join(piece.text for piece in pieces)
+
+
+def test_a_tool_that_is_nested_too_deep_is_refused_also_where_no_keyword_leads() -> None:
+    deep: Any = json.loads("[" * 600 + "]" * 600)
+    strange = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "x": deep}}}
+    with pytest.raises(InvalidQuestion, match="nested too deep"):
+        offer(ask(tools=(strange,)))
 
 
 def test_the_choice_decides_which_tools_are_shown() -> None:

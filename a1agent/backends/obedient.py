@@ -82,7 +82,7 @@ class _Material:
         if "const" in fields:
             return [fields["const"]]
         if "enum" in fields:
-            return [fields["enum"][0]]
+            return fields["enum"][:1]
         for union in ("anyOf", "oneOf", "allOf"):
             if union in fields:
                 tried = (self.fill(each, root, within) for each in fields[union])

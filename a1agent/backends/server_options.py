@@ -28,7 +28,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "between_tokens_s": (float, "seconds between two tokens"),
     "stream_interval": (int, "tokens that vLLM or SGLang sends at a time; 0: the more, the more chains write at once"),
     "cooldown_s": (float, "seconds a failing replica is left alone before it is tried again"),
-    "patience_s": (float, "seconds of nothing but failures after which calls fail at once"),
+    "patience_s": (float, "seconds of nothing but failures after which calls fail at once and loading is given up"),
     "data_parallel": (int, "engines behind one address, as of --data-parallel-size: each chain stays with one of them"),
     "session_header": (str, "header that names the chain, for routers that keep it on its replica; SGLang: its own"),
 }
