@@ -18,7 +18,8 @@ from langchain_core.messages.tool import ToolCall, ToolCallChunk, tool_call_chun
 from langchain_core.messages.tool import invalid_tool_call as malformed
 from langchain_core.messages.tool import tool_call as called
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from langchain_a1._schemas import openai_tool
 
 __all__ = ["INVALID", "KEEP_INVALID", "STRICT_TOOLS", "Request", "function_tools", "tool_choice_name"]
 
@@ -53,8 +54,7 @@ def tool_choice_name(choice: str | bool | Mapping[str, Any] | None) -> str:
 def function_tools(tools: Iterable[Any] | None) -> tuple[Mapping[str, Any], ...]:
     """Tools as OpenAI writes them, of those and of LangChain's own. Raises `ValueError` for others."""
     return tuple(
-        cast("Mapping[str, Any]", tool) if isinstance(tool, Mapping) else convert_to_openai_tool(tool)
-        for tool in tools or ()
+        cast("Mapping[str, Any]", tool) if isinstance(tool, Mapping) else openai_tool(tool) for tool in tools or ()
     )
 
 

@@ -16,10 +16,10 @@ from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from langchain_a1._requests import INVALID, KEEP_INVALID, STRICT_TOOLS
+from langchain_a1._schemas import json_schema, schema_tool
 
 __all__ = ["response_format", "structured_output"]
 
@@ -58,7 +58,7 @@ def response_format(given: Any) -> Mapping[str, Any] | None:
         return cast("Mapping[str, Any] | None", given)
     if not isinstance(given, type):
         raise InvalidQuestion(f"response_format is {given!r}", "use a pydantic class, or a format as OpenAI writes it")
-    return _response_format(convert_to_json_schema(given), "json_schema", None)
+    return _response_format(json_schema(given), "json_schema", None)
 
 
 def _by_format(chat: BaseChatModel, schema: Schema, method: str, strict: bool | None) -> tuple[Bind, Parser]:
@@ -72,7 +72,7 @@ def _by_tool(chat: BaseChatModel, schema: Schema, strict: bool | None) -> tuple[
         tool = cast("Any", schema)
         parser: Parser = _ModelParser(tools=[tool], first_tool_only=True)
     else:
-        tool = convert_to_openai_tool({"title": _UNNAMED, **_json_schema(schema)})
+        tool = schema_tool(_json_schema(schema))
         parser = JsonOutputKeyToolsParser(key_name=tool["function"]["name"], first_tool_only=True)
     return partial(chat.bind_tools, [tool], tool_choice="any", strict=strict, **{STRICT_TOOLS: True}), parser
 
@@ -98,12 +98,12 @@ def _is_model(schema: Schema) -> bool:
 def _json_schema(schema: Schema) -> dict[str, Any]:
     """The JSON schema in what LangChain takes for one: classes, tools, and the named schemas of OpenAI."""
     if not isinstance(schema, Mapping):
-        return convert_to_json_schema(schema)
+        return json_schema(schema)
     named = schema.get("schema")
     if "name" in schema and isinstance(named, Mapping):
         return {"title": schema["name"], **cast("Mapping[str, Any]", named)}
     if {"parameters", "function", "input_schema"} & schema.keys():
-        return convert_to_json_schema(dict(schema))
+        return json_schema(schema)
     return dict(schema)
 
 

@@ -32,13 +32,13 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils import from_env
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
 
 from langchain_a1._agents import Held, forget, shared_agent
 from langchain_a1._events import ReportingChatModel, areporter, reporter
 from langchain_a1._messages import a1_messages
 from langchain_a1._requests import KEEP_INVALID, STRICT_TOOLS, Request, function_tools, tool_choice_name
+from langchain_a1._schemas import openai_tool
 from langchain_a1._settings import SETTING_NAMES, call_options, named_as_given
 from langchain_a1._structured import response_format, structured_output
 
@@ -193,7 +193,7 @@ class ChatA1(ReportingChatModel):
         Tools reach the models through their own chat template; one that has no place for tools is a `ValueError` at
         the first call.
         """
-        functions = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        functions = [openai_tool(tool, strict=strict) for tool in tools]
         return self.bind(tools=functions, tool_choice=tool_choice_name(tool_choice), **kwargs)
 
     def with_structured_output(

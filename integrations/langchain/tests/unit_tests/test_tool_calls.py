@@ -14,6 +14,7 @@ from pydantic import BaseModel, field_validator
 
 from langchain_a1 import ChatA1
 from langchain_a1._requests import tool_choice_name
+from langchain_a1._schemas import openai_tool
 from tests.doubles import says
 
 
@@ -195,6 +196,56 @@ def test_when_none_validates_the_error_carries_the_raw_text(method: Any, schema:
     usage, stats = found["raw"].usage_metadata, found["raw"].response_metadata["a1"]
     assert usage["output_tokens"] == stats["drafted_tokens"] + stats["target_tokens"] > 0
     assert usage["input_tokens"] == stats["prompt_tokens"] + stats["scored_tokens"] > 0
+
+
+class Node(BaseModel):
+    """A node of a tree."""
+
+    number: int
+    below: list["Node"] = []
+
+
+class Tree(BaseModel):
+    """A tree."""
+
+    root: Node
+
+
+@tool
+def plant(root: Node) -> str:
+    """Plants a tree."""
+    return f"planted {root.number}"
+
+
+def tree(number: Any) -> dict[str, Any]:
+    return {"root": {"number": 1, "below": [{"number": 2, "below": [{"number": number}]}]}}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("schema", [Tree, Tree.model_json_schema()])
+def test_a_schema_that_refers_to_itself_is_kept_to_at_every_depth(method: Any, schema: Any) -> None:
+    good, bad = (joke(tree(number), method).replace("Joke", "Tree") for number in (3, "three"))
+    chat = says(bad, bad, bad, good, chains=16, early_stop="off")
+    found = chat.with_structured_output(schema, method=method).invoke("Plant one.")
+    assert (found.model_dump(exclude_unset=True) if isinstance(found, BaseModel) else found) == tree(3)
+
+
+def test_where_a_whole_schema_is_a_reference_the_tool_has_what_it_refers_to() -> None:
+    bad, good = ({"number": 1, "below": [{"number": number}]} for number in ("two", 2))
+    chat = says(*(joke(each, "function_calling").replace("Joke", "Node") for each in (bad, bad, good)), chains=16)
+    for schema in (Node, Node.model_json_schema()):
+        found = chat.with_structured_output(schema, method="function_calling").invoke("Plant one.")
+        assert (found.model_dump(exclude_unset=True) if isinstance(found, BaseModel) else found) == good
+
+
+@pytest.mark.parametrize("given", [Tree, plant, plant.func])
+def test_tools_show_what_refers_to_itself(given: Any) -> None:
+    function = openai_tool(given)["function"]
+    assert function["name"] == ("Tree" if given is Tree else "plant")
+    assert function["parameters"]["properties"]["root"] == {"$ref": "#/$defs/Node"}
+    below = function["parameters"]["$defs"]["Node"]["properties"]["below"]
+    assert below["items"] == {"$ref": "#/$defs/Node"}
+    assert openai_tool(given, strict=True)["function"]["parameters"]["$defs"]["Node"]["additionalProperties"] is False
 
 
 def test_the_usage_of_an_invalid_answer_counts_what_a_limit_cut_off() -> None:
