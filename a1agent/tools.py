@@ -36,6 +36,8 @@ _PYTHON_TAG = "<|python_tag|>"
 _ARGUMENTS = re.compile(r"\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
 _NAMED = re.compile(r'\[?\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _OPENING, _CLOSING = "<tool_call>\n", "\n</tool_call>"
+_WHOLE = '"$ref": "#"'
+"""A reference to all of a schema, in its JSON text; inside a string its quotes would be escaped."""
 _STATEMENT_TOKENS = 512
 _ID_LETTERS = string.ascii_letters + string.digits
 _DECODER = json.JSONDecoder()
@@ -245,7 +247,7 @@ def _calls_schema(tools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     calls: list[dict[str, Any]] = []
     for tool in tools:
-        parameters = dict(_parameters(tool))
+        parameters = _named(_parameters(tool), f"{_name(tool)}-arguments")
         own: dict[str, Any] = parameters.pop("$defs", {})  # references start at the root
         if any(definitions.get(name, schema) != schema for name, schema in own.items()):
             own, parameters = {}, {"type": "object"}  # of two tools that mean different things by one name
@@ -253,3 +255,13 @@ def _calls_schema(tools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         fields = {"name": {"const": _name(tool)}, "arguments": parameters}
         calls.append({"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False})
     return {"anyOf": calls, "$defs": definitions}
+
+
+def _named(parameters: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Parameters under a name, where they refer to themselves as a whole: the root of a call is the call."""
+    text = json.dumps(parameters)
+    if _WHOLE not in text:
+        return dict(parameters)
+    reference = f"#/$defs/{name}"
+    named: dict[str, Any] = json.loads(text.replace(_WHOLE, f'"$ref": {json.dumps(reference)}'))
+    return {"$ref": reference, "$defs": {**named.pop("$defs", {}), name: named}}

@@ -14,6 +14,7 @@ from a1agent.backends import obedient
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.scripted import ScriptedBackend
 from a1agent.engine.statement import plain_statement
+from a1agent.structured import check_schema, mismatch
 from a1agent.tools import Calls, call_id, canonical_calls, offer, parse_calls, tool_statement
 from tests.doubles import LIMIT_S, Clock, Late
 
@@ -334,6 +335,21 @@ def test_what_a_forced_call_is_held_to_names_the_tools_and_their_arguments_only(
     assert arguments["one"]["properties"] == {"x": {"$ref": "#/$defs/X"}}
     assert arguments["two"] == {"type": "object"}
     assert schema["$defs"] == {"X": {"type": "integer"}}
+
+
+def test_a_forced_call_is_held_to_arguments_that_refer_to_themselves() -> None:
+    """By `#` they mean themselves, and not the call whose part they are."""
+    number = {"type": "integer"}
+    fields = {"number": number, "next": {"$ref": "#"}}
+    list_of = {"type": "object", "properties": fields, "required": ["number"], "additionalProperties": False}
+    tool = {"type": "function", "function": {"name": "keep", "parameters": list_of}}
+    asked = ask(choice="required", tools=(tool,))
+    schema = tool_statement(asked, plain_statement("auto", boxed=False, tokens=8)).schema
+    assert schema is not None
+    validator = check_schema(schema, "it")
+    assert mismatch(validator, {"name": "keep", "arguments": {"number": 1, "next": {"number": 2}}}) is None
+    called = {"name": "keep", "arguments": {"number": 2}}
+    assert mismatch(validator, {"name": "keep", "arguments": {"number": 1, "next": called}})
 
 
 def test_strict_tools_make_calls_malformed_whose_arguments_do_not_match() -> None:

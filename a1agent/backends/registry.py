@@ -81,7 +81,7 @@ SCHEMES = {
             name="openai",
             module="a1agent.backends.openai",
             example="openai:http://localhost:8080#MODEL",
-            summary="a model on any server with OpenAI's API (llama-server, Ollama, LM Studio, hosted), as draft",
+            summary="a model on any server with OpenAI's API (llama-server, Ollama, LM Studio, hosted)",
             can_score=False,
         ),
         Scheme(

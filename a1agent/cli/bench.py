@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from a1agent.calibration import store_path
 from a1agent.cli.calls import Loop
-from a1agent.cli.console import console, counted, fail, one_line, warn
+from a1agent.cli.console import console, counted, fail, one_line, print_line, warn
 from a1agent.cli.settings import Settings
 from a1agent.config import Options
 from a1agent.errors import A1Error, MissingExtra, UsageError
@@ -201,8 +201,9 @@ def _tell(plan: Plan, ledger: Ledger, *, shared: bool) -> None:
     )
     path = ledger.folder / "report.md"
     path.write_text(report(found, context), encoding="utf-8")
+    out = console()
     for line in verdicts(found):
-        print(one_line(line))
+        print_line(out, one_line(line))
     print(path)
 
 

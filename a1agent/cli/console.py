@@ -28,6 +28,7 @@ __all__ = [
     "one_line",
     "piped",
     "prepare_streams",
+    "print_line",
     "print_table",
     "printable",
     "shown",
@@ -63,6 +64,11 @@ _ASCII = Glyphs("o", "X", "?", "u", ".", "#", "<=", "-", True)
 def console(*, stderr: bool = False) -> Console:
     """A console on the stream as it is now."""
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def print_line(out: Console, text: str) -> None:
+    """A sentence, which a terminal gets broken between words; in a pipe it stays one line."""
+    out.print(text, soft_wrap=not out.is_terminal)
 
 
 def print_table(out: Console, table: Table) -> None:

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from a1agent.backends.registry import SCHEMES, Address, Scheme
-from a1agent.cli.console import console, one_line
+from a1agent.cli.console import console, one_line, print_table
 from a1agent.cli.local_models import LocalModel, find_local_models
 from a1agent.errors import A1Error
 
@@ -90,18 +91,24 @@ def _weigh(model: LocalModel) -> _Found:
 
 def _print(out: Console, kinds: list[dict[str, Any]], found: list[_Found]) -> None:
     out.print(Text("kinds of model addresses", "bold"))
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for kind in kinds:
         role = "" if kind["can_be_target"] else " (draft only)"
-        out.print(f"  {kind['scheme'] + ':':<12} {kind['summary']}{role}", soft_wrap=True)
+        table.add_row(f"  {kind['scheme'] + ':':<12}", f"{kind['summary']}{role}")
         state = Text("ready", "green") if kind["available"] else Text(f"needs {kind['install']}", "yellow")
-        out.print(Text.assemble(" " * 15, state, (f", for example {kind['example']}", "dim")), soft_wrap=True)
+        table.add_row("", Text.assemble(state, (f", for example {kind['example']}", "dim")))
+    print_table(out, table)
     out.print()
     out.print(Text("models found here", "bold"))
     for model in found:
         memory = model.problem or (f"about {_bytes(model.memory)} of memory" if model.memory else "memory unknown")
         out.print(Text.assemble("  ", (model.address, "cyan")), soft_wrap=True)
-        about = f"      {model.keeper}, {one_line(model.name)}: {_bytes(model.size)} on disk, {one_line(memory)}"
-        out.print(Text(about, "dim"), soft_wrap=True)
+        about = f"{model.keeper}, {one_line(model.name)}: {_bytes(model.size)} on disk, {one_line(memory)}"
+        row = Table.grid()
+        row.add_row(" " * 6, Text(about, "dim"))
+        print_table(out, row)
     if not found:
         out.print("  none")
 

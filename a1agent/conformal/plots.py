@@ -30,6 +30,7 @@ def draw_rates(
     over_time.set(xlabel="window of 200 steps, by its first step", ylabel="rejection rate")
     by_turn.bar([turn for turn, _ in turns], [rate for _, rate in turns])
     by_turn.set(xlabel="turn")
+    by_turn.xaxis.get_major_locator().set_params(integer=True)
     by_question.plot(sorted(questions), drawstyle="steps-mid")
     by_question.set(xlabel="questions, from lowest rate to highest", ylim=(0, 1))
     for panel, title in zip((over_time, by_turn, by_question), titles, strict=True):

@@ -1,5 +1,6 @@
 """`a1 models`: what is found on this machine, and nothing outside of the folders it lies in."""
 
+import io
 import json
 import os
 import shutil
@@ -7,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from a1agent import embedded
 from a1agent.backends.registry import parse_address
+from a1agent.cli import models
 from a1agent.cli.local_models import find_local_models
 
 
@@ -147,3 +150,15 @@ def test_models_lists_kinds_and_files(a1, folders: Path) -> None:
     shown = a1("models")
     assert shown.exit_code == 0
     assert "scripted:" in shown.stdout and mine["address"] in shown.stdout
+
+
+def test_a_terminal_breaks_lines_between_words() -> None:
+    kind = {"scheme": "openai", "summary": "any server with OpenAI's API (llama-server, LM Studio, hosted)"}
+    kind |= {"can_be_target": False, "available": True, "install": None, "example": "openai:http://localhost:80#M"}
+    out = Console(file=io.StringIO(), width=60, force_terminal=True, color_system=None)
+    models._print(out, [kind], [])
+    lines = [line.rstrip() for line in out.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert lines[1:3] == [
+        "  openai:      any server with OpenAI's API (llama-server,",
+        "               LM Studio, hosted) (draft only)",
+    ]

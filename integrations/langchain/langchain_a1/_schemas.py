@@ -63,8 +63,8 @@ def _own_schema(tool: Any) -> Mapping[str, Any]:
         return cast("Mapping[str, Any]", tool)
     if not is_basemodel_subclass(tool):
         return {}
-    written = tool.model_json_schema() if hasattr(tool, "model_json_schema") else cast("Any", tool).schema()
-    return cast("Mapping[str, Any]", written)
+    model: Any = tool  # of either version of pydantic
+    return model.model_json_schema() if hasattr(model, "model_json_schema") else model.schema()
 
 
 def _refers_to_itself(schema: Mapping[str, Any]) -> bool:
