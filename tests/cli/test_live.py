@@ -12,6 +12,7 @@ from a1agent.cli.console import glyphs, one_line, printable
 from a1agent.cli.live import LiveView
 from a1agent.cli.progress import Progress
 from a1agent.cli.report import print_result, stats_line
+from a1agent.config import Options
 from a1agent.events import ChainFinished, ChainStarted, StepAccepted, StepDrafted, StepTakenOver, StepVerified
 from a1agent.fold import StatsFold
 from a1agent.types import ChainResult, Step, Turn, Verdict
@@ -195,7 +196,7 @@ def test_what_the_target_wrote_is_set_off_where_it_stands() -> None:
 
 
 def test_one_step_is_no_steps_and_chains_under_way_are_told() -> None:
-    fold = StatsFold(0.3, "adaptive", "marginal")
+    fold = StatsFold(Options())
     for event in (ChainStarted(chain=0), ChainStarted(chain=1)):
         fold.add(event)
     fold.add(StepVerified(chain=0, turn=0, verdict=verdict(True), scored_tokens=3))
