@@ -171,7 +171,7 @@ async def test_a_call_beyond_those_that_may_wait_is_an_error_of_the_tool() -> No
     async with (
         A1(draft, target, calibration=None, min_step_tokens=0) as a1,
         Client(create_server(a1, limits)) as client,
-        asyncio.timeout(60),
+        asyncio.timeout(240),
     ):
         first = asyncio.create_task(client.call_tool("reason", ASKED))
         while not draft.counters.sequences_alive:  # noqa: ASYNC110  counters have no event to wait for
@@ -190,7 +190,7 @@ async def test_a_call_that_waits_for_its_turn_is_sent_away_as_the_server_ends() 
     async with (
         A1(draft, target, calibration=None, min_step_tokens=0) as a1,
         Client(create_server(a1, limits, queue)) as client,
-        asyncio.timeout(60),
+        asyncio.timeout(240),
     ):
         first = asyncio.create_task(client.call_tool("reason", ASKED))
         while not draft.counters.sequences_alive:  # noqa: ASYNC110  counters have no event to wait for
@@ -236,7 +236,7 @@ async def process(*words: str) -> AsyncIterator[tuple[str, asyncio.subprocess.Pr
     try:
         assert running.stderr is not None
         line = b""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while not line.startswith(b"serving MCP on "):
                 line = await running.stderr.readline()
                 assert line, "it ended before it served"
@@ -273,7 +273,7 @@ async def test_over_stdio_the_first_interrupt_ends_the_process() -> None:
     try:
         assert running.stdin is not None and running.stdout is not None and running.stderr is not None
         running.stdin.write(b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             assert await running.stdout.readline()
             running.send_signal(signal.SIGINT)
             assert await running.wait() == 130  # though stdin is open still
@@ -291,7 +291,7 @@ async def test_over_http_a_signal_ends_the_process_in_order() -> None:
         async with Client(streamable_http_client(url)) as client:
             await client.call_tool("reason", ASKED)
         running.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             _, log = await running.communicate()
     assert running.returncode == 0
     lines = [json.loads(line) for line in log.splitlines() if line.startswith(b"{")]
@@ -314,7 +314,7 @@ async def test_over_http_a_call_that_outlasts_the_grace_period_fails_and_the_end
 
     async with process("--http", "--port", "0", *slow) as (url, running):
         call = asyncio.create_task(ask(url))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             await told.wait()
             running.send_signal(signal.SIGTERM)
             assert running.stderr is not None
