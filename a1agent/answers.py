@@ -81,9 +81,10 @@ def _invalid(asked: Asked, message: str, timed_out: bool) -> tuple[str, str]:
     if asked.format is None or (shown.tools and shown.tool_choice == "required"):
         what = f"no chain called a tool, though one had to be called{why}"
         hint = "use more chains, or a target that was trained to call tools"
+    elif malformed:
+        what, hint = f"no chain gave a call that can be made{why}", "use more chains"
     else:
         what = f"no chain gave an answer in the asked format ({asked.format.complaint(message)})"
-        what = f"no chain gave a call that can be made{why}" if malformed else what
         hint = "use more chains"
     if timed_out:
         what, hint = f"{what} before the time limit passed", "raise timeout_s, or use fewer chains"

@@ -30,8 +30,9 @@ class LlamaVocabulary(TextVocabulary):
         self._attributes = [int(api.llama_vocab_get_attr(self._vocab, i)) for i in range(self.size)]
         self.end_ids = frozenset(i for i in range(self.size) if api.llama_vocab_is_eog(self._vocab, i))
         control = (i for i, attributes in enumerate(self._attributes) if attributes & (_UNKNOWN | _CONTROL))
-        self.control = {self.text_of(i): i for i in control} | self._shown()
-        self._inside = re.compile("|".join(f"(?<=<)(?={re.escape(text[1:])})" for text in self._shown()) or "(?!)")
+        shown = self._shown()
+        self.control = {self.text_of(i): i for i in control} | shown
+        self._inside = re.compile("|".join(f"(?<=<)(?={re.escape(text[1:])})" for text in shown) or "(?!)")
         bos = int(api.llama_vocab_bos(self._vocab))
         self.bos = bos if api.llama_vocab_get_add_bos(self._vocab) and bos >= 0 else None
         self._users: list[None] = []
