@@ -18,6 +18,7 @@ from typing import Any, NoReturn, cast
 from jinja2 import Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from a1agent.backends.thought_marks import HARMONY
 from a1agent.errors import InvalidQuestion, UsageError
 from a1agent.types import Question
 
@@ -25,6 +26,8 @@ __all__ = ["PLAIN", "ChatTemplate", "Piece"]
 
 _log = logging.getLogger(__name__)
 _PRIVATE = range(0xE000, 0xF8FF)
+_TURN = "<|start|>assistant"
+"""What the turn of a model with messages of several kinds begins with; its template leaves the kind to the model."""
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
 PLAIN = """{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
@@ -86,7 +89,7 @@ class ChatTemplate:
         if question.messages[-1].role == "assistant":
             text = self._continued(messages, tools, extra, mark)
         else:
-            text = self._render(messages, tools, extra, add_generation_prompt=True)
+            text = self._begun(messages, tools, extra)
         return [Piece(piece.text.replace(shield, ""), piece.control) for piece in self.split(text)]
 
     def _continued(self, messages: list[Any], tools: list[Any] | None, extra: dict[str, Any], mark: str) -> str:
@@ -97,6 +100,12 @@ class ChatTemplate:
         # The template changes what the assistant said: open its turn anew and put the text in as it is.
         head = self._render(messages[:-1], tools, extra, add_generation_prompt=True)
         return head + messages[-1]["content"]
+
+    def _begun(self, messages: list[Any], tools: list[Any] | None, extra: dict[str, Any]) -> str:
+        """The prompt after which the model answers. One that thinks in a message of its own is in its thought there."""
+        text = self._render(messages, tools, extra, add_generation_prompt=True)
+        thinks = text.endswith(_TURN) and {*HARMONY.tokens} <= {*self._control}
+        return text + "".join(HARMONY.open) if thinks else text
 
     def _render(
         self, messages: list[Any], tools: list[Any] | None, extra: dict[str, Any], add_generation_prompt: bool

@@ -25,7 +25,6 @@ ENDS = frozenset(
         "<\uff5cend\u2581of\u2581sentence\uff5c>",
     }
 )
-_HARMONY = {"<|return|>", "<|call|>"}  # those of gpt-oss
 
 
 class HfVocabulary(TextVocabulary):
@@ -46,10 +45,9 @@ class HfVocabulary(TextVocabulary):
         self.fingerprint = fingerprint
         self.size = size
         self.control = {each.content: token for token, each in self._added.items() if each.special and token < size}
+        self.added = {each.content: token for token, each in self._added.items() if token < size}
         known = {token for token in ends if 0 <= token < size}
         named = ENDS & self.control.keys()
-        if named >= _HARMONY:
-            named -= {"<|end|>"}  # of a message, and a turn has several
         self.end_ids = frozenset(known | {self.control[text] for text in named})
         self.bos = bos
         self._letters = _letters(json.loads(stored))

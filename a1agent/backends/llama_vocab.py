@@ -15,7 +15,7 @@ from a1agent.errors import BackendClosed
 __all__ = ["LlamaVocabulary"]
 
 _UNKNOWN, _CONTROL, _USER, _LSTRIP, _RSTRIP = 1, 8, 16, 128, 256
-# Control tokens of gpt-oss that llama.cpp makes plain words, so that they are seen: any text would give their ids.
+# Control tokens of gpt-oss that llama.cpp makes plain words: texts would show them, and any text would give their ids.
 _SHOWN = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
 
 
@@ -30,8 +30,11 @@ class LlamaVocabulary(TextVocabulary):
         self._attributes = [int(api.llama_vocab_get_attr(self._vocab, i)) for i in range(self.size)]
         self.end_ids = frozenset(i for i in range(self.size) if api.llama_vocab_is_eog(self._vocab, i))
         control = (i for i, attributes in enumerate(self._attributes) if attributes & (_UNKNOWN | _CONTROL))
-        shown = self._shown()
+        users = {self.text_of(i): i for i, attributes in enumerate(self._attributes) if attributes & _USER}
+        shown = {text: users[text] for text in _SHOWN if text in users}
         self.control = {self.text_of(i): i for i in control} | shown
+        self.added = users | self.control
+        self._hidden = frozenset(shown.values())
         self._inside = re.compile("|".join(f"(?<=<)(?={re.escape(text[1:])})" for text in shown) or "(?!)")
         bos = int(api.llama_vocab_bos(self._vocab))
         self.bos = bos if api.llama_vocab_get_add_bos(self._vocab) and bos >= 0 else None
@@ -58,10 +61,6 @@ class LlamaVocabulary(TextVocabulary):
         text: bytes | None = self._api.llama_vocab_get_text(self._vocab, token)
         return (text or b"").decode(errors="replace")
 
-    def _shown(self) -> dict[str, int]:
-        users = (i for i, attributes in enumerate(self._attributes) if attributes & _USER)
-        return {text: i for i in users if (text := self.text_of(i)) in _SHOWN}
-
     def close(self) -> None:
         """Waits for those who use the vocabulary now and refuses those who come later: the model is about to go."""
         self._closed = True
@@ -80,6 +79,8 @@ class LlamaVocabulary(TextVocabulary):
             self._users.pop()
 
     def _read_piece(self, token: int) -> bytes:
+        if token in self._hidden:
+            return b""
         size = 64
         with self._in_use():
             while True:

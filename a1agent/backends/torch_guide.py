@@ -15,6 +15,7 @@ import torch
 
 from a1agent.backends.batching.runner import Vocabulary
 from a1agent.backends.torch_sampling import Sampler
+from a1agent.prompts import THINK_CLOSE, THINK_OPEN
 
 __all__ = ["Guided", "Guides", "draws_guided"]
 
@@ -26,6 +27,7 @@ _WRITTEN: Mapping[str, Any] = {
     "lenient": True,
 }
 _KEPT_GRAMMARS = 16
+_MARKS = (THINK_OPEN.encode(), THINK_CLOSE.encode())
 
 
 def draws_guided() -> bool:
@@ -82,8 +84,9 @@ class _Words:
 
     def __init__(self, vocabulary: Vocabulary, end: int) -> None:
         self.eos_token_id = end
-        self.tokens = [vocabulary.piece(token) for token in range(vocabulary.size)]
-        self.special_token_ids: list[int] = []  # control tokens have no bytes, so that no text leads to them
+        pieces = map(vocabulary.piece, range(vocabulary.size))  # tokens without bytes are in no answer
+        self.tokens = [b"" if piece in _MARKS else piece for piece in pieces]
+        self.special_token_ids: list[int] = []
         self._vocabulary = vocabulary
 
     def __call__(self, text: bytes) -> list[int]:

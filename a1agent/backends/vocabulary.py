@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from a1agent.backends.chat_template import ChatTemplate, Piece
 from a1agent.backends.sentinel import find_sentinel
+from a1agent.backends.thought_marks import find_marks
 from a1agent.prompts import opens_thought
 from a1agent.types import Question
 
@@ -24,13 +25,15 @@ class Prompt(NamedTuple):
 class TextVocabulary(ABC):
     """Text to ids and back. `control`: ids of control tokens by text; `bos`: what begins every prompt, if anything.
 
-    `fingerprint` is equal for vocabularies that give equal ids for any text.
+    `added`: these and the others that stand for a text as a whole. `fingerprint` is equal for vocabularies that give
+    equal ids for any text.
     """
 
     fingerprint: str
     size: int
     end_ids: frozenset[int]
     control: dict[str, int]
+    added: dict[str, int]
     bos: int | None
 
     def __init__(self) -> None:
@@ -39,6 +42,9 @@ class TextVocabulary(ABC):
         self._pieces: dict[int, bytes] = {}
         added = self._spells("a b") != "a b"  # a space, to the start of a text
         self._sentinel = find_sentinel(self._encode) if added else ("", list[int]())
+        self._marks = find_marks(self.added, self.control, self._continue)
+        if self._marks is not None:
+            self.end_ids |= self._marks.turn_end
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]:
@@ -53,9 +59,15 @@ class TextVocabulary(ABC):
         """Whether a control token swallows the white space to its left and to its right."""
 
     def tokenize(self, text: str) -> list[int]:
-        """Ids of a text that continues another: no BOS, no added space, control tokens are plain text."""
+        """Ids of a text that continues another: no BOS, no added space, control tokens are plain text.
+
+        All but the marks of a thought, which are tokens where they are tokens of the model.
+        """
         if not text:
             return []
+        return self._continue(text) if self._marks is None else self._marks.tokenize(text, self._continue)
+
+    def _continue(self, text: str) -> list[int]:
         prefix, ids = self._sentinel
         return self._encode(prefix + text)[len(ids) :]
 
@@ -63,6 +75,7 @@ class TextVocabulary(ABC):
         """The prompt of a question. Raises `UsageError` when the template refuses it."""
         pieces = template.pieces(question)
         text = "".join(piece.text for piece in pieces)
+        text = text if self._marks is None else self._marks.as_text(text)
         return Prompt(self.tokenize_pieces(pieces), opens_thought(text, question))
 
     def tokenize_pieces(self, pieces: list[Piece]) -> list[int]:
@@ -79,17 +92,18 @@ class TextVocabulary(ABC):
             if i + 1 < len(pieces) and self._strips(self.control[pieces[i + 1].text])[0]:
                 text = text.rstrip()
             if text:
-                ids.extend(self._encode(text) if self.spaced or not ids else self.tokenize(text))
+                ids.extend(self._encode(text) if self.spaced or not ids else self._continue(text))
             strip = False
         if self.bos is not None and ids[:1] != [self.bos]:
             ids.insert(0, self.bos)
         return ids
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token adds to a text; none for a control token."""
+        """The bytes that a token adds to a text; none for a control token that does not open or close a thought."""
         piece = self._pieces.get(token)
         if piece is None:
-            piece = self._pieces[token] = self._read_piece(token)
+            mark = None if self._marks is None else self._marks.pieces.get(token)
+            piece = self._pieces[token] = self._read_piece(token) if mark is None else mark
         return piece
 
     def _spells(self, text: str) -> str:

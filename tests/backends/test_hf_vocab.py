@@ -253,16 +253,6 @@ def test_a_control_token_that_the_model_does_not_know_is_plain_text() -> None:
     assert ours.tokenize("a<image>") == vocabulary(tiny_hf.bpe(), words).tokenize("a<image>")
 
 
-@pytest.mark.parametrize(("names", "ends"), [(("<|return|>", "<|call|>"), False), (("<|return|>",), True), ((), True)])
-def test_the_end_of_a_message_ends_no_turn_of_several_messages(names: tuple[str, ...], ends: bool) -> None:
-    """As by llama.cpp: gpt-oss first thinks, then answers."""
-    tokenizer = tiny_hf.bpe()
-    tokenizer.add_special_tokens(["<|end|>", *names])
-    ours = HfVocabulary(tokenizer, "", tokenizer.get_vocab_size())
-    assert (ours.control["<|end|>"] in ours.end_ids) is ends
-    assert {ours.control[name] for name in names} < ours.end_ids
-
-
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused() -> None:
     with pytest.raises(ModelLoadError, match="do not belong together"):
         HfVocabulary(tiny_hf.bpe(), "", 100)

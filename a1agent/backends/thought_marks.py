@@ -1,0 +1,117 @@
+"""How models spell what the texts of chains have as `<think>` and `</think>`: the marks around a thought.
+
+| family | a thought |
+|---|---|
+| DeepSeek, Qwen and most others | `<think>` ... `</think>`; control tokens in some of them |
+| Mistral | `[THINK]` ... `[/THINK]` |
+| Seed | `<seed:think>` ... `</seed:think>` |
+| Cohere | `<|START_THINKING|>` ... `<|END_THINKING|><|START_RESPONSE|>` |
+| Apertus | `<|inner_prefix|>` ... `<|inner_suffix|>` |
+| Gemma 4 | `<|channel>thought` ... `<channel|>` |
+| Kimi | `◁think▷` ... `◁/think▷` |
+| gpt-oss | `<|channel|>analysis<|message|>` ... `<|end|>`, then `<|start|>assistant<|channel|>final<|message|>` |
+
+Texts have one spelling, so that the models of a pair may have two, and so that what is read from a text need not know
+either. A vocabulary whose marks are tokens gives and takes these for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN
+
+__all__ = ["HARMONY", "Spelling", "ThoughtMarks", "find_marks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """The marks of a family, cut into tokens and the words between them.
+
+    `ends_turn`: the thought is a message of its own, so that its model ends its turn there; `loose`: white space stands
+    beside the marks.
+    """
+
+    open: tuple[str, ...]
+    close: tuple[str, ...]
+    ends_turn: bool = False
+    loose: bool = False
+
+    @property
+    def tokens(self) -> list[str]:
+        """What must be tokens for a vocabulary to be of this family."""
+        return [part for part in (*self.open, *self.close) if not part.strip().isalpha()]
+
+
+HARMONY = Spelling(
+    ("<|channel|>", "analysis", "<|message|>"),
+    ("<|end|>", "<|start|>", "assistant", "<|channel|>", "final", "<|message|>"),
+    ends_turn=True,
+)
+_SPELLINGS = (
+    HARMONY,
+    Spelling(("[THINK]",), ("[/THINK]",)),
+    Spelling(("<seed:think>",), ("</seed:think>",)),
+    Spelling(("<|START_THINKING|>",), ("<|END_THINKING|>", "<|START_RESPONSE|>")),
+    Spelling(("<|START_THINKING|>",), ("<|END_THINKING|>", "<|START_TEXT|>")),
+    Spelling(("<|inner_prefix|>",), ("<|inner_suffix|>",)),
+    Spelling(("<|channel>", "thought\n"), ("<channel|>",)),
+    Spelling(("◁think▷",), ("◁/think▷",)),
+    Spelling((THINK_OPEN,), (THINK_CLOSE,), loose=True),
+)
+# With the line breaks that the engine puts beside them; models that have such marks put none.
+_TIGHT = re.compile(f"({THINK_OPEN}\n?|\n?{THINK_CLOSE}(?:{BLANK_LINE})?)")
+_LOOSE = re.compile(f"({THINK_OPEN}|{THINK_CLOSE})")
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtMarks:
+    """The marks of one vocabulary. `pieces`: what the tokens among them add to a text."""
+
+    spelling: Spelling
+    open_ids: tuple[int, ...]
+    close_ids: tuple[int, ...]
+    pieces: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
+
+    def tokenize(self, text: str, plain: Callable[[str], list[int]]) -> list[int]:
+        """Ids of a text that has marks; `plain` gives those of the rest."""
+        parts = (_LOOSE if self.spelling.loose else _TIGHT).split(text)
+        ids = plain(parts[0]) if parts[0] else []
+        for mark, rest in zip(parts[1::2], parts[2::2], strict=True):
+            ids.extend(self.close_ids if THINK_CLOSE in mark else self.open_ids)
+            ids.extend(plain(rest) if rest else ())
+        return ids
+
+    def as_text(self, prompt: str) -> str:
+        """A rendered prompt with the opening of a thought as texts have it."""
+        return prompt.replace("".join(self.spelling.open).rstrip(), THINK_OPEN)
+
+    @property
+    def turn_end(self) -> frozenset[int]:
+        """The token at which a turn ends in the midst of a message, if there is one."""
+        return frozenset(self.close_ids[:1] if self.spelling.ends_turn else ())
+
+
+def find_marks(
+    tokens: Mapping[str, int], hidden: Collection[str], plain: Callable[[str], list[int]]
+) -> ThoughtMarks | None:
+    """The marks of a vocabulary that must be given and taken for those of texts; None where texts show them as such.
+
+    `tokens`: ids of the tokens that stand for a text as a whole; `hidden`: those of them that texts do not show.
+    """
+    for spelling in _SPELLINGS:
+        if all(token in tokens for token in spelling.tokens):
+            break
+    else:
+        return None
+    if spelling.loose and not {*spelling.tokens} & {*hidden}:
+        return None
+    opened, closed = (
+        tuple(i for part in parts for i in ([tokens[part]] if part in tokens else plain(part)))
+        for parts in (spelling.open, spelling.close)
+    )
+    if spelling.ends_turn:  # its model writes neither: the prompt opens the thought, the end of the turn closes it
+        return ThoughtMarks(spelling, opened, closed)
+    return ThoughtMarks(spelling, opened, closed, {opened[0]: THINK_OPEN.encode(), closed[0]: THINK_CLOSE.encode()})

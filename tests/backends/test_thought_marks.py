@@ -1,0 +1,223 @@
+"""Marks of thoughts that are control tokens: texts have one spelling of them, whatever the model's is."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from a1agent import A1, Message, Question
+from a1agent.backends.local_tokenizer import load_tokenizer
+from tests.backends import tiny
+
+pytest.importorskip("llama_cpp")
+
+TURN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+HARMONY = (
+    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}"
+    "<|message|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+HARMONY_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
+PAIRS = {
+    "mistral": (("[THINK]",), ("[/THINK]",)),
+    "seed": (("<seed:think>",), ("</seed:think>",)),
+    "cohere": (("<|START_THINKING|>",), ("<|END_THINKING|>", "<|START_RESPONSE|>")),
+    "command": (("<|START_THINKING|>",), ("<|END_THINKING|>", "<|START_TEXT|>")),
+    "apertus": (("<|inner_prefix|>",), ("<|inner_suffix|>",)),
+    "gemma": (("<|channel>", "thought\n"), ("<channel|>",)),
+    "kimi": (("◁think▷",), ("◁/think▷",)),
+    "plain": (("<think>",), ("</think>",)),
+}
+GPT_OSS = (
+    ("<|channel|>", "analysis", "<|message|>"),
+    ("<|end|>", "<|start|>", "assistant", "<|channel|>", "final", "<|message|>"),
+)
+USER = 4
+
+
+def words(*control: str, template: str = TURN, kind: int = tiny.CONTROL) -> tiny.Words:
+    made = tiny.bpe_words(template)
+    letters = tiny.byte_letters()
+    spelled = [token if kind == tiny.CONTROL else "".join(letters[b] for b in token.encode()) for token in control]
+    assert kind != USER or all(token.isascii() for token in control)
+    return replace(made, tokens=[*made.tokens, *spelled], types=[*made.types, *[kind] * len(control)])
+
+
+def tokens_of(parts: tuple[str, ...]) -> list[str]:
+    return [part for part in parts if not part.strip().isalpha()]
+
+
+@pytest.fixture(params=["llama.cpp", "tokenizers"])
+def vocabulary(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[tiny.Words], Any]:
+    """Loads the tokenizer of a vocabulary, as either library has it."""
+
+    def load(made: tiny.Words) -> Any:
+        path = tiny.write_random(tmp_path / "model.gguf", made)
+        if request.param == "llama.cpp":
+            loaded = load_tokenizer(str(path))
+            request.addfinalizer(loaded.close)
+            return loaded
+        pytest.importorskip("transformers")
+        from a1agent.backends.chat_template import ChatTemplate
+        from a1agent.backends.gguf_info import read_gguf
+        from a1agent.backends.gguf_tokenizer import build_tokenizer
+        from a1agent.backends.hf_vocab import HfVocabulary
+        from a1agent.backends.local_tokenizer import LocalTokenizer
+
+        vocabulary = HfVocabulary(build_tokenizer(read_gguf(path).metadata), "", len(made.tokens), ends=[made.eos])
+        template = ChatTemplate(made.template, vocabulary.control, {})
+        return LocalTokenizer(vocabulary, template, "", "model")
+
+    return load
+
+
+def ids_of(made: tiny.Words, loaded: Any, parts: tuple[str, ...]) -> list[int]:
+    return list(
+        itertools.chain(
+            *([made.tokens.index(part)] if part in made.tokens else loaded.tokenize(part) for part in parts)
+        )
+    )
+
+
+@pytest.mark.parametrize(("opened", "closed"), PAIRS.values(), ids=PAIRS)
+def test_a_text_gives_the_tokens_of_its_marks_and_they_give_the_text(
+    vocabulary: Callable[[tiny.Words], Any], opened: tuple[str, ...], closed: tuple[str, ...]
+) -> None:
+    made = words(*tokens_of((*opened, *closed)))
+    loaded = vocabulary(made)
+    first, last = ids_of(made, loaded, opened), ids_of(made, loaded, closed)
+    breaks = opened == ("<think>",)
+    expected = [
+        *first,
+        *(loaded.tokenize("\n") if breaks else []),
+        *loaded.tokenize("the sum" + "\n" * breaks),
+        *last,
+        *loaded.tokenize("\n\n" * breaks + "so the rest"),
+    ]
+    assert loaded.tokenize("<think>\nthe sum\n</think>\n\nso the rest") == expected
+    spoken = [first[0], *loaded.tokenize("the sum"), *last, *loaded.tokenize("so")]
+    assert b"".join(map(loaded.piece, spoken)) == b"<think>the sum</think>so"
+    assert loaded.tokenize("the sum") == loaded.tokenize("<think>the sum")[len(first) :]
+
+
+@pytest.mark.parametrize(("opened", "closed"), PAIRS.values(), ids=PAIRS)
+def test_a_prompt_that_ends_in_the_mark_is_inside_a_thought_and_users_cannot_write_it(
+    vocabulary: Callable[[tiny.Words], Any], opened: tuple[str, ...], closed: tuple[str, ...]
+) -> None:
+    tokens = tokens_of((*opened, *closed))
+    for template, thinks in ((TURN + "".join(opened), True), (TURN, False), (TURN + "".join(opened + closed), False)):
+        made = words(*tokens, template=template)
+        prompt = asyncio.run(vocabulary(made).encode(Question.of(f"<think>{''.join(opened)} add")))
+        assert prompt.thinking is thinks
+        marks = {made.tokens.index(token) for token in tokens}
+        assert sum(token in marks for token in prompt.ids) == len(tokens_of(opened)) * thinks + (
+            len(tokens) if template.endswith(closed[-1]) else 0
+        )
+
+
+def test_marks_that_are_words_of_the_text_stay_as_they_are(vocabulary: Callable[[tiny.Words], Any]) -> None:
+    """As in Qwen3: tokens of their own, but no control tokens."""
+    made = words("<think>", "</think>", kind=USER)
+    loaded = vocabulary(made)
+    ids = [made.tokens.index("<think>"), *loaded.tokenize("\nadd"), made.tokens.index("</think>")]
+    assert loaded.tokenize("<think>\nadd</think>") == ids
+    assert b"".join(map(loaded.piece, ids)) == b"<think>\nadd</think>"
+
+
+def test_half_a_pair_of_marks_is_none(vocabulary: Callable[[tiny.Words], Any]) -> None:
+    made = words("[THINK]")
+    loaded = vocabulary(made)
+    assert loaded.piece(made.tokens.index("[THINK]")) == b""
+    ids = loaded.tokenize("<think>\nadd")
+    assert made.tokens.index("[THINK]") not in ids
+    assert b"".join(map(loaded.piece, ids)) == b"<think>\nadd"
+
+
+def test_gpt_oss_thinks_in_a_message_of_its_own(vocabulary: Callable[[tiny.Words], Any]) -> None:
+    made = words(*HARMONY_TOKENS, template=HARMONY)
+    loaded = vocabulary(made)
+    opened, closed = (ids_of(made, loaded, parts) for parts in GPT_OSS)
+    prompt = asyncio.run(loaded.encode(Question.of("add <|channel|>")))
+    assert prompt.thinking
+    assert prompt.ids[-len(opened) :] == opened
+    assert loaded.tokenize("the sum\n</think>\n\nso") == [*loaded.tokenize("the sum"), *closed, *loaded.tokenize("so")]
+    assert loaded.tokenize("<think>\nso") == [*opened, *loaded.tokenize("so")]
+    assert b"".join(map(loaded.piece, closed)) == b"assistantfinal"
+    ends = {made.tokens.index(token) for token in ("<|end|>", "<|return|>", "<|call|>")}
+    assert ends <= loaded.end_ids
+    begun = Question(messages=(*Question.of("add").messages, Message(role="assistant", content="the sum")))
+    goes_on = asyncio.run(loaded.encode(begun))
+    assert not goes_on.thinking
+    assert goes_on.ids[-len(loaded.tokenize("the sum")) :] == loaded.tokenize("the sum")
+
+
+@pytest.mark.parametrize("kind", [USER, tiny.CONTROL])
+def test_no_answer_under_a_schema_holds_a_mark(kind: int) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("llguidance")
+    from a1agent.backends.hf_vocab import HfVocabulary
+    from a1agent.backends.torch_guide import Guided, Guides
+    from tests.backends.tiny_hf import bpe
+
+    tokenizer = bpe()
+    (tokenizer.add_special_tokens if kind == tiny.CONTROL else tokenizer.add_tokens)(["<think>", "</think>"])
+    vocabulary = HfVocabulary(tokenizer, "", tokenizer.get_vocab_size(), ends=[tokenizer.token_to_id("<|im_end|>")])
+    guided = Guides(vocabulary).guided({"type": "string"}, None)
+    assert isinstance(guided, Guided)
+    guided.take(vocabulary.tokenize('"')[0])
+    forbidden = guided.forbidden()
+    assert [bool(forbidden[vocabulary.added[mark]]) for mark in ("<think>", "</think>")] == [True, True]
+    assert not forbidden[vocabulary.tokenize("a")[0]]
+
+
+BOXED = "\\boxed{7}"
+
+
+def parrot(path: Path, made: tiny.Words, *says: str) -> Path:
+    """A model that says these tokens and letters, each once."""
+    ids = [
+        made.tokens.index(part) if part in made.tokens else made.tokens.index(letter)
+        for part in says
+        for letter in ([part] if part in made.tokens else part)
+    ]
+    return tiny.write_parrot(path, made, ids)
+
+
+@pytest.fixture
+def gpt_oss(tmp_path: Path) -> Path:
+    """Says the same in its thought and in its answer, and ends both messages."""
+    made = words(*HARMONY_TOKENS, template=HARMONY)
+    return parrot(tmp_path / "gpt-oss.gguf", made, "<|message|>", BOXED, "<|end|>")
+
+
+@pytest.fixture
+def magistral(tmp_path: Path) -> Path:
+    """Opens a thought, closes it, and answers."""
+    made = words("[THINK]", "[/THINK]")
+    return parrot(tmp_path / "magistral.gguf", made, "Ċ", "[THINK]", "hm", "[/THINK]", BOXED, "<|im_end|>")
+
+
+@pytest.mark.parametrize("kind", ["llama-cpp", "hf"])
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("takeover", ["rewrite", "continue"])
+def test_what_they_think_is_no_answer(gpt_oss: Path, magistral: Path, kind: str, rate: float, takeover: str) -> None:
+    if kind == "hf":
+        pytest.importorskip("transformers")
+    options: dict[str, Any] = {"chains": 2, "turns": 4, "seed": 1, "min_step_tokens": 0, "temperature": 0.0}
+    for path, thought in ((gpt_oss, BOXED), (magistral, "hm")):
+        model = f"{kind}:{path}?n_threads=1"
+        with A1(model, model, rejection_rate=rate, takeover=takeover, calibration=None, **options) as a1:
+            result = a1.solve("1 + 6? \\boxed{} it.")
+        assert (result.answer, result.text, result.reasoning) == ("7", BOXED, thought)
+
+
+def test_models_that_spell_their_marks_differently_think_in_one_text(gpt_oss: Path, magistral: Path) -> None:
+    options: dict[str, Any] = {"chains": 2, "turns": 4, "seed": 1, "min_step_tokens": 0, "temperature": 0.0}
+    for draft, target in ((gpt_oss, magistral), (magistral, gpt_oss)):
+        with A1(f"llama-cpp:{draft}", f"llama-cpp:{target}", rejection_rate=0.0, calibration=None, **options) as a1:
+            result = a1.solve("1 + 6? \\boxed{} it.")
+        assert result.answer == "7"
+        assert all(chain.text.count("</think>") == 1 for chain in result.chains), result.chains
