@@ -33,6 +33,7 @@ class LocalTokenizer:
         self.fingerprint = vocabulary.fingerprint
         self.size = vocabulary.size
         self.end_ids = vocabulary.end_ids
+        self.marks = vocabulary.marks
         self.piece = vocabulary.piece
         self.tokenize = vocabulary.tokenize
         self._vocabulary = vocabulary

@@ -174,6 +174,7 @@ class OpenAIWire:
             path, more = "/v1/chat/completions", _chat(text.source, written, self.way[1])
         else:
             path, more = "/v1/completions", {"prompt": await self._text.render(text.source) + written}
+            more |= {"stop": self._text.stops} if self._text.stops else {}
         if sampling.schema is not None and self.can_constrain:
             body["response_format"] = schema_format(sampling.schema)
         thought = wrote = False

@@ -13,6 +13,7 @@ import secrets
 
 from a1agent.backends.chat_template import PLAIN, ChatTemplate
 from a1agent.backends.local_tokenizer import LocalTokenizer
+from a1agent.backends.thought_marks import ThoughtMarks
 from a1agent.backends.vocabulary import Prompt
 from a1agent.errors import InvalidQuestion
 from a1agent.prompts import opens_thought
@@ -34,6 +35,7 @@ class PlainText:
 
     Without it a prompt is plain lines of role names. `chat`: the server is sent messages and renders them itself, anew
     with each call and what was written as the last of them: no thought that its template opens stays open.
+    `stops`: texts at which a model ends its turn that the server may not know for ends.
     """
 
     exact = True
@@ -44,11 +46,14 @@ class PlainText:
         digest = hashlib.blake2b(f"{name}{secrets.token_hex(8)}".encode(), digest_size=16)
         self.fingerprint = f"text-{digest.hexdigest()}"
         self.end_ids: frozenset[int] = frozenset()
+        self.marks: ThoughtMarks | None = None
         self._name = name
         self._local = local
         self._chat = chat
         if not chat and local is None:
             _log.warning(_UNFORMATTED, name)
+        self._spelling = None if chat or local is None or local.marks is None else local.marks.spelling
+        self.stops = list(self._spelling.ends[:1]) if self._spelling else list[str]()
         self._template = None if local else ChatTemplate(PLAIN, (), {}, name)
         self._pieces = [b""]
         self._ids = {b"": 0}
@@ -70,8 +75,9 @@ class PlainText:
         return self._pieces[token]
 
     def text(self, ids: list[int]) -> str:
-        """The text of pieces."""
-        return b"".join(self._pieces[token] for token in ids).decode(errors="replace")
+        """The text of pieces, as the server reads it."""
+        text = b"".join(self._pieces[token] for token in ids).decode(errors="replace")
+        return text if self._spelling is None else self._spelling.spelled(text)
 
     async def learn(self, text: str) -> list[int]:
         """As `tokenize`."""

@@ -25,6 +25,7 @@ from a1agent.backends.batching.writing import Writing
 from a1agent.backends.http import Http, Line, Refused
 from a1agent.backends.retries import BadReply, Retryable
 from a1agent.backends.shared_time import SharedTime
+from a1agent.backends.thought_marks import ThoughtMarks
 from a1agent.backends.vocabulary import Prompt
 from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, Tokens, Wire
 from a1agent.errors import A1Error, BackendClosed, BackendError, CannotScore
@@ -46,6 +47,9 @@ class ChatTokenizer(Vocabulary, Protocol):
 
     @property
     def exact(self) -> bool: ...
+
+    @property
+    def marks(self) -> ThoughtMarks | None: ...
 
     async def learn(self, text: str) -> list[int]:
         """Ids of a text that continues another."""
@@ -239,12 +243,14 @@ class RemoteEngine:
 
         One that the server ended is read to its end, so that its connection can be used again.
         """
-        tokens, read, ended = Tokens(self.tokenizer.piece if self.tokenizer.exact else None), None, False
+        marks, read, ended = self.tokenizer.marks, None, False
+        tokens = Tokens(self.tokenizer.piece if self.tokenizer.exact else None, marks.pieces if marks else {})
+        ends = marks.ends if marks else ()
         try:
             async for chunk in chunks:
                 read = chunk.read or read
                 ended = ended or chunk.finish is not None
-                _add(tokens, chunk, writing)
+                _add(tokens, chunk, writing, ends)
                 if writing.finish is not None and not ended:
                     break
         except Retryable:
@@ -265,7 +271,8 @@ class RemoteEngine:
                 return None
         else:
             known = 0
-        end = [self._turn_end] if writing.finish == "end" and self._turn_end is not None else []
+        turn_end = self._end_after([*ids, *writing.ids])
+        end = [turn_end] if writing.finish == "end" and turn_end is not None else []
         start = len(ids) + known
         if len(writing.ids) + len(end) == known:
             return None
@@ -285,13 +292,18 @@ class RemoteEngine:
     async def _score(self, line: Line, task: Score) -> Scored:
         ids = task.ids.tolist()
         if task.end:
-            if self._turn_end is None:
+            turn_end = self._end_after(ids)
+            if turn_end is None:
                 raise CannotScore("how this model ends its turn is not known", "give its tokenizer: ?tokenizer=PATH")
-            ids.append(self._turn_end)
+            ids.append(turn_end)
         scored = await self.wire.score(line, ids, task.base)
         _checked(scored.logprobs, len(ids) - task.base, line)
         self._count(task, scored.read)
         return scored
+
+    def _end_after(self, ids: list[int]) -> int | None:
+        own = self.tokenizer.marks.end_after(ids) if self.tokenizer.marks else None
+        return self._turn_end if own is None else own
 
     def _count(self, task: Task, read: Read, written: int = 0) -> None:
         """What one request cost. A server that does not tell is taken to have read what it could not know yet."""
@@ -359,13 +371,15 @@ class RemoteBackend(BatchedBackend):
             raise
 
 
-def _add(tokens: Tokens, chunk: Chunk, writing: Writing) -> None:
-    """What comes after the text is finished is dropped, and counted."""
+def _add(tokens: Tokens, chunk: Chunk, writing: Writing, ends: tuple[int, ...]) -> None:
+    """What comes after the text is finished is dropped, and counted. `ends`: ids that end a turn."""
     for token, piece, logprob in tokens.of(chunk):
-        if writing.finish is None:
-            writing.add(token, piece, logprob)
-        else:
+        if writing.finish is not None:
             writing.trimmed += 1
+        elif token in ends:
+            writing.end_turn(logprob)
+        else:
+            writing.add(token, piece, logprob)
     if writing.finish is None and chunk.finish == "end":
         writing.end_turn(chunk.end)
     elif writing.finish is None and chunk.finish == "length":

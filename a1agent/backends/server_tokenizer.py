@@ -11,6 +11,7 @@ from typing import Any
 
 from a1agent.backends.http import Http, Line
 from a1agent.backends.sentinel import PROBES, SENTINELS, find_sentinel
+from a1agent.backends.thought_marks import SPELLINGS, ThoughtMarks, find_marks
 from a1agent.backends.vocabulary import Prompt
 from a1agent.prompts import THINK_OPEN, opens_thought
 from a1agent.types import Message, Question
@@ -24,6 +25,7 @@ _MOST_KNOWN = 8192
 # How the families of models spell the tokens that a text must never contain as such.
 _CONTROL = re.compile(
     r"<[|\uff5c][^<>\s]{1,40}?[|\uff5c]>|\[/?[A-Z_]{2,30}\]|</?(?:s|unk|pad|bos|eos|start_of_turn|end_of_turn)>"
+    r"|</?seed:think>|<\|channel>|<channel\|>|◁/?think▷"
 )
 _BREAK = "\u200b"
 _THOUGHT_ENDS = ("", "\n", "\n\n")
@@ -51,6 +53,7 @@ class ServerTokenizer:
         self.name = name
         self.fingerprint = ""
         self.end_ids: frozenset[int] = frozenset()
+        self.marks: ThoughtMarks | None = None
         self._http = http
         self._ask_ids = ask_ids
         self._ask_prompt = ask_prompt
@@ -69,14 +72,16 @@ class ServerTokenizer:
             self._sentinel = find_sentinel(dict(zip(texts, found, strict=True)).__getitem__)
         digest = hashlib.blake2b(repr((self.name, probe)).encode(), digest_size=16)
         self.fingerprint = f"server-{digest.hexdigest()}"
+        self.marks = await self._find_marks()
 
     async def learn(self, text: str) -> list[int]:
         """Ids of a text that continues another."""
         if text not in self._known:
-            parts = await asyncio.gather(*(self._after_sentinel(part) for part in await self._parts(text)))
+            parts = [(text, ())] if self.marks is None else self.marks.parts(text)
+            ids = [token for rest, mark in parts for token in (*await self._plain(rest), *mark)]
             while len(self._known) >= _MOST_KNOWN:
                 del self._known[next(iter(self._known))]
-            self._known[text] = [token for part in parts for token in part]
+            self._known[text] = ids
         return self._known[text]
 
     def tokenize(self, text: str) -> list[int]:
@@ -101,6 +106,8 @@ class ServerTokenizer:
             body["tools"] = [dict(tool) for tool in question.tools]
         ids = await self._http.call(lambda line: self._ask_prompt(line, body))
         opened = not started and any(ids[-len(each) :] == each for each in await self._thought_openings())
+        if self.marks is not None and self.marks.ends and not started and not opened:
+            ids, opened = [*ids, *self.marks.open_ids], True
         return Prompt(ids, opens_thought(THINK_OPEN if opened else "", question))
 
     def close(self) -> None:
@@ -113,24 +120,42 @@ class ServerTokenizer:
                 content = content.replace(spelled, spelled[0] + _BREAK + spelled[1:])
         return dataclasses.replace(message, content=content)
 
+    async def _plain(self, text: str) -> list[int]:
+        parts = await asyncio.gather(*(self._after_sentinel(part) for part in await self._parts(text)))
+        return [token for part in parts for token in part]
+
     async def _parts(self, text: str) -> list[str]:
         """A text cut inside of every control token it spells out."""
         cuts = [match.start() + 1 for match in _CONTROL.finditer(text) if await self._is_control(match[0])]
         return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) if a < b]
 
+    async def _find_marks(self) -> ThoughtMarks | None:
+        """Those that are control tokens. `<think>` is taken for a word of the texts, as it is for most models."""
+        spellings = [spelling for spelling in SPELLINGS if not spelling.loose]
+        there = await asyncio.gather(*(self._is_control(spelling.open[0]) for spelling in spellings))
+        known = [spelling for spelling, found in zip(spellings, there, strict=True) if found]
+        tokens = {token: await self._own_ids(token) for spelling in known for token in spelling.tokens}
+        words = {word: await self._plain(word) for spelling in known for word in spelling.words}
+        single = {token: ids[0] for token, ids in tokens.items() if len(ids) == 1}
+        return find_marks(single, single, words.__getitem__)
+
     async def _thought_openings(self) -> list[list[int]]:
         """Ids that a prompt ends in when its template opens a thought."""
         if not self._openings:
             prefix, ids = self._sentinel
-            found = await asyncio.gather(*(self._control_ids(prefix + THINK_OPEN + end) for end in _THOUGHT_ENDS))
+            mark = THINK_OPEN if self.marks is None else "".join(self.marks.spelling.open).rstrip()
+            found = await asyncio.gather(*(self._control_ids(prefix + mark + end) for end in _THOUGHT_ENDS))
             self._openings = [each[len(ids) :] for each in found]
         return self._openings
 
     async def _is_control(self, spelled: str) -> bool:
         if spelled not in self._control:
-            prefix, ids = self._sentinel
-            self._control[spelled] = len(await self._control_ids(prefix + spelled)) - len(ids) == 1
+            self._control[spelled] = len(await self._own_ids(spelled)) == 1
         return self._control[spelled]
+
+    async def _own_ids(self, spelled: str) -> list[int]:
+        prefix, ids = self._sentinel
+        return (await self._control_ids(prefix + spelled))[len(ids) :]
 
     async def _after_sentinel(self, text: str) -> list[int]:
         prefix, ids = self._sentinel

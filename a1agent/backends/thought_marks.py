@@ -18,39 +18,48 @@ either. A vocabulary whose marks are tokens gives and takes these for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN
+from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN, THOUGHT_CLOSING, THOUGHT_OPENING
 
-__all__ = ["HARMONY", "Spelling", "ThoughtMarks", "find_marks"]
+__all__ = ["HARMONY", "SPELLINGS", "Spelling", "ThoughtMarks", "find_marks"]
 
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
     """The marks of a family, cut into tokens and the words between them.
 
-    `ends_turn`: the thought is a message of its own, so that its model ends its turn there; `loose`: white space stands
-    beside the marks.
+    `ends`: of one whose thought is a message of its own, so that the model ends its turn there, the tokens that end the
+    thought and the answer; `loose`: white space stands beside the marks.
     """
 
     open: tuple[str, ...]
     close: tuple[str, ...]
-    ends_turn: bool = False
+    ends: tuple[str, ...] = ()
     loose: bool = False
 
     @property
     def tokens(self) -> list[str]:
         """What must be tokens for a vocabulary to be of this family."""
-        return [part for part in (*self.open, *self.close) if not part.strip().isalpha()]
+        return [part for part in (*self.open, *self.close, *self.ends) if not part.strip().isalpha()]
+
+    @property
+    def words(self) -> list[str]:
+        """What stands between the tokens."""
+        return [part for part in (*self.open, *self.close) if part not in self.tokens]
+
+    def spelled(self, text: str) -> str:
+        """A text with the marks as its model has them."""
+        return text.replace(THOUGHT_OPENING, "".join(self.open)).replace(THOUGHT_CLOSING, "".join(self.close))
 
 
 HARMONY = Spelling(
     ("<|channel|>", "analysis", "<|message|>"),
     ("<|end|>", "<|start|>", "assistant", "<|channel|>", "final", "<|message|>"),
-    ends_turn=True,
+    ends=("<|end|>", "<|return|>"),
 )
-_SPELLINGS = (
+SPELLINGS = (
     HARMONY,
     Spelling(("[THINK]",), ("[/THINK]",)),
     Spelling(("<seed:think>",), ("</seed:think>",)),
@@ -68,30 +77,38 @@ _LOOSE = re.compile(f"({THINK_OPEN}|{THINK_CLOSE})")
 
 @dataclass(frozen=True, slots=True)
 class ThoughtMarks:
-    """The marks of one vocabulary. `pieces`: what the tokens among them add to a text."""
+    """The marks of one vocabulary.
+
+    `ends`: the tokens that end a thought and an answer, of models that end their turn with each; `pieces`: what the
+    tokens among the marks add to a text.
+    """
 
     spelling: Spelling
     open_ids: tuple[int, ...]
     close_ids: tuple[int, ...]
+    ends: tuple[int, ...] = ()
     pieces: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
+
+    def parts(self, text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """A text cut at its marks: what stands before each, and the mark's ids; none at the end."""
+        parts = (_LOOSE if self.spelling.loose else _TIGHT).split(text)
+        for rest, mark in zip(parts[::2], [*parts[1::2], ""], strict=True):
+            yield rest, () if not mark else self.close_ids if THINK_CLOSE in mark else self.open_ids
 
     def tokenize(self, text: str, plain: Callable[[str], list[int]]) -> list[int]:
         """Ids of a text that has marks; `plain` gives those of the rest."""
-        parts = (_LOOSE if self.spelling.loose else _TIGHT).split(text)
-        ids = plain(parts[0]) if parts[0] else []
-        for mark, rest in zip(parts[1::2], parts[2::2], strict=True):
-            ids.extend(self.close_ids if THINK_CLOSE in mark else self.open_ids)
-            ids.extend(plain(rest) if rest else ())
-        return ids
+        return [token for rest, mark in self.parts(text) for token in (*(plain(rest) if rest else ()), *mark)]
 
     def as_text(self, prompt: str) -> str:
         """A rendered prompt with the opening of a thought as texts have it."""
         return prompt.replace("".join(self.spelling.open).rstrip(), THINK_OPEN)
 
-    @property
-    def turn_end(self) -> frozenset[int]:
-        """The token at which a turn ends in the midst of a message, if there is one."""
-        return frozenset(self.close_ids[:1] if self.spelling.ends_turn else ())
+    def end_after(self, ids: Sequence[int]) -> int | None:
+        """The token that ends the turn after these, where that is not the same everywhere."""
+        if not self.ends:
+            return None
+        start = next((i for i in range(len(ids) - 1, -1, -1) if ids[i] == self.open_ids[0]), len(ids))
+        return self.ends[tuple(ids[start : start + len(self.open_ids)]) != self.open_ids]
 
 
 def find_marks(
@@ -101,7 +118,7 @@ def find_marks(
 
     `tokens`: ids of the tokens that stand for a text as a whole; `hidden`: those of them that texts do not show.
     """
-    for spelling in _SPELLINGS:
+    for spelling in SPELLINGS:
         if all(token in tokens for token in spelling.tokens):
             break
     else:
@@ -112,6 +129,7 @@ def find_marks(
         tuple(i for part in parts for i in ([tokens[part]] if part in tokens else plain(part)))
         for parts in (spelling.open, spelling.close)
     )
-    if spelling.ends_turn:  # its model writes neither: the prompt opens the thought, the end of the turn closes it
-        return ThoughtMarks(spelling, opened, closed)
-    return ThoughtMarks(spelling, opened, closed, {opened[0]: THINK_OPEN.encode(), closed[0]: THINK_CLOSE.encode()})
+    if spelling.ends:  # its model writes neither: the prompt opens the thought, the end of the turn closes it
+        return ThoughtMarks(spelling, opened, closed, tuple(tokens[end] for end in spelling.ends))
+    pieces = {opened[0]: THINK_OPEN.encode(), closed[0]: THINK_CLOSE.encode()}
+    return ThoughtMarks(spelling, opened, closed, pieces=pieces)

@@ -42,9 +42,9 @@ class TextVocabulary(ABC):
         self._pieces: dict[int, bytes] = {}
         added = self._spells("a b") != "a b"  # a space, to the start of a text
         self._sentinel = find_sentinel(self._encode) if added else ("", list[int]())
-        self._marks = find_marks(self.added, self.control, self._continue)
-        if self._marks is not None:
-            self.end_ids |= self._marks.turn_end
+        self.marks = find_marks(self.added, self.control, self._continue)
+        if self.marks is not None:
+            self.end_ids |= {*self.marks.ends}
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]:
@@ -65,7 +65,7 @@ class TextVocabulary(ABC):
         """
         if not text:
             return []
-        return self._continue(text) if self._marks is None else self._marks.tokenize(text, self._continue)
+        return self._continue(text) if self.marks is None else self.marks.tokenize(text, self._continue)
 
     def _continue(self, text: str) -> list[int]:
         prefix, ids = self._sentinel
@@ -75,7 +75,7 @@ class TextVocabulary(ABC):
         """The prompt of a question. Raises `UsageError` when the template refuses it."""
         pieces = template.pieces(question)
         text = "".join(piece.text for piece in pieces)
-        text = text if self._marks is None else self._marks.as_text(text)
+        text = text if self.marks is None else self.marks.as_text(text)
         return Prompt(self.tokenize_pieces(pieces), opens_thought(text, question))
 
     def tokenize_pieces(self, pieces: list[Piece]) -> list[int]:
@@ -102,7 +102,7 @@ class TextVocabulary(ABC):
         """The bytes that a token adds to a text; none for a control token that does not open or close a thought."""
         piece = self._pieces.get(token)
         if piece is None:
-            mark = None if self._marks is None else self._marks.pieces.get(token)
+            mark = None if self.marks is None else self.marks.pieces.get(token)
             piece = self._pieces[token] = self._read_piece(token) if mark is None else mark
         return piece
 

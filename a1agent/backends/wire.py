@@ -114,12 +114,13 @@ class Wire(Protocol):
 class Tokens:
     """Tokens with their bytes, from chunks of ids and text. `piece`: the bytes of an id, where that is known here.
 
-    Where it is not, text is dealt out to the ids it came with: the last gets it, but for the first bytes of a character
-    that those before it began.
+    `marks`: the bytes of ids for which servers send no text, or another. For the others text is dealt out to the ids it
+    came with: the last gets it, but for the first bytes of a character that those before it began.
     """
 
-    def __init__(self, piece: Callable[[int], bytes] | None) -> None:
+    def __init__(self, piece: Callable[[int], bytes] | None, marks: Mapping[int, bytes]) -> None:
         self._piece = piece
+        self._marks = marks
         self._held: list[tuple[int, float]] = []
 
     def of(self, chunk: Chunk) -> Iterator[tuple[int, bytes, float]]:
@@ -128,7 +129,13 @@ class Tokens:
         if self._piece is not None:
             yield from ((token, self._piece(token), logprob) for token, logprob in pairs)
             return
-        self._held.extend(pairs)
+        for token, logprob in pairs:
+            if token not in self._marks:
+                self._held.append((token, logprob))
+                continue
+            yield from ((held, b"", known) for held, known in self._held)
+            self._held.clear()
+            yield token, self._marks[token], logprob
         if self._held and (chunk.text or chunk.finish):
             yield from self._deal(chunk.text, chunk.finish == "length")
             self._held.clear()

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,16 @@ from typing import Any
 import pytest
 
 from a1agent import A1, Message, Question
+from a1agent.backends import sglang, vllm
+from a1agent.backends.base import StepText
 from a1agent.backends.local_tokenizer import load_tokenizer
 from tests.backends import tiny
+from tests.backends.contract import loaded
+from tests.backends.remotes import factory
+from tests.servers.flavors import Flavor
+from tests.servers.llama_server import llama_server
+from tests.servers.sglang import Sglang
+from tests.servers.vllm import Vllm
 
 pytest.importorskip("llama_cpp")
 
@@ -200,18 +209,22 @@ def magistral(tmp_path: Path) -> Path:
     return parrot(tmp_path / "magistral.gguf", made, "Ċ", "[THINK]", "hm", "[/THINK]", BOXED, "<|im_end|>")
 
 
+def assert_solves(draft: str, target: str, thought: str, **options: Any) -> None:
+    asked: dict[str, Any] = {"chains": 2, "turns": 4, "seed": 1, "min_step_tokens": 0, "temperature": 0.0, **options}
+    with A1(draft, target, calibration=None, **asked) as a1:
+        result = a1.solve("1 + 6? \\boxed{} it.")
+    assert (result.answer, result.text, result.reasoning) == ("7", BOXED, thought)
+
+
 @pytest.mark.parametrize("kind", ["llama-cpp", "hf"])
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("takeover", ["rewrite", "continue"])
 def test_what_they_think_is_no_answer(gpt_oss: Path, magistral: Path, kind: str, rate: float, takeover: str) -> None:
     if kind == "hf":
         pytest.importorskip("transformers")
-    options: dict[str, Any] = {"chains": 2, "turns": 4, "seed": 1, "min_step_tokens": 0, "temperature": 0.0}
     for path, thought in ((gpt_oss, BOXED), (magistral, "hm")):
         model = f"{kind}:{path}?n_threads=1"
-        with A1(model, model, rejection_rate=rate, takeover=takeover, calibration=None, **options) as a1:
-            result = a1.solve("1 + 6? \\boxed{} it.")
-        assert (result.answer, result.text, result.reasoning) == ("7", BOXED, thought)
+        assert_solves(model, model, thought, rejection_rate=rate, takeover=takeover)
 
 
 def test_models_that_spell_their_marks_differently_think_in_one_text(gpt_oss: Path, magistral: Path) -> None:
@@ -221,3 +234,48 @@ def test_models_that_spell_their_marks_differently_think_in_one_text(gpt_oss: Pa
             result = a1.solve("1 + 6? \\boxed{} it.")
         assert result.answer == "7"
         assert all(chain.text.count("</think>") == 1 for chain in result.chains), result.chains
+
+
+KINDS = {"vllm": Vllm, "sglang": Sglang}
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["tokenizer", "asked"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_over_servers_that_take_ids(gpt_oss: Path, magistral: Path, kind: str, local: bool) -> None:
+    for path, thought in ((gpt_oss, BOXED), (magistral, "hm")):
+        with closing(KINDS[kind](path)) as server:
+            model = f"{kind}:{server.url}?retry_wait_s=0.01" + f"&tokenizer={path}" * local + f"#{server.name}"
+            assert_solves(model, model, thought)
+
+
+@pytest.mark.parametrize("api", ["auto", "auto&tokenizer=", "completions&tokenizer="])
+def test_over_llama_cpp_s_own_server(gpt_oss: Path, magistral: Path, api: str) -> None:
+    for path, thought in ((gpt_oss, BOXED), (magistral, "hm")):
+        if path == magistral and "completions" in api:
+            continue  # its server sends text only, without control tokens
+        with llama_server(path) as server:
+            option = f"{api}{path}" if api.endswith("=") else api
+            draft = f"openai:{server.url}?retry_wait_s=0.01&api={option}#{server.name}"
+            assert_solves(draft, f"llama-cpp:{path}?n_threads=1", thought)
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["tokenizer", "asked"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_end_of_a_thought_and_that_of_an_answer_are_scored_apart(tmp_path: Path, kind: str, local: bool) -> None:
+    """Of a model that ends both as thoughts end: a thought of gpt-oss ends by another token than its answer."""
+    path = parrot(tmp_path / "m.gguf", words(*HARMONY_TOKENS, template=HARMONY), "<|message|>", "a", "<|end|>")
+
+    async def ends(server: Flavor) -> tuple[float | None, float | None]:
+        options = {"tokenizer": str(path)} if local else {}
+        load = {"vllm": vllm.load, "sglang": sglang.load}[kind]
+        async with loaded(factory(load, server, **options)) as backend:
+            sequence = await backend.open(Question.of("b"))
+            thought = await sequence.score(StepText(text="a"), end=True)
+            answer = await sequence.score(StepText(text="\n</think>\n\na"), end=True)
+            return thought.end, answer.end
+
+    with closing(KINDS[kind](path)) as server:
+        thought, answer = asyncio.run(ends(server))
+    assert thought is not None and answer is not None
+    assert thought > -0.1
+    assert answer < -1

@@ -128,7 +128,7 @@ def test_a_damaged_file_beside_a_tokenizer_is_named(tmp_path: Path) -> None:
 
 def test_text_is_dealt_out_to_ids_without_losing_a_byte() -> None:
     """A server streams text when a character is whole; the ids before it carry its first bytes."""
-    tokens = Tokens(None)
+    tokens = Tokens(None, {})
     chunks = [
         Chunk(ids=(1,), logprobs=(-1.0,), text="a"),
         Chunk(ids=(2,), logprobs=(-1.0,)),
