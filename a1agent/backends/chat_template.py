@@ -18,8 +18,9 @@ from typing import Any, NoReturn, cast
 from jinja2 import Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from a1agent.backends.chat_options import ChatOptions
 from a1agent.backends.thought_marks import HARMONY
-from a1agent.errors import InvalidQuestion, UsageError
+from a1agent.errors import InvalidOption, InvalidQuestion, UsageError
 from a1agent.types import Question
 
 __all__ = ["PLAIN", "ChatTemplate", "Piece"]
@@ -63,12 +64,22 @@ class ChatTemplate:
         self._name = name
         self._control = tuple(sorted((text for text in control if text), key=len, reverse=True))
         self._pattern = re.compile("|".join(map(re.escape, self._control)) or r"(?!)")
-        self._variables = dict(variables)
-        self._template, names = _compile(source if source is not None else PLAIN, name)
-        self._tool_template = self._template
+        self._variables: dict[str, Any] = dict(variables)
+        self._template, self._names = _compile(source if source is not None else PLAIN, name)
+        self._tool_template, names = self._template, self._names
         if tool_source is not None:
             self._tool_template, names = _compile(tool_source, name)
+            self._names = self._names | names
         self.takes_tools = "tools" in names
+
+    def set(self, options: ChatOptions) -> None:
+        """Tells the template what the options say. Raises `InvalidOption` for one that it does not read."""
+        for option, variables in options.template_variables.items():
+            read = {name: value for name, value in variables.items() if name in self._names}
+            if not read:
+                what = f"the chat template of {self._name} has no place for {option}"
+                raise InvalidOption(what, f"leave {option} out")
+            self._variables |= read
 
     def pieces(self, question: Question) -> list[Piece]:
         """The prompt of a question, cut at its control tokens.

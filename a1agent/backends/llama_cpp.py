@@ -120,6 +120,7 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions, hel
     sources: list[bytes | None] = [api.llama_model_chat_template(model, kind) for kind in (None, b"tool_use")]
     plain, tool_use = (source.decode() if source else None for source in sources)
     template = ChatTemplate(plain, vocabulary.control, vocabulary.template_variables, name, tool_use)
+    template.set(options)
     settled = _settled(options, header)
     room = room_of(header, options, can_rewind(api, model))
     runner = LlamaRunner(api, model, vocabulary, settled, room, outputs_of(vocabulary.size, options))
@@ -127,7 +128,7 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions, hel
     context = min(context_of(header, options), runner.cells)
     info = ModelInfo(
         name=name,
-        fingerprint=header.fingerprint(),
+        fingerprint=options.keyed(header.fingerprint()),
         tokenizer_fingerprint=vocabulary.fingerprint,
         context_length=context,
         can_rewind=runner.can_rewind,

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from a1agent.backends.chat_options import CHAT_CHOICES, CHAT_OPTIONS, ChatOptions
 from a1agent.backends.control_groups import processors
 from a1agent.backends.gguf_info import GGUFInfo
 from a1agent.backends.memory import DEFAULT_CONTEXT, cells_in_memory
@@ -60,6 +61,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
         "most sequences in the cache at once, more wait; 0: 256, or twice at_once where kv is apart",
     ),
     "at_once": (int, "chains that run at a time, further questions wait in line; 0: 16 on a CPU, else all that fit"),
+    **CHAT_OPTIONS,
     "verbose": (bool, "show llama.cpp's log"),
 }
 
@@ -87,11 +89,12 @@ _CHOICES = {
     "type_k": tuple(KV_TYPES),
     "type_v": tuple(KV_TYPES),
     "flash_attn": ("auto", "on", "off"),
+    **CHAT_CHOICES,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LlamaOptions:
+class LlamaOptions(ChatOptions):
     """How to load a GGUF file; `OPTIONS` says what each means."""
 
     n_ctx: int = 0

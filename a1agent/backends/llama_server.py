@@ -72,7 +72,7 @@ class LlamaServerWire:
 
     async def prompt(self, line: Line, body: dict[str, Any]) -> list[int]:
         """Ids of a conversation; one that ends with the assistant stays open by itself."""
-        asked = {key: value for key, value in body.items() if key in ("messages", "tools")}
+        asked = {key: value for key, value in body.items() if key in ("messages", "tools", "chat_template_kwargs")}
         text = parsed(_Prompt, await line.post("/apply-template", asked), line).prompt
         return await self._tokenize(line, text, add_special=True, parse_special=True)
 

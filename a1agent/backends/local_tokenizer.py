@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from a1agent.backends.chat_options import ChatOptions
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.hub import find_gguf, find_tokenizer, is_gguf, is_repository
 from a1agent.backends.vocabulary import Prompt, TextVocabulary
-from a1agent.errors import MissingExtra, ModelLoadError, ModelNotFound
+from a1agent.errors import InvalidOption, MissingExtra, ModelLoadError, ModelNotFound
 from a1agent.types import Question
 
 __all__ = ["LocalTokenizer", "load_tokenizer"]
@@ -40,6 +41,14 @@ class LocalTokenizer:
         self._template = template
         self._free = free
         self._bos = bos
+
+    def set(self, options: ChatOptions) -> None:
+        """Tells the chat template what the options say; frees all when that raises `InvalidOption`."""
+        try:
+            self._template.set(options)
+        except InvalidOption:
+            self.close()
+            raise
 
     async def learn(self, text: str) -> list[int]:
         """Ids of a text that continues another."""

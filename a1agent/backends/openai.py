@@ -34,12 +34,13 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from a1agent.backends.base import Sampling
+from a1agent.backends.chat_options import ChatOptions
 from a1agent.backends.http import Http, Line, Refused
 from a1agent.backends.llama_server import LlamaServerWire, Props
 from a1agent.backends.plain_text import PlainText
 from a1agent.backends.remote import ChatTokenizer, RemoteBackend
 from a1agent.backends.retries import BadReply, may_pass
-from a1agent.backends.server_check import Served, assemble, connect, find_model, given_tokenizer
+from a1agent.backends.server_check import TOKENIZER_HINT, Served, assemble, connect, find_model, given_tokenizer
 from a1agent.backends.server_options import OPTIONS as SERVER_OPTIONS
 from a1agent.backends.server_options import ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import ServerTokenizer
@@ -138,12 +139,17 @@ class OpenAIWire:
 
     can_score = False
 
-    def __init__(self, model: str, way: Way, text: PlainText, takes_all: bool = True) -> None:
+    def __init__(self, model: str, way: Way, text: PlainText, told: ChatOptions, takes_all: bool = True) -> None:
         self.model = model
         self.way = way
         self.takes_all = takes_all
         self._text = text
         self._refused: set[str] = set()
+        self._told: dict[str, Any] = {}
+        if told.thinking != "auto":
+            self._told["chat_template_kwargs"] = ChatOptions(thinking=told.thinking).all_variables
+        if told.reasoning_effort:
+            self._told["reasoning_effort"] = told.reasoning_effort
         self.can_constrain = way[0] == "chat"  # completions have no field for a schema that servers agree on
 
     def raw(self, sampling: Sampling) -> bool:
@@ -171,7 +177,7 @@ class OpenAIWire:
             body["top_p"] = sampling.top_p
         body |= {name: value for name in ("top_k", "min_p") if (value := getattr(sampling, name))}
         if self.way[0] == "chat":
-            path, more = "/v1/chat/completions", _chat(text.source, written, self.way[1])
+            path, more = "/v1/chat/completions", _chat(text.source, written, self.way[1]) | self._told
         else:
             path, more = "/v1/completions", {"prompt": await self._text.render(text.source) + written}
             more |= {"stop": self._text.stops} if self._text.stops else {}
@@ -278,10 +284,14 @@ async def _start(http: Http, model: str, way: Way) -> RemoteBackend:
     if way[0] == "auto":
         found = ("completions", "auto") if info else await _way(http)
         way = (found[0], found[1] if way[1] == "auto" else way[1])
-    text = PlainText(served.name, await given_tokenizer(http, None), chat=way[0] == "chat")
+    local = await given_tokenizer(http, None)
+    if way[0] != "chat" and local is None and http.options.template_variables:
+        what = f"{', '.join(http.options.template_variables)}: no chat template of {served.name} is at hand to be told"
+        raise InvalidOption(what, TOKENIZER_HINT)
+    text = PlainText(served.name, local, chat=way[0] == "chat")
     if not served.context_length:
         served = replace(served, context_length=min(each.max_total_tokens for each in info) if info else _CONTEXT)
-    wire = OpenAIWire(served.name, way, text, takes_all=not info)
+    wire = OpenAIWire(served.name, way, text, http.options, takes_all=not info)
     return await assemble(http, wire, text, "openai", served, _NO_SCORE, True)
 
 

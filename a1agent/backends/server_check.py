@@ -102,6 +102,7 @@ async def given_tokenizer(http: Http, ask_ids: AskIds | None) -> LocalTokenizer 
     if not http.options.tokenizer:
         return None
     tokenizer = await asyncio.to_thread(load_tokenizer, http.options.tokenizer)
+    tokenizer.set(http.options)
     return tokenizer if ask_ids is None else await checked_tokenizer(http, tokenizer, ask_ids)
 
 
@@ -171,7 +172,7 @@ async def assemble(
     where = f"{scheme}:{served.name}"
     info = ModelInfo(
         name=where,
-        fingerprint=hashlib.blake2b(where.encode(), digest_size=16).hexdigest(),
+        fingerprint=http.options.keyed(hashlib.blake2b(where.encode(), digest_size=16).hexdigest()),
         tokenizer_fingerprint=tokenizer.fingerprint,
         context_length=served.context_length,
         can_score=wire.can_score,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from a1agent.backends.chat_options import CHAT_CHOICES, CHAT_OPTIONS, ChatOptions
 from a1agent.backends.options import check_names, check_values
 from a1agent.errors import InvalidOption
 
@@ -18,6 +19,7 @@ __all__ = ["OPTIONS", "ServerAddress", "ServerOptions"]
 OPTIONS: dict[str, tuple[type, str]] = {
     "tokenizer": (str, "where the model's tokenizer is: a .gguf, a tokenizer.json, a folder or hub name with one"),
     "context_length": (int, "most tokens of one sequence; 0: what the server says"),
+    **CHAT_OPTIONS,
     "api_key_env": (str, "name of the environment variable that holds the server's key"),
     "verify": (str, "a file of certificates to trust instead of the system's"),
     "max_connections": (int, "most requests under way at once, a replica or engine of one"),
@@ -45,7 +47,7 @@ _HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerOptions:
+class ServerOptions(ChatOptions):
     """How to talk to a server; `OPTIONS` says what each means."""
 
     tokenizer: str = ""
@@ -70,7 +72,7 @@ class ServerOptions:
         check_names(options, OPTIONS, "served")
         checked = cls(**options)
         values = {field.name: getattr(checked, field.name) for field in fields(cls)}
-        check_values(values, OPTIONS, _LIMITS, {})
+        check_values(values, OPTIONS, _LIMITS, CHAT_CHOICES)
         for name, value in values.items():
             _check(name, value)
         if checked.stream_interval > 1 and not checked.tokenizer:

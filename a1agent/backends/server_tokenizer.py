@@ -9,10 +9,12 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from a1agent.backends.chat_options import ChatOptions
 from a1agent.backends.http import Http, Line
 from a1agent.backends.sentinel import PROBES, SENTINELS, find_sentinel
 from a1agent.backends.thought_marks import SPELLINGS, ThoughtMarks, find_marks
 from a1agent.backends.vocabulary import Prompt
+from a1agent.errors import InvalidOption
 from a1agent.prompts import THINK_OPEN, opens_thought
 from a1agent.types import Message, Question
 
@@ -73,6 +75,8 @@ class ServerTokenizer:
         digest = hashlib.blake2b(repr((self.name, probe)).encode(), digest_size=16)
         self.fingerprint = f"server-{digest.hexdigest()}"
         self.marks = await self._find_marks()
+        if self._http.options.thinking != "auto":
+            await self._check_thinking()
 
     async def learn(self, text: str) -> list[int]:
         """Ids of a text that continues another."""
@@ -102,6 +106,8 @@ class ServerTokenizer:
             "add_generation_prompt": not started,
             "continue_final_message": started,
         }
+        if told := self._http.options.all_variables:
+            body["chat_template_kwargs"] = told
         if question.tools:
             body["tools"] = [dict(tool) for tool in question.tools]
         ids = await self._http.call(lambda line: self._ask_prompt(line, body))
@@ -128,6 +134,17 @@ class ServerTokenizer:
         """A text cut inside of every control token it spells out."""
         cuts = [match.start() + 1 for match in _CONTROL.finditer(text) if await self._is_control(match[0])]
         return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) if a < b]
+
+    async def _check_thinking(self) -> None:
+        """Raises `InvalidOption` for a template that is the same whether it is told to think or not."""
+        prompts: list[list[int]] = []
+        for thinking in ("on", "off"):
+            told = ChatOptions(thinking=thinking).all_variables
+            body = {"messages": [Message(role="user", content="a").as_dict()], "add_generation_prompt": True}
+            body |= {"continue_final_message": False, "chat_template_kwargs": told}
+            prompts.append(await self._http.call(lambda line, body=body: self._ask_prompt(line, body)))
+        if prompts[0] == prompts[1]:
+            raise InvalidOption(f"the chat template of {self.name} has no place for thinking", "leave thinking out")
 
     async def _find_marks(self) -> ThoughtMarks | None:
         """Those that are control tokens. `<think>` is taken for a word of the texts, as it is for most models."""

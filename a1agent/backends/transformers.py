@@ -123,6 +123,7 @@ def _assemble(
     width = model.dtype.itemsize
     kind = "cpu" if model.device.type == "cpu" else "gpu"
     vocabulary, template = read_tokenizer(files, options, model)
+    template.set(options)
     batch = options.n_batch or (512 if kind == "cpu" else 4096)
     later = [] if kind == "cpu" else [_companion(path, given) for path, given in others]
     lanes, cells = _room(files, options, context, spread(model), width, batch, later)
@@ -140,7 +141,7 @@ def _assemble(
     )
     info = ModelInfo(
         name=files.name,
-        fingerprint=_fingerprint(files, options),
+        fingerprint=options.keyed(_fingerprint(files, options)),
         tokenizer_fingerprint=vocabulary.fingerprint,
         context_length=context,
         at_once=min(lanes, options.at_once or lanes),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from a1agent.backends.chat_options import CHAT_CHOICES, CHAT_OPTIONS, ChatOptions
 from a1agent.backends.hf_files import ModelShape
 from a1agent.backends.memory import DEFAULT_CONTEXT, cells_in_memory
 from a1agent.backends.options import check_names, check_values
@@ -47,6 +48,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "cache": (str, "slots: all sequences in one forward; lanes: a forward each, for any model; auto: slots if it can"),
     "revision": (str, "branch, tag or commit of a hub repository"),
     "adapter": (str, "a PEFT adapter, folder or hub name, merged into the weights"),
+    **CHAT_OPTIONS,
     "trust_remote_code": (bool, "run Python code that comes with the model"),
 }
 
@@ -68,11 +70,12 @@ _CHOICES = {
     "dtype": ("auto", *DTYPES),
     "device_map": ("", "auto", "balanced", "balanced_low_0", "sequential"),
     "cache": ("auto", "slots", "lanes"),
+    **CHAT_CHOICES,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransformersOptions:
+class TransformersOptions(ChatOptions):
     """How to load a model with transformers; `OPTIONS` says what each means."""
 
     n_ctx: int = 0

@@ -68,7 +68,8 @@ class Flavor:
     async def tokenize(self, request: Request) -> Reply:
         body = request.body
         if "messages" in body:
-            ids = self.model.prompt(body["messages"], body.get("continue_final_message", False))
+            told = body.get("chat_template_kwargs")
+            ids = self.model.prompt(body["messages"], body.get("continue_final_message", False), told)
         else:
             ids = self.model.ids(body["prompt"])
         return Reply({"tokens": ids, "count": len(ids), "max_model_len": self.model.context})
@@ -209,7 +210,8 @@ class OpenAI(Flavor):
             or (self.continues == "final_message" and flags == (True, False))
             or (self.continues == "prefix" and last.pop("prefix", False))
         )
-        return self._reply(body, self.model.render(body["messages"], started), chat=True)
+        told = body.get("chat_template_kwargs", {}) | {n: body[n] for n in ("reasoning_effort",) if n in body}
+        return self._reply(body, self.model.render(body["messages"], started, told), chat=True)
 
     def _reply(self, body: dict[str, Any], prompt: str, *, chat: bool) -> Reply:
         unknown = set(body) - self.known

@@ -75,14 +75,14 @@ class Model:
         ids = self.vocabulary.tokenize_pieces(list(self.template.split(text))) if text else []
         return ids[1:] if self.vocabulary.bos is not None else ids
 
-    def render(self, messages: list[dict[str, Any]], started: bool) -> str:
+    def render(self, messages: list[dict[str, Any]], started: bool, told: dict[str, Any] | None = None) -> str:
         """A conversation through the chat template; of one that is `started` the last message stays open."""
         if not started:
-            return self.template._render(messages, None, {}, add_generation_prompt=True)
-        return self.template._continued(messages, None, {}, "\ue123")
+            return self.template._render(messages, None, told or {}, add_generation_prompt=True)
+        return self.template._continued(messages, None, told or {}, "\ue123")
 
-    def prompt(self, messages: list[dict[str, Any]], started: bool) -> list[int]:
-        return self.with_bos(self.ids(self.render(messages, started)))
+    def prompt(self, messages: list[dict[str, Any]], started: bool, told: dict[str, Any] | None = None) -> list[int]:
+        return self.with_bos(self.ids(self.render(messages, started, told)))
 
     def with_bos(self, ids: list[int]) -> list[int]:
         bos = self.vocabulary.bos
