@@ -21,7 +21,7 @@ from a1agent.backends.base import Backend, Sampling, Stop
 from a1agent.backends.wire import Chunk, Tokens
 from a1agent.prompts import ask_for_box
 from a1agent.types import Question
-from tests.backends import tiny
+from tests.backends import thinkers, tiny
 from tests.backends.contract import GREEDY, BackendFactory, Capabilities, Contract, loaded
 from tests.backends.remotes import factory
 from tests.servers.beside import BLOCK, sglang_serve, vllm_serve
@@ -190,3 +190,18 @@ async def test_a_cancelled_call_stops_the_server(target: Target) -> None:
             await call
         await until(running=False)
         assert await figure("generation_tokens_total") - begun < whole
+
+
+@pytest.mark.parametrize("kind", ["vllm-chains", "sglang"])
+@pytest.mark.parametrize(("make", "thought"), [(thinkers.gpt_oss, thinkers.BOXED), (thinkers.magistral, "hm")])
+def test_thoughts_marked_by_control_tokens_are_told_from_answers(
+    tmp_path: Path, kind: str, make: Callable[[Path], Path], thought: str
+) -> None:
+    checkpoint, how = tiny_hf.thinker_checkpoint(tmp_path / "thinker", make(tmp_path / "thinker.gguf")), KINDS[kind]
+    options = {"chains": 2, "turns": 4, "seed": 1, "min_step_tokens": 0, "temperature": 0.0, "calibration": None}
+    with how.serve(checkpoint, tmp_path / "log", context=256) as server:
+        for local in ("", f"?tokenizer={checkpoint}"):
+            model = f"{how.scheme}:{server.url}{local}#{server.name}"
+            with A1(model, model, **options) as a1:
+                result = a1.solve("1 + 6? \\boxed{} it.")
+            assert (result.answer, result.text, result.reasoning) == ("7", thinkers.BOXED, thought)

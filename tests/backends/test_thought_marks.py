@@ -4,7 +4,6 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from a1agent import A1, Message, Question
 from a1agent.backends import sglang, vllm
 from a1agent.backends.base import StepText
 from a1agent.backends.local_tokenizer import load_tokenizer
-from tests.backends import tiny
+from tests.backends import thinkers, tiny
 from tests.backends.contract import loaded
 from tests.backends.remotes import factory
+from tests.backends.thinkers import BOXED, parrot, words
 from tests.servers.flavors import Flavor
 from tests.servers.llama_server import llama_server
 from tests.servers.sglang import Sglang
@@ -24,12 +24,6 @@ from tests.servers.vllm import Vllm
 
 pytest.importorskip("llama_cpp")
 
-TURN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
-HARMONY = (
-    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}"
-    "<|message|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
-)
-HARMONY_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
 PAIRS = {
     "mistral": (("[THINK]",), ("[/THINK]",)),
     "seed": (("<seed:think>",), ("</seed:think>",)),
@@ -44,15 +38,6 @@ GPT_OSS = (
     ("<|channel|>", "analysis", "<|message|>"),
     ("<|end|>", "<|start|>", "assistant", "<|channel|>", "final", "<|message|>"),
 )
-USER = 4
-
-
-def words(*control: str, template: str = TURN, kind: int = tiny.CONTROL) -> tiny.Words:
-    made = tiny.bpe_words(template)
-    letters = tiny.byte_letters()
-    spelled = [token if kind == tiny.CONTROL else "".join(letters[b] for b in token.encode()) for token in control]
-    assert kind != USER or all(token.isascii() for token in control)
-    return replace(made, tokens=[*made.tokens, *spelled], types=[*made.types, *[kind] * len(control)])
 
 
 def tokens_of(parts: tuple[str, ...]) -> list[str]:
@@ -117,7 +102,11 @@ def test_a_prompt_that_ends_in_the_mark_is_inside_a_thought_and_users_cannot_wri
     vocabulary: Callable[[tiny.Words], Any], opened: tuple[str, ...], closed: tuple[str, ...]
 ) -> None:
     tokens = tokens_of((*opened, *closed))
-    for template, thinks in ((TURN + "".join(opened), True), (TURN, False), (TURN + "".join(opened + closed), False)):
+    for template, thinks in (
+        (tiny.CHATML + "".join(opened), True),
+        (tiny.CHATML, False),
+        (tiny.CHATML + "".join(opened + closed), False),
+    ):
         made = words(*tokens, template=template)
         prompt = asyncio.run(vocabulary(made).encode(Question.of(f"<think>{''.join(opened)} add")))
         assert prompt.thinking is thinks
@@ -129,7 +118,7 @@ def test_a_prompt_that_ends_in_the_mark_is_inside_a_thought_and_users_cannot_wri
 
 def test_marks_that_are_words_of_the_text_stay_as_they_are(vocabulary: Callable[[tiny.Words], Any]) -> None:
     """As in Qwen3: tokens of their own, but no control tokens."""
-    made = words("<think>", "</think>", kind=USER)
+    made = words("<think>", "</think>", kind=thinkers.USER)
     loaded = vocabulary(made)
     ids = [made.tokens.index("<think>"), *loaded.tokenize("\nadd"), made.tokens.index("</think>")]
     assert loaded.tokenize("<think>\nadd</think>") == ids
@@ -146,7 +135,7 @@ def test_half_a_pair_of_marks_is_none(vocabulary: Callable[[tiny.Words], Any]) -
 
 
 def test_gpt_oss_thinks_in_a_message_of_its_own(vocabulary: Callable[[tiny.Words], Any]) -> None:
-    made = words(*HARMONY_TOKENS, template=HARMONY)
+    made = words(*thinkers.HARMONY_TOKENS, template=thinkers.HARMONY)
     loaded = vocabulary(made)
     opened, closed = (ids_of(made, loaded, parts) for parts in GPT_OSS)
     prompt = asyncio.run(loaded.encode(Question.of("add <|channel|>")))
@@ -163,7 +152,7 @@ def test_gpt_oss_thinks_in_a_message_of_its_own(vocabulary: Callable[[tiny.Words
     assert goes_on.ids[-len(loaded.tokenize("the sum")) :] == loaded.tokenize("the sum")
 
 
-@pytest.mark.parametrize("kind", [USER, tiny.CONTROL])
+@pytest.mark.parametrize("kind", [thinkers.USER, tiny.CONTROL])
 def test_no_answer_under_a_schema_holds_a_mark(kind: int) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("llguidance")
@@ -182,31 +171,14 @@ def test_no_answer_under_a_schema_holds_a_mark(kind: int) -> None:
     assert not forbidden[vocabulary.tokenize("a")[0]]
 
 
-BOXED = "\\boxed{7}"
-
-
-def parrot(path: Path, made: tiny.Words, *says: str) -> Path:
-    """A model that says these tokens and letters, each once."""
-    ids = [
-        made.tokens.index(part) if part in made.tokens else made.tokens.index(letter)
-        for part in says
-        for letter in ([part] if part in made.tokens else part)
-    ]
-    return tiny.write_parrot(path, made, ids)
-
-
 @pytest.fixture
 def gpt_oss(tmp_path: Path) -> Path:
-    """Says the same in its thought and in its answer, and ends both messages."""
-    made = words(*HARMONY_TOKENS, template=HARMONY)
-    return parrot(tmp_path / "gpt-oss.gguf", made, "<|message|>", BOXED, "<|end|>")
+    return thinkers.gpt_oss(tmp_path / "gpt-oss.gguf")
 
 
 @pytest.fixture
 def magistral(tmp_path: Path) -> Path:
-    """Opens a thought, closes it, and answers."""
-    made = words("[THINK]", "[/THINK]")
-    return parrot(tmp_path / "magistral.gguf", made, "Ċ", "[THINK]", "hm", "[/THINK]", BOXED, "<|im_end|>")
+    return thinkers.magistral(tmp_path / "magistral.gguf")
 
 
 def assert_solves(draft: str, target: str, thought: str, **options: Any) -> None:
@@ -263,7 +235,9 @@ def test_over_llama_cpp_s_own_server(gpt_oss: Path, magistral: Path, api: str) -
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_end_of_a_thought_and_that_of_an_answer_are_scored_apart(tmp_path: Path, kind: str, local: bool) -> None:
     """Of a model that ends both as thoughts end: a thought of gpt-oss ends by another token than its answer."""
-    path = parrot(tmp_path / "m.gguf", words(*HARMONY_TOKENS, template=HARMONY), "<|message|>", "a", "<|end|>")
+    path = parrot(
+        tmp_path / "m.gguf", words(*thinkers.HARMONY_TOKENS, template=thinkers.HARMONY), "<|message|>", "a", "<|end|>"
+    )
 
     async def ends(server: Flavor) -> tuple[float | None, float | None]:
         options = {"tokenizer": str(path)} if local else {}

@@ -8,6 +8,8 @@ import torch
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from a1agent.backends.gguf_info import read_gguf
+from a1agent.backends.gguf_tokenizer import build_tokenizer
 from tests.backends import tiny
 
 _CUT = (
@@ -87,6 +89,19 @@ def write(folder: Path, kind: str, tokenizer: Tokenizer, words: tiny.Words, seed
     }
     text = json.dumps({key: value for key, value in settings.items() if value is not None})
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def thinker_checkpoint(folder: Path, gguf: Path) -> Path:
+    """A GGUF file of `thinkers` as servers that read no GGUF take it; its control tokens are special."""
+    metadata = read_gguf(gguf).metadata
+    embedded_checkpoint(folder, gguf)
+    build_tokenizer(metadata).save(str(folder / "tokenizer.json"))
+    end = metadata["tokenizer.ggml.tokens"][metadata["tokenizer.ggml.eos_token_id"]].decode()
+    template = metadata["tokenizer.chat_template"]
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
     return folder
 
 
