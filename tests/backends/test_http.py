@@ -587,11 +587,11 @@ def test_a_server_that_does_not_get_ready_is_an_error_that_says_how_to_wait_long
 
 
 def test_a_server_that_is_silent_at_the_start_is_not_asked_for_ever(server: Flavor) -> None:
-    server.socket.faults = Faults(plan=["hang"] * 2)
+    server.socket.faults = Faults(plan=["hang"] * 9)
     impatient = {"retries": 8, "first_token_s": 0.2, "patience_s": 0.3}
     error = refused(f"{type(server).__name__.lower()}:{server.url}", **impatient)
     assert "silent" in error.what
-    assert server.socket.faults.plan == []
+    assert 0 < len(server.socket.faults.plan) < 9
 
 
 def test_a_server_of_another_kind_is_refused(servers: dict[str, Flavor]) -> None:
