@@ -49,6 +49,14 @@ class Spelling:
         """What stands between the tokens."""
         return [part for part in (*self.open, *self.close) if part not in self.tokens]
 
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """The marks in a text, with the line breaks that the engine puts beside them or the word that the model has."""
+        if self.loose:
+            return _LOOSE
+        after = "|".join(("\n", *(re.escape(part) for part in self.open[-1:] if part in self.words)))
+        return re.compile(f"({THINK_OPEN}(?:{after})?|\n?{THINK_CLOSE}(?:{BLANK_LINE})?)")
+
     def spelled(self, text: str) -> str:
         """A text with the marks as its model has them."""
         return text.replace(THOUGHT_OPENING, "".join(self.open)).replace(THOUGHT_CLOSING, "".join(self.close))
@@ -70,8 +78,6 @@ SPELLINGS = (
     Spelling(("◁think▷",), ("◁/think▷",)),
     Spelling((THINK_OPEN,), (THINK_CLOSE,), loose=True),
 )
-# With the line breaks that the engine puts beside them; models that have such marks put none.
-_TIGHT = re.compile(f"({THINK_OPEN}\n?|\n?{THINK_CLOSE}(?:{BLANK_LINE})?)")
 _LOOSE = re.compile(f"({THINK_OPEN}|{THINK_CLOSE})")
 
 
@@ -91,7 +97,7 @@ class ThoughtMarks:
 
     def parts(self, text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         """A text cut at its marks: what stands before each, and the mark's ids; none at the end."""
-        parts = (_LOOSE if self.spelling.loose else _TIGHT).split(text)
+        parts = self.spelling.pattern.split(text)
         for rest, mark in zip(parts[::2], [*parts[1::2], ""], strict=True):
             yield rest, () if not mark else self.close_ids if THINK_CLOSE in mark else self.open_ids
 

@@ -125,6 +125,16 @@ def test_marks_that_are_words_of_the_text_stay_as_they_are(vocabulary: Callable[
     assert b"".join(map(loaded.piece, ids)) == b"<think>\nadd</think>"
 
 
+def test_the_word_that_gemma_puts_into_its_mark_comes_once(vocabulary: Callable[[tiny.Words], Any]) -> None:
+    made = words(*tokens_of(("<|channel>", "<channel|>")))
+    loaded = vocabulary(made)
+    opened = [made.tokens.index("<|channel>"), *loaded.tokenize("thought\n")]
+    written = b"".join(map(loaded.piece, [*opened, *loaded.tokenize("the sum")])).decode()
+    assert written == "<think>thought\nthe sum"
+    for text in (written, "<think>\nthe sum", "<think>the sum"):
+        assert loaded.tokenize(text) == [*opened, *loaded.tokenize("the sum")]
+
+
 def test_half_a_pair_of_marks_is_none(vocabulary: Callable[[tiny.Words], Any]) -> None:
     made = words("[THINK]")
     loaded = vocabulary(made)
