@@ -16,6 +16,7 @@ import math
 import re
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
@@ -207,6 +208,11 @@ class Http:
     def client(self, session: str | None) -> httpx2.AsyncClient:
         """The pool that the requests of a chain go through."""
         return self._clients[hash(session) % len(self._clients)]
+
+    def ask_singly(self) -> None:
+        """From now on one request is under way at a time, a replica."""
+        self.options = replace(self.options, max_connections=1)
+        self.replicas.ask_singly()
 
     def hidden(self, text: str) -> str:
         """A text without the key."""
