@@ -180,9 +180,9 @@ async def test_a_server_that_loads_its_model_is_recognized_afterwards(serve: Ser
     server.socket.faults = Faults(plan=["503"] * 2, paths=("/props",))
     async with loaded(factory(openai.load, server)):
         assert server.socket.faults.struck == ["503"] * 2
-    server.socket.faults = Faults(plan=["503"] * 9, paths=("/props",))
+    server.socket.faults = Faults(plan=["503"] * 10000, paths=("/props",))
     with pytest.raises(BackendError, match="not ready"):
-        await asyncio.to_thread(openai.load, server.url, retry_wait_s=0.01)
+        await asyncio.to_thread(openai.load, server.url, retry_wait_s=0.01, patience_s=0.2)
 
 
 @pytest.mark.anyio
