@@ -16,6 +16,7 @@ import math
 import re
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
@@ -50,6 +51,7 @@ _NO_MODEL = re.compile(
 )
 """How servers say that they have no such model, in words or as a code; a path that they lack may name models too."""
 _ELSEWHERE = "check the address, and the model's name at /v1/models"
+_UP_HINT = "is the server up? vLLM and SGLang do not listen while they load: ?reach_s=300 waits for that at the start"
 
 
 class Refused(BackendError):
@@ -174,7 +176,7 @@ class Line:
         except httpx2.ConnectError as error:
             if (hint := _tls_hint(error)) is not None:
                 raise BackendError(f"no trusted connection to {url}: {error}", hint) from error
-            raise Unreachable(f"{url} does not accept connections: {error}", "is the server up?") from error
+            raise Unreachable(f"{url} does not accept connections: {error}", _UP_HINT) from error
         except httpx2.ConnectTimeout as error:
             what = f"{url} does not answer when a connection is asked for"
             raise Unreachable(what, "is the address right? if it is only slow, raise connect_s") from error
@@ -207,6 +209,11 @@ class Http:
     def client(self, session: str | None) -> httpx2.AsyncClient:
         """The pool that the requests of a chain go through."""
         return self._clients[hash(session) % len(self._clients)]
+
+    def ask_singly(self) -> None:
+        """From now on one request is under way at a time, a replica."""
+        self.options = replace(self.options, max_connections=1)
+        self.replicas.ask_singly()
 
     def hidden(self, text: str) -> str:
         """A text without the key."""

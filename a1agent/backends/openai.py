@@ -15,6 +15,7 @@ next call; how, depends on the server, which is recognized by what it offers bes
 `api=` (chat, completions) and `continuation=` (final_message, prefix, trailing) overrule this. Raw completions need the
 chat template: `tokenizer=` names the model's tokenizer; without it a prompt is plain lines of role names. In
 chats too questions with tools need it: it tells whether the model takes any.
+llama-cpp-python's server breaks off what it writes when it is asked for more: it is asked for one text at a time.
 Log-probabilities are told by llama-server only; elsewhere those of a written step are not numbers.
 A chain goes on from all that its model wrote: where a server takes thoughts or tool calls out of a chat's text, as one
 with a parser for them does, an error says so. Fields that a server refuses are left out where nothing depends on them.
@@ -129,6 +130,16 @@ class _ModelPath(BaseModel):
     """What SGLang says of itself."""
 
     model_path: str
+
+
+class _Api(BaseModel):
+    """What llama-cpp-python's server says of its API."""
+
+    title: Literal["🦙 llama.cpp Python API"]
+
+
+class _Described(BaseModel):
+    info: _Api
 
 
 class OpenAIWire:
@@ -281,6 +292,8 @@ async def _start(http: Http, model: str, way: Way) -> RemoteBackend:
     if props:
         return await _llama_server(http, served, min(each.default_generation_settings.n_ctx for each in props))
     info = await _told(http, "/info", _Info)
+    if await _told(http, "/openapi.json", _Described):
+        http.ask_singly()
     if way[0] == "auto":
         found = ("completions", "auto") if info else await _way(http)
         way = (found[0], found[1] if way[1] == "auto" else way[1])

@@ -55,6 +55,11 @@ class Replicas:
         self._homes: dict[str, Replica] = {}
         self._failing_since: float | None = None
 
+    def ask_singly(self) -> None:
+        """From now on one request is under way at a time, a replica."""
+        for replica in self.all:
+            replica.slots = asyncio.Semaphore(1)
+
     def pick(self, session: str | None = None) -> Replica:
         """The replica for a call of a chain. Raises `BackendError` while the circuit is open."""
         now = self._clock()

@@ -23,8 +23,9 @@ __all__ = ["BadReply", "Retryable", "Unreachable", "given_up", "may_pass", "retr
 
 _log = logging.getLogger(__name__)
 _LONGEST_WAIT_S = 60.0
-_REACH_S = 3.0
-"""For so long a server that cannot be reached is tried again at the start: its address may be wrong."""
+_LONGEST_START_WAIT_S = 4.0
+_LONG_S = 10.0
+"""A wait that may be longer is told."""
 
 
 class Retryable(BackendError):
@@ -56,7 +57,7 @@ def retrying(options: ServerOptions) -> AsyncRetrying:
     """Tries again after a `Retryable`."""
     return AsyncRetrying(
         stop=stop_after_attempt(options.retries + 1),
-        wait=_waits(options),
+        wait=_waits(options, _LONGEST_WAIT_S),
         retry=retry_if_exception_type(Retryable),
         before_sleep=_note,
         reraise=True,
@@ -64,17 +65,25 @@ def retrying(options: ServerOptions) -> AsyncRetrying:
 
 
 def retrying_start(options: ServerOptions) -> AsyncRetrying:
-    """Tries again what a server is asked first: it may be loading its model, or its address may be wrong."""
+    """Tries again what a server is asked first, for as long as its options say: it may be loading its model."""
+    told = False
 
-    def late(state: RetryCallState) -> bool:
-        limit_s = _REACH_S if isinstance(_error(state), Unreachable) else options.patience_s
-        return (state.seconds_since_start or 0.0) >= limit_s
+    def limit_s(state: RetryCallState) -> float:
+        return options.reach_s if isinstance(_error(state), Unreachable) else options.patience_s
+
+    def note(state: RetryCallState) -> None:
+        nonlocal told
+        error = _error(state)
+        if not told and isinstance(error, Retryable) and limit_s(state) > _LONG_S:
+            _log.warning("%s; waiting for it", error.what)
+            told = True
+        _note(state)
 
     return AsyncRetrying(
-        stop=lambda state: state.attempt_number > options.retries or late(state),
-        wait=_waits(options),
+        stop=lambda state: (state.seconds_since_start or 0.0) >= limit_s(state),
+        wait=_waits(options, _LONGEST_START_WAIT_S),
         retry=retry_if_exception(may_pass),
-        before_sleep=_note_start,
+        before_sleep=note,
         reraise=True,
     )
 
@@ -88,9 +97,9 @@ def given_up() -> Generator[None]:
         raise BackendError(error.what, error.hint) from error
 
 
-def _waits(options: ServerOptions) -> Callable[[RetryCallState], float]:
+def _waits(options: ServerOptions, longest_s: float) -> Callable[[RetryCallState], float]:
     first_s = options.retry_wait_s
-    waits = wait_exponential(first_s, _LONGEST_WAIT_S) + wait_random(0, first_s)
+    waits = wait_exponential(first_s, longest_s) + wait_random(0, first_s)
 
     def wait(state: RetryCallState) -> float:
         error = _error(state)
@@ -106,10 +115,3 @@ def _error(state: RetryCallState) -> BaseException | None:
 
 def _note(state: RetryCallState) -> None:
     _log.info("attempt %d failed, trying again: %s", state.attempt_number, _error(state))
-
-
-def _note_start(state: RetryCallState) -> None:
-    error = _error(state)
-    if state.attempt_number == 1 and isinstance(error, Retryable) and not isinstance(error, Unreachable):
-        _log.warning("%s; waiting for it", error.what)
-    _note(state)

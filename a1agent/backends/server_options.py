@@ -31,6 +31,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "stream_interval": (int, "tokens that vLLM or SGLang sends at a time; 0: the more, the more chains write at once"),
     "cooldown_s": (float, "seconds a failing replica is left alone before it is tried again"),
     "patience_s": (float, "seconds of nothing but failures after which calls fail at once and loading is given up"),
+    "reach_s": (float, "seconds a server that does not listen is waited for at the start, as vLLM while it loads"),
     "data_parallel": (int, "engines behind one address, as of --data-parallel-size: each chain stays with one of them"),
     "session_header": (str, "header that names the chain, for routers that keep it on its replica; SGLang: its own"),
 }
@@ -63,6 +64,7 @@ class ServerOptions(ChatOptions):
     stream_interval: int = 0
     cooldown_s: float = 5.0
     patience_s: float = 30.0
+    reach_s: float = 3.0
     data_parallel: int = 1
     session_header: str = "X-Session-ID"
 

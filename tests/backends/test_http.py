@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from a1agent import A1, CannotScore, InvalidOption, ModelLoadError, ModelNotFound
-from a1agent.backends import llama_cpp, openai, retries, sglang, vllm
+from a1agent.backends import llama_cpp, openai, sglang, vllm
 from a1agent.backends.base import Sampling, Stop
 from a1agent.backends.registry import parse_address
 from a1agent.backends.remote import RemoteBackend
@@ -530,14 +530,14 @@ def test_a_context_longer_than_the_servers_is_refused(server: Flavor) -> None:
     assert "1024" in error.what
 
 
-def test_a_host_that_is_not_there_is_named_and_soon_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_is_not_there_is_named_and_soon_given_up() -> None:
     """However often calls are tried again: the address may be wrong."""
-    monkeypatch.setattr(retries, "_REACH_S", 0.02)
     for scheme in ("vllm", "sglang", "openai"):
         begun = time.monotonic()
-        error = refused(f"{scheme}:http://127.0.0.1:9#m", retries=100)
+        error = refused(f"{scheme}:http://127.0.0.1:9#m", retries=100, reach_s=0.02)
         assert type(error) is BackendError
         assert "127.0.0.1:9" in error.what
+        assert "reach_s" in error.hint
         assert time.monotonic() - begun < 2
 
 
@@ -558,32 +558,54 @@ def test_a_server_that_is_not_ready_yet_is_waited_for(
     assert "; waiting for it" in caplog.text
 
 
-def test_a_server_that_begins_to_listen_is_waited_for(server: Flavor, caplog: pytest.LogCaptureFixture) -> None:
-    listening = threading.Thread(target=server.socket.listen)
+@contextmanager
+def listening_once_refused(server: Flavor) -> Iterator[None]:
+    """Nothing listens where the server is until it was asked some times."""
+    listening, asked = threading.Thread(target=server.socket.listen), 0
 
     class Listen(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "does not accept connections" in record.getMessage() and listening.ident is None:
+            nonlocal asked
+            asked += record.getMessage().startswith("attempt ")
+            if asked == 4 and listening.ident is None:
                 listening.start()
 
     server.socket.refuse()
-    caplog.set_level(logging.INFO, logger="a1agent")
     logger, handler = logging.getLogger("a1agent.backends.retries"), Listen()
     logger.addHandler(handler)
     try:
-        asyncio.run(load(server, retry_wait_s=0.05).aclose())
+        yield
     finally:
         logger.removeHandler(handler)
     listening.join()
 
 
+def test_a_server_that_begins_to_listen_is_waited_for(server: Flavor, caplog: pytest.LogCaptureFixture) -> None:
+    """For as long as is asked for, however often calls are tried again; it is told where that may be long."""
+    caplog.set_level(logging.INFO, logger="a1agent")
+    for reach_s, told in ((5.0, 0), (60.0, 1)):
+        with listening_once_refused(server):
+            asyncio.run(load(server, retry_wait_s=0.05, retries=1, reach_s=reach_s).aclose())
+        assert caplog.text.count("; waiting for it") == told
+
+
+def test_a_server_that_listens_before_it_is_ready_is_said_to_be_waited_for(
+    server: Flavor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="a1agent")
+    server.socket.faults = Faults(plan=["503"] * 2, paths=("/v1/models",))
+    with listening_once_refused(server):
+        asyncio.run(load(server, retry_wait_s=0.05).aclose())
+    assert caplog.text.count("; waiting for it") == 1
+
+
 def test_a_server_that_does_not_get_ready_is_an_error_that_says_how_to_wait_longer(server: Flavor) -> None:
-    server.socket.faults = Faults(plan=["503"] * 4)
-    error = refused(f"{type(server).__name__.lower()}:{server.url}", retries=3)
+    server.socket.faults = Faults(plan=["503"] * 10000)
+    error = refused(f"{type(server).__name__.lower()}:{server.url}", patience_s=0.3)
     assert type(error) is BackendError
     assert "503" in error.what
-    assert "retries and patience_s" in error.hint
-    assert server.socket.faults.plan == []
+    assert "patience_s" in error.hint
+    assert len(server.socket.faults.struck) > 2
 
 
 def test_a_server_that_is_silent_at_the_start_is_not_asked_for_ever(server: Flavor) -> None:

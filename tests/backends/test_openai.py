@@ -21,7 +21,7 @@ from tests.servers.flavors import OpenAI
 from tests.servers.llama_cpp_python import llama_cpp_python_server
 from tests.servers.llama_server import llama_server
 from tests.servers.process import RealServer
-from tests.servers.sockets import Faults
+from tests.servers.sockets import Faults, Reply, Request
 from tests.servers.transformers_serve import hub_cache, transformers_serve
 
 
@@ -180,9 +180,9 @@ async def test_a_server_that_loads_its_model_is_recognized_afterwards(serve: Ser
     server.socket.faults = Faults(plan=["503"] * 2, paths=("/props",))
     async with loaded(factory(openai.load, server)):
         assert server.socket.faults.struck == ["503"] * 2
-    server.socket.faults = Faults(plan=["503"] * 9, paths=("/props",))
+    server.socket.faults = Faults(plan=["503"] * 10000, paths=("/props",))
     with pytest.raises(BackendError, match="not ready"):
-        await asyncio.to_thread(openai.load, server.url, retry_wait_s=0.01)
+        await asyncio.to_thread(openai.load, server.url, retry_wait_s=0.01, patience_s=0.2)
 
 
 @pytest.mark.anyio
@@ -261,6 +261,33 @@ async def test_llama_cpp_pythons_own_server_continues_raw_texts(python_server: R
         sequence.rewind(start)
         whole = await sequence.generate(10, GREEDY, FREELY)
         assert parts[0].step.text + parts[1].step.text == whole.step.text
+
+
+@pytest.mark.anyio
+async def test_llama_cpp_pythons_own_server_is_asked_for_one_text_at_a_time(
+    python_server: RealServer, models: Path
+) -> None:
+    """It breaks a stream off when another is asked for."""
+    load = factory(openai.load, python_server, tokenizer=str(models / "bpe.gguf"), retries=0)
+    async with loaded(load) as backend:
+        root = await backend.open(Question.of("the sum of 1 and 2"))
+        alone = await root.fork().generate(40, GREEDY, FREELY)
+        together = await asyncio.gather(*(root.fork().generate(40, GREEDY, FREELY) for _ in range(4)))
+        assert [each.step.text for each in together] == [alone.step.text] * 4
+
+
+@pytest.mark.anyio
+async def test_a_server_is_known_for_llama_cpp_pythons_by_what_it_says_of_its_api(serve: Serve) -> None:
+    server = await serve(OpenAI)
+
+    async def described(request: Request) -> Reply:
+        return Reply({"openapi": "3.1.0", "info": {"title": "🦙 llama.cpp Python API", "version": "0.3.36"}})
+
+    async with loaded(factory(openai.load, server)) as backend:
+        assert backend.info.at_once == 64
+    server.socket.handlers["/openapi.json"] = described
+    async with loaded(factory(openai.load, server)) as backend:
+        assert backend.info.at_once == 1
 
 
 @pytest.fixture
