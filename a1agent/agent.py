@@ -33,7 +33,7 @@ from a1agent.errors import A1Error, TimedOut
 from a1agent.events import ChainFinished, Event, QuestionOpened, VoteClosed
 from a1agent.fold import StatsFold
 from a1agent.models import Loaded, Model, Pair
-from a1agent.notices import Once
+from a1agent.notices import Once, failures
 from a1agent.types import Message, Question, Result
 
 __all__ = ["A1"]
@@ -142,7 +142,8 @@ class A1:
             outcome = await self._reason(call, asked.question, loaded)
         stats = fold.stats(time.perf_counter() - started)
         result = result_of(asked, outcome, stats, fold.usage())
-        notices = await self._notices.of_call(loaded, self.pair.embedded, question, stats)
+        notices = failures(result.chains)
+        notices += await self._notices.of_call(loaded, self.pair.embedded, question, stats)
         tokens = await _text_tokens(loaded.target, result, call.deadline)
         return replace(result, notices=tuple(notices), text_tokens=tokens)
 

@@ -1,5 +1,5 @@
-"""What a person should know about an answer: a question unlike the training data, a rate that was not kept, a target
-that is faster alone."""
+"""What a person should know about an answer: a question unlike the training data, chains that failed, a rate that was
+not kept, a target that is faster alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from a1agent.backends.base import ModelInfo
 from a1agent.conformal.feedback import RATE_MARGIN, RATE_STEPS
 from a1agent.models import Loaded
 from a1agent.stats import RejectionStats
-from a1agent.types import Question
+from a1agent.types import ChainResult, Question
 
-__all__ = ["UNLIKE_LEVEL", "Once", "ceiling", "off_rate", "together", "written_share"]
+__all__ = ["UNLIKE_LEVEL", "Once", "ceiling", "failures", "off_rate", "together", "written_share"]
 
 UNLIKE_LEVEL = 0.01
 """A question is called unlike the training data when fewer than this share of training prompts are as strange."""
@@ -62,6 +62,12 @@ def off_rate(stats: RejectionStats) -> list[str]:
         f"{found}: more than the {RATE_MARGIN} of conditional coverage, because the bound on the overall rate or "
         "scores that are not finite went before it"
     ]
+
+
+def failures(chains: Sequence[ChainResult]) -> list[str]:
+    """A notice where chains failed and others answered."""
+    errors = [chain.error for chain in chains if chain.end == "failed"]
+    return [f"{len(errors)} of {len(chains)} chains failed and did not vote: {errors[0]}"] if errors else []
 
 
 class Once:

@@ -253,6 +253,7 @@ def test_one_failing_chain_is_recorded_and_the_others_go_on() -> None:
     assert result.answer == "21"
     assert result.stats.chains_failed == 1
     assert [c.error for c in result.chains if c.end == "failed"] == ["the model fell over"]
+    assert result.notices[0] == f"1 of {len(result.chains)} chains failed and did not vote: the model fell over"
     assert result.confidence == 0.75
 
 
