@@ -271,8 +271,8 @@ class RemoteEngine:
                 return None
         else:
             known = 0
-        turn_end = self._end_after([*ids, *writing.ids])
-        end = [turn_end] if writing.finish == "end" and turn_end is not None else []
+        turn_end = self._end_after([*ids, *writing.ids]) if writing.finish == "end" else None
+        end = [] if turn_end is None else [turn_end]
         start = len(ids) + known
         if len(writing.ids) + len(end) == known:
             return None

@@ -129,15 +129,18 @@ class Tokens:
         if self._piece is not None:
             yield from ((token, self._piece(token), logprob) for token, logprob in pairs)
             return
-        for token, logprob in pairs:
+        text = chunk.text
+        for i, (token, logprob) in enumerate(pairs):
             if token not in self._marks:
                 self._held.append((token, logprob))
                 continue
-            yield from ((held, b"", known) for held, known in self._held)
-            self._held.clear()
+            if self._held:  # text that came with tokens on both sides of the mark is taken for that of the later ones
+                before, text = (text, "") if i + 1 == len(chunk.ids) else ("", text)
+                yield from self._deal(before, cut=False)
+                self._held.clear()
             yield token, self._marks[token], logprob
-        if self._held and (chunk.text or chunk.finish):
-            yield from self._deal(chunk.text, chunk.finish == "length")
+        if self._held and (text or chunk.finish):
+            yield from self._deal(text, chunk.finish == "length")
             self._held.clear()
 
     def _deal(self, text: str, cut: bool) -> Iterator[tuple[int, bytes, float]]:

@@ -143,6 +143,21 @@ def test_text_is_dealt_out_to_ids_without_losing_a_byte() -> None:
     assert dealt[6] == (7, b"\xf0")  # not whole: it will be rewound
 
 
+def test_text_keeps_its_side_of_a_mark_that_the_server_leaves_out() -> None:
+    tokens = Tokens(None, {9: b"</think>"})
+    chunks = [
+        Chunk(ids=(1,), logprobs=(-1.0,), text="so 7"),
+        Chunk(ids=(9,), logprobs=(-2.0,)),
+        Chunk(ids=(2,), logprobs=(-1.0,), text="The"),
+        Chunk(ids=(3, 9), logprobs=(-1.0, -2.0), text=" end"),
+        Chunk(ids=(9, 4), logprobs=(-2.0, -1.0), text=" again"),
+        Chunk(ids=(9,), logprobs=(-2.0,), text="[/THINK]"),
+    ]
+    dealt = [(token, piece) for chunk in chunks for token, piece, _ in tokens.of(chunk)]
+    assert dealt[:3] == [(1, b"so 7"), (9, b"</think>"), (2, b"The")]
+    assert dealt[3:] == [(3, b" end"), (9, b"</think>"), (9, b"</think>"), (4, b" again"), (9, b"</think>")]
+
+
 def test_a_client_that_was_never_used_closes() -> None:
     Http(("http://127.0.0.1:9",), ServerOptions()).close()
 
