@@ -613,7 +613,8 @@ def test_a_server_that_is_silent_at_the_start_is_not_asked_for_ever(server: Flav
     impatient = {"retries": 8, "first_token_s": 0.2, "patience_s": 0.3}
     error = refused(f"{type(server).__name__.lower()}:{server.url}", **impatient)
     assert "silent" in error.what
-    assert 0 < len(server.socket.faults.plan) < 9
+    left, server.socket.faults = len(server.socket.faults.plan), Faults()
+    assert 0 < left < 9
 
 
 def test_a_server_of_another_kind_is_refused(servers: dict[str, Flavor]) -> None:
