@@ -156,11 +156,10 @@ class OpenAIWire:
         self.takes_all = takes_all
         self._text = text
         self._refused: set[str] = set()
-        self._told: dict[str, Any] = {}
-        if told.thinking != "auto":
-            self._told["chat_template_kwargs"] = ChatOptions(thinking=told.thinking).all_variables
-        if told.reasoning_effort:
-            self._told["reasoning_effort"] = told.reasoning_effort
+        variables = told.template_variables
+        self._told = dict(variables.get("reasoning_effort", {}))
+        if "thinking" in variables:
+            self._told["chat_template_kwargs"] = variables["thinking"]
         self.can_constrain = way[0] == "chat"  # completions have no field for a schema that servers agree on
 
     def raw(self, sampling: Sampling) -> bool:

@@ -61,7 +61,7 @@ class ServerTokenizer:
         self._ask_prompt = ask_prompt
         self._ask_control = ask_control or ask_ids
         self._known: dict[str, list[int]] = {}
-        self._control: dict[str, bool] = {}
+        self._control: dict[str, list[int]] = {}
         self._sentinel: tuple[str, list[int]] = ("", [])
         self._openings: list[list[int]] = []
 
@@ -166,13 +166,13 @@ class ServerTokenizer:
         return self._openings
 
     async def _is_control(self, spelled: str) -> bool:
-        if spelled not in self._control:
-            self._control[spelled] = len(await self._own_ids(spelled)) == 1
-        return self._control[spelled]
+        return len(await self._own_ids(spelled)) == 1
 
     async def _own_ids(self, spelled: str) -> list[int]:
-        prefix, ids = self._sentinel
-        return (await self._control_ids(prefix + spelled))[len(ids) :]
+        if spelled not in self._control:
+            prefix, ids = self._sentinel
+            self._control[spelled] = (await self._control_ids(prefix + spelled))[len(ids) :]
+        return self._control[spelled]
 
     async def _after_sentinel(self, text: str) -> list[int]:
         prefix, ids = self._sentinel

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN, THOUGHT_CLOSING, THOUGHT_OPENING
 
@@ -49,11 +49,10 @@ class Spelling:
         """What stands between the tokens."""
         return [part for part in (*self.open, *self.close) if part not in self.tokens]
 
-    @property
     def pattern(self) -> re.Pattern[str]:
         """The marks in a text, with the line breaks that the engine puts beside them or the word that the model has."""
         if self.loose:
-            return _LOOSE
+            return re.compile(f"({THINK_OPEN}|{THINK_CLOSE})")
         after = "|".join(("\n", *(re.escape(part) for part in self.open[-1:] if part in self.words)))
         return re.compile(f"({THINK_OPEN}(?:{after})?|\n?{THINK_CLOSE}(?:{BLANK_LINE})?)")
 
@@ -78,18 +77,18 @@ SPELLINGS = (
     Spelling(("◁think▷",), ("◁/think▷",)),
     Spelling((THINK_OPEN,), (THINK_CLOSE,), loose=True),
 )
-_LOOSE = re.compile(f"({THINK_OPEN}|{THINK_CLOSE})")
 
 
 @dataclass(frozen=True, slots=True)
 class ThoughtMarks:
-    """The marks of one vocabulary.
+    """The marks of one vocabulary. `pattern`: those in a text, as their spelling gives it.
 
     `ends`: the tokens that end a thought and an answer, of models that end their turn with each; `pieces`: what the
     tokens among the marks add to a text.
     """
 
     spelling: Spelling
+    pattern: re.Pattern[str]
     open_ids: tuple[int, ...]
     close_ids: tuple[int, ...]
     ends: tuple[int, ...] = ()
@@ -97,7 +96,7 @@ class ThoughtMarks:
 
     def parts(self, text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         """A text cut at its marks: what stands before each, and the mark's ids; none at the end."""
-        parts = self.spelling.pattern.split(text)
+        parts = self.pattern.split(text)
         for rest, mark in zip(parts[::2], [*parts[1::2], ""], strict=True):
             yield rest, () if not mark else self.close_ids if THINK_CLOSE in mark else self.open_ids
 
@@ -135,7 +134,7 @@ def find_marks(
         tuple(i for part in parts for i in ([tokens[part]] if part in tokens else plain(part)))
         for parts in (spelling.open, spelling.close)
     )
+    marks = ThoughtMarks(spelling, spelling.pattern(), opened, closed)
     if spelling.ends:  # its model writes neither: the prompt opens the thought, the end of the turn closes it
-        return ThoughtMarks(spelling, opened, closed, tuple(tokens[end] for end in spelling.ends))
-    pieces = {opened[0]: THINK_OPEN.encode(), closed[0]: THINK_CLOSE.encode()}
-    return ThoughtMarks(spelling, opened, closed, pieces=pieces)
+        return replace(marks, ends=tuple(tokens[end] for end in spelling.ends))
+    return replace(marks, pieces={opened[0]: THINK_OPEN.encode(), closed[0]: THINK_CLOSE.encode()})

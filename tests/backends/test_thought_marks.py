@@ -1,7 +1,6 @@
 """Marks of thoughts that are control tokens: texts have one spelling of them, whatever the model's is."""
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -69,11 +68,8 @@ def vocabulary(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[tiny
 
 
 def ids_of(made: tiny.Words, loaded: Any, parts: tuple[str, ...]) -> list[int]:
-    return list(
-        itertools.chain(
-            *([made.tokens.index(part)] if part in made.tokens else loaded.tokenize(part) for part in parts)
-        )
-    )
+    found = ([made.tokens.index(part)] if part in made.tokens else loaded.tokenize(part) for part in parts)
+    return [token for ids in found for token in ids]
 
 
 @pytest.mark.parametrize(("opened", "closed"), PAIRS.values(), ids=PAIRS)
