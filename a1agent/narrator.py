@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from a1agent.call_formats import OPENINGS
 from a1agent.events import Event, StepAccepted, StepDrafted, StepTakenOver, VoteClosed
 from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN, is_thinking
 from a1agent.types import Result
 
 __all__ = ["Narrator"]
-
-_CALLS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 
 
 @dataclass(slots=True)
@@ -64,6 +63,6 @@ def _reasoning(text: str) -> str:
     """What a text says before its message and its tool calls."""
     thinks = THINK_CLOSE in text or is_thinking(text)
     reasoning = text.partition(THINK_CLOSE)[0]
-    for mark in () if thinks else _CALLS:  # in a thought it calls nothing yet
+    for mark in () if thinks else OPENINGS:  # in a thought it calls nothing yet
         reasoning = reasoning.partition(mark)[0]
     return reasoning.replace(THINK_OPEN, "", 1).lstrip()

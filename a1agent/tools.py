@@ -1,19 +1,11 @@
-"""Tool calls: which tools a model is shown, how the families of models write a call, and when two calls are the same.
+"""Tool calls: which tools a model is shown, which calls its messages hold, and when two calls are the same.
 
-| family | a call |
-|---|---|
-| Hermes, Qwen | `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` |
-| Llama 3 | the whole message is `{"name": ..., "parameters": {...}}`, several with `;` between them |
-| Mistral | `[TOOL_CALLS][{"name": ..., "arguments": {...}}]`, later `[TOOL_CALLS]name[ARGS]{...}` |
-
-A call is known by how it is written, not by the model's name. Control tokens, such as `[TOOL_CALLS]`, may be missing
-from a model's text: what stands around them is enough.
+`call_formats.py` has how the families of models write them.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import reprlib
 import secrets
 import string
@@ -22,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from a1agent.call_formats import Written, either, read_calls, tool_name
 from a1agent.engine.extract import Answer, canonical_json
 from a1agent.engine.statement import Statement
 from a1agent.errors import InvalidQuestion, nearest
@@ -30,17 +23,11 @@ from a1agent.types import InvalidToolCall, Question, ToolCall
 
 __all__ = ["Calls", "call_id", "calls_in", "canonical_calls", "offer", "parse_calls", "tool_statement"]
 
-_TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
-_MARK = "[TOOL_CALLS]"
-_PYTHON_TAG = "<|python_tag|>"
-_ARGUMENTS = re.compile(r"\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
-_NAMED = re.compile(r'\[?\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _OPENING, _CLOSING = "<tool_call>\n", "\n</tool_call>"
 _WHOLE = '"$ref": "#"'
 """A reference to all of a schema, in its JSON text; inside a string its quotes would be escaped."""
 _STATEMENT_TOKENS = 512
 _ID_LETTERS = string.ascii_letters + string.digits
-_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +95,11 @@ def tool_statement(question: Question, otherwise: Statement) -> Statement:
 
 def calls_in(message: str, question: Question) -> Calls:
     """The calls in a model's answer to a question that `offer` gave."""
-    tools = {_name(tool): tool for tool in question.tools}
+    tools = {_name(tool): _parameters(tool) for tool in question.tools}
     found = parse_calls(message, tools)
-    strict = {name for name, tool in tools.items() if question.strict_tools or tool["function"].get("strict")}
+    strict = {_name(tool) for tool in question.tools if question.strict_tools or tool["function"].get("strict")}
     if strict:
-        matched = [_matched(c, _parameters(tools[c.name])) if c.name in strict else c for c in found.calls]
+        matched = [_matched(c, tools[c.name]) if c.name in strict else c for c in found.calls]
         found = _collect([*matched, *found.invalid], found.content)
     return found if question.parallel_tool_calls else replace(found, calls=found.calls[:1])
 
@@ -123,20 +110,12 @@ def canonical_calls(calls: Collection[ToolCall]) -> str:
     return f"[{','.join(sorted(canonical_json(text) or text for text in spelled))}]"
 
 
-def parse_calls(message: str, names: Collection[str]) -> Calls:
-    """The calls in a model's message; `names` are those of the tools it may call."""
-    if not names:
+def parse_calls(message: str, tools: Mapping[str, Mapping[str, Any]]) -> Calls:
+    """The calls in a model's message; `tools` are the parameters of the tools it may call, by name."""
+    if not tools:
         return Calls((), (), message.strip())
-    tagged = _TAGGED.findall(message)
-    if tagged:
-        return _collect([_call(body, names) for body in tagged], _TAGGED.sub("", message).strip())
-    content, mark, rest = message.partition(_MARK)
-    if mark:
-        return _collect(_sequence(rest.replace(_MARK, " "), names), content.strip())
-    bare = message.strip().removeprefix(_PYTHON_TAG).strip()
-    if _looks_like_call(bare, names):
-        return _collect(_sequence(bare, names), "")
-    return Calls((), (), message.strip())
+    written, content = read_calls(message, tools)
+    return _collect([_checked_call(call, tools) for call in written], content)
 
 
 def _collect(found: list[ToolCall | InvalidToolCall], content: str) -> Calls:
@@ -145,59 +124,32 @@ def _collect(found: list[ToolCall | InvalidToolCall], content: str) -> Calls:
     return Calls(calls, invalid, content)
 
 
-def _looks_like_call(text: str, names: Collection[str]) -> bool:
-    named = _NAMED.match(text)
-    if named:
-        return named[1] in names
-    return any(text.startswith(name) and _ARGUMENTS.match(text, len(name)) for name in names)
-
-
-def _sequence(text: str, names: Collection[str]) -> list[ToolCall | InvalidToolCall]:
-    """Calls one after the other: objects, an array of them, or names each with its arguments."""
-    found: list[ToolCall | InvalidToolCall] = []
-    at = 0
-    while at < len(text):
-        if text[at] in " \t\r\n;,":
-            at += 1
-            continue
-        name = "" if text[at] in "{[" else re.split(r"[\s\[{]", text[at:], maxsplit=1)[0]
-        arguments = _ARGUMENTS.match(text, at + len(name))
-        try:
-            value, end = _DECODER.raw_decode(text, arguments.end() if name and arguments else at + len(name))
-        except (ValueError, RecursionError):
-            return [*found, _invalid(text[at:].strip(), "it is not JSON", name or None)]
-        values: list[Any] = [{"name": name, "arguments": value}] if name else _listed(value)
-        found.extend(_checked_call(call, text[at:end], names) for call in values)
-        at = end
-    return found
-
-
-def _listed(value: Any) -> list[Any]:
-    return cast("list[Any]", value) if isinstance(value, list) else [value]
-
-
-def _call(body: str, names: Collection[str]) -> ToolCall | InvalidToolCall:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        named = _NAMED.match(body.strip())
-        return _invalid(body.strip(), "it is not JSON", named[1] if named else None)
-    return _checked_call(value, body.strip(), names)
-
-
-def _checked_call(value: Any, text: str, names: Collection[str]) -> ToolCall | InvalidToolCall:
-    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    name = fields.get("name")
-    if not isinstance(name, str):
-        return _invalid(text, "it names no tool", None)
-    if name not in names:
-        return _invalid(text, f"there is no tool {name!r}", name)
-    arguments = fields.get("arguments", fields.get("parameters", {}))
-    if isinstance(arguments, str):  # some models write the arguments as JSON in a string, as APIs do
-        arguments = _object(arguments)
+def _checked_call(call: Written, tools: Mapping[str, Mapping[str, Any]]) -> ToolCall | InvalidToolCall:
+    name = call.name if call.name is None else tool_name(call.name, tools)
+    if call.error is not None or name is None:
+        return InvalidToolCall(text=call.text, error=call.error or "it names no tool", name=name)
+    if name not in tools:
+        return InvalidToolCall(text=call.text, error=f"there is no tool {name!r}", name=name)
+    arguments = _object(call.arguments) if isinstance(call.arguments, str) else call.arguments
+    if isinstance(arguments, dict):
+        arguments = _named(cast("dict[str, Any]", arguments), call, tools[name])
     if not isinstance(arguments, dict) or canonical_json(json.dumps(arguments)) is None:
-        return _invalid(text, "its arguments are no JSON object", name)
+        return InvalidToolCall(text=call.text, error="its arguments are no JSON object", name=name)
     return ToolCall(name=name, arguments=cast("dict[str, Any]", arguments))
+
+
+def _named(arguments: dict[str, Any], call: Written, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name, each as its parameter has it: one that was written as a text may be a number."""
+    free = [name for name in parameters.get("properties", ()) if name not in arguments]
+    arguments |= dict(zip(free, call.unnamed, strict=False))
+    if not call.texts:
+        return arguments
+    loose = validator_of({key: value for key, value in parameters.items() if key != "required"})
+    for name in call.texts:
+        text, value = arguments[name], either(arguments[name])
+        if mismatch(loose, {name: value}) is None or mismatch(loose, {name: text}) is not None:
+            arguments[name] = value
+    return arguments
 
 
 def _matched(call: ToolCall, parameters: Mapping[str, Any]) -> ToolCall | InvalidToolCall:
@@ -205,7 +157,7 @@ def _matched(call: ToolCall, parameters: Mapping[str, Any]) -> ToolCall | Invali
     if wrong is None:
         return call
     text = json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False)
-    return _invalid(text, f"of its arguments, {wrong}", call.name)
+    return InvalidToolCall(text=text, error=f"of its arguments, {wrong}", name=call.name)
 
 
 def _object(text: str) -> Any:
@@ -213,10 +165,6 @@ def _object(text: str) -> Any:
         return json.loads(text or "{}")
     except (ValueError, RecursionError):
         return None
-
-
-def _invalid(text: str, error: str, name: str | None) -> InvalidToolCall:
-    return InvalidToolCall(text=text, error=error, name=name)
 
 
 def _reply(message: str, otherwise: Statement) -> Answer | None:
@@ -247,7 +195,7 @@ def _calls_schema(tools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     calls: list[dict[str, Any]] = []
     for tool in tools:
-        parameters = _named(_parameters(tool), f"{_name(tool)}-arguments")
+        parameters = _under_name(_parameters(tool), f"{_name(tool)}-arguments")
         own: dict[str, Any] = parameters.pop("$defs", {})  # references start at the root
         if any(definitions.get(name, schema) != schema for name, schema in own.items()):
             own, parameters = {}, {"type": "object"}  # of two tools that mean different things by one name
@@ -257,7 +205,7 @@ def _calls_schema(tools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {"anyOf": calls, "$defs": definitions}
 
 
-def _named(parameters: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _under_name(parameters: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Parameters under a name, where they refer to themselves as a whole: the root of a call is the call."""
     text = json.dumps(parameters)
     if _WHOLE not in text:

@@ -27,7 +27,7 @@ def tool(name: str, **fields: str) -> dict[str, Any]:
 
 ADD = tool("add", a="integer", b="integer")
 LOOK = tool("look_up", what="string")
-NAMES = ("add", "look_up")
+TOOLS = {each["function"]["name"]: each["function"]["parameters"] for each in (ADD, LOOK)}
 CALL = ToolCall(name="add", arguments={"a": 2, "b": 3})
 
 
@@ -78,7 +78,7 @@ def tagged(*calls: dict[str, Any]) -> str:
     ],
 )
 def test_a_call_is_read_in_every_family_s_spelling(message: str) -> None:
-    found = parse_calls(message, NAMES)
+    found = parse_calls(message, TOOLS)
     assert found.invalid == ()
     assert canonical_calls(found.calls) == canonical_calls([CALL])
 
@@ -92,13 +92,13 @@ def test_a_call_is_read_in_every_family_s_spelling(message: str) -> None:
     ],
 )
 def test_several_calls_keep_their_order(message: str) -> None:
-    assert [call.name for call in parse_calls(message, NAMES).calls] == ["add", "look_up"]
+    assert [call.name for call in parse_calls(message, TOOLS).calls] == ["add", "look_up"]
 
 
 def test_what_stands_beside_calls_is_the_content() -> None:
-    found = parse_calls("I add.\n" + tagged({"name": "add", "arguments": {}}), NAMES)
+    found = parse_calls("I add.\n" + tagged({"name": "add", "arguments": {}}), TOOLS)
     assert found.content == "I add."
-    assert parse_calls("Let me see. [TOOL_CALLS]add[ARGS]{}", NAMES).content == "Let me see."
+    assert parse_calls("Let me see. [TOOL_CALLS]add[ARGS]{}", TOOLS).content == "Let me see."
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_stands_beside_calls_is_the_content() -> None:
     ["The sum is 5.", '{"name": "Ada", "arguments": "none"}', '{"sum": 5}', "add them yourself", "[1, 2]", "adding {}"],
 )
 def test_other_text_is_no_call(message: str) -> None:
-    assert parse_calls(message, NAMES) == Calls((), (), message)
+    assert parse_calls(message, TOOLS) == Calls((), (), message)
 
 
 @pytest.mark.parametrize(
@@ -116,26 +116,26 @@ def test_other_text_is_no_call(message: str) -> None:
         ('<tool_call>{"name": "ad", "arguments": {}}</tool_call>', "there is no tool 'ad'", "ad"),
         ('<tool_call>{"arguments": {}}</tool_call>', "it names no tool", None),
         ('<tool_call>{"name": "add", "arguments": [1]}</tool_call>', "its arguments are no JSON object", "add"),
-        ('{"name": "add", "parameters": {"a": ', "it is not JSON", None),
+        ('{"name": "add", "parameters": {"a": ', "it is not JSON", "add"),
         ('[TOOL_CALLS]add[ARGS]{"a": ', "it is not JSON", "add"),
         ('<tool_call>{"name": "add", "arguments": {"a": NaN}}</tool_call>', "its arguments are no JSON object", "add"),
     ],
 )
 def test_a_malformed_call_is_reported_with_what_is_wrong(message: str, error: str, name: str | None) -> None:
-    found = parse_calls(message, NAMES)
+    found = parse_calls(message, TOOLS)
     assert found.calls == ()
     assert [(call.error, call.name) for call in found.invalid] == [(error, name)]
 
 
 @given(st.text(alphabet='<tool_call>/{}[]"nameARGS:,; \n1', max_size=200))
 def test_whatever_a_model_writes_can_be_read(message: str) -> None:
-    parse_calls(message, NAMES)
+    parse_calls(message, TOOLS)
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers(-9, 9) | st.text(max_size=5), max_size=4))
 def test_calls_that_differ_only_in_spelling_are_equal(arguments: dict[str, Any]) -> None:
     message = tagged({"arguments": dict(reversed(arguments.items())), "name": "add"})
-    assert canonical_calls(parse_calls(message, NAMES).calls) == canonical_calls(
+    assert canonical_calls(parse_calls(message, TOOLS).calls) == canonical_calls(
         [ToolCall(name="add", arguments=arguments)]
     )
 

@@ -19,7 +19,7 @@ from jinja2 import Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from a1agent.backends.chat_options import ChatOptions
-from a1agent.backends.thought_marks import HARMONY
+from a1agent.backends.text_marks import HARMONY
 from a1agent.errors import InvalidOption, InvalidQuestion, UsageError
 from a1agent.types import Question
 

@@ -22,7 +22,7 @@ ENDS = frozenset(
     {
         *("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>"),
         *("<|call|>", "<end_of_turn>", "<end_of_utterance>", "<EOT>", "[EOT]", "[EOS]", "<|END_OF_TURN_TOKEN|>"),
-        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "<｜end▁of▁sentence｜>",
     }
 )
 

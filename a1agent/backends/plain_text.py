@@ -13,7 +13,7 @@ import secrets
 
 from a1agent.backends.chat_template import PLAIN, ChatTemplate
 from a1agent.backends.local_tokenizer import LocalTokenizer
-from a1agent.backends.thought_marks import ThoughtMarks
+from a1agent.backends.text_marks import TextMarks
 from a1agent.backends.vocabulary import Prompt
 from a1agent.errors import InvalidQuestion
 from a1agent.prompts import opens_thought
@@ -46,7 +46,7 @@ class PlainText:
         digest = hashlib.blake2b(f"{name}{secrets.token_hex(8)}".encode(), digest_size=16)
         self.fingerprint = f"text-{digest.hexdigest()}"
         self.end_ids: frozenset[int] = frozenset()
-        self.marks: ThoughtMarks | None = None
+        self.marks: TextMarks | None = None
         self._name = name
         self._local = local
         self._chat = chat

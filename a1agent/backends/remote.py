@@ -25,7 +25,7 @@ from a1agent.backends.batching.writing import Writing
 from a1agent.backends.http import Http, Line, Refused
 from a1agent.backends.retries import BadReply, Retryable
 from a1agent.backends.shared_time import SharedTime
-from a1agent.backends.thought_marks import ThoughtMarks
+from a1agent.backends.text_marks import TextMarks
 from a1agent.backends.vocabulary import Prompt
 from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, Tokens, Wire
 from a1agent.errors import A1Error, BackendClosed, BackendError, CannotScore
@@ -49,7 +49,7 @@ class ChatTokenizer(Vocabulary, Protocol):
     def exact(self) -> bool: ...
 
     @property
-    def marks(self) -> ThoughtMarks | None: ...
+    def marks(self) -> TextMarks | None: ...
 
     async def learn(self, text: str) -> list[int]:
         """Ids of a text that continues another."""

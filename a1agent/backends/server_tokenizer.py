@@ -6,14 +6,16 @@ import asyncio
 import dataclasses
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from a1agent.backends.chat_options import ChatOptions
 from a1agent.backends.http import Http, Line
 from a1agent.backends.sentinel import PROBES, SENTINELS, find_sentinel
-from a1agent.backends.thought_marks import SPELLINGS, ThoughtMarks, find_marks
+from a1agent.backends.text_marks import SPELLINGS, TextMarks, find_marks
 from a1agent.backends.vocabulary import Prompt
+from a1agent.call_formats import CALL_TOKENS
 from a1agent.errors import InvalidOption
 from a1agent.prompts import THINK_OPEN, opens_thought
 from a1agent.types import Message, Question
@@ -26,7 +28,7 @@ PROBE = "The sum of 12 and 7 is 19,\n\nso f(x) = x² holds for every naïve Δ; 
 _MOST_KNOWN = 8192
 # How the families of models spell the tokens that a text must never contain as such.
 _CONTROL = re.compile(
-    r"<[|\uff5c][^<>\s]{1,40}?[|\uff5c]>|\[/?[A-Z_]{2,30}\]|</?(?:s|unk|pad|bos|eos|start_of_turn|end_of_turn)>"
+    r"<[|｜][^<>\s]{1,40}?[|｜]>|\[/?[A-Z_]{2,30}\]|</?(?:s|unk|pad|bos|eos|start_of_turn|end_of_turn)>"
     r"|</?seed:think>|<\|channel>|<channel\|>|◁/?think▷"
 )
 _BREAK = "\u200b"
@@ -55,7 +57,7 @@ class ServerTokenizer:
         self.name = name
         self.fingerprint = ""
         self.end_ids: frozenset[int] = frozenset()
-        self.marks: ThoughtMarks | None = None
+        self.marks: TextMarks | None = None
         self._http = http
         self._ask_ids = ask_ids
         self._ask_prompt = ask_prompt
@@ -64,6 +66,7 @@ class ServerTokenizer:
         self._control: dict[str, list[int]] = {}
         self._sentinel: tuple[str, list[int]] = ("", [])
         self._openings: list[list[int]] = []
+        self._knows_calls = False
 
     async def start(self) -> None:
         """Finds out what the vocabulary does to the start of a text."""
@@ -110,6 +113,7 @@ class ServerTokenizer:
             body["chat_template_kwargs"] = told
         if question.tools:
             body["tools"] = [dict(tool) for tool in question.tools]
+            await self._find_call_marks()
         ids = await self._http.call(lambda line: self._ask_prompt(line, body))
         opened = not started and any(ids[-len(each) :] == each for each in await self._thought_openings())
         if self.marks is not None and self.marks.ends and not started and not opened:
@@ -146,21 +150,34 @@ class ServerTokenizer:
         if prompts[0] == prompts[1]:
             raise InvalidOption(f"the chat template of {self.name} has no place for thinking", "leave thinking out")
 
-    async def _find_marks(self) -> ThoughtMarks | None:
+    async def _find_call_marks(self) -> None:
+        """With the first call that has tools: few have."""
+        if not self._knows_calls:
+            self.marks = await self._find_marks(await self._single(CALL_TOKENS))
+            self._knows_calls = True
+            self._known.clear()
+
+    async def _find_marks(self, calls: Mapping[str, int] = MappingProxyType({})) -> TextMarks | None:
         """Those that are control tokens. `<think>` is taken for a word of the texts, as it is for most models."""
         spellings = [spelling for spelling in SPELLINGS if not spelling.loose]
         there = await asyncio.gather(*(self._is_control(spelling.open[0]) for spelling in spellings))
         known = [spelling for spelling, found in zip(spellings, there, strict=True) if found]
-        tokens = {token: await self._own_ids(token) for spelling in known for token in spelling.tokens}
         words = {word: await self._plain(word) for spelling in known for word in spelling.words}
-        single = {token: ids[0] for token, ids in tokens.items() if len(ids) == 1}
-        return find_marks(single, single, words.__getitem__)
+        tokens = {**calls, **await self._single(token for spelling in known for token in spelling.tokens)}
+        return find_marks(tokens, tokens, words.__getitem__)
+
+    async def _single(self, spelled: Iterable[str]) -> dict[str, int]:
+        """The ids of those that are one token each."""
+        texts = [*spelled]
+        found = await asyncio.gather(*map(self._own_ids, texts))
+        return {text: ids[0] for text, ids in zip(texts, found, strict=True) if len(ids) == 1}
 
     async def _thought_openings(self) -> list[list[int]]:
         """Ids that a prompt ends in when its template opens a thought."""
         if not self._openings:
             prefix, ids = self._sentinel
-            mark = THINK_OPEN if self.marks is None else "".join(self.marks.spelling.open).rstrip()
+            spelling = None if self.marks is None else self.marks.spelling
+            mark = THINK_OPEN if spelling is None else "".join(spelling.open).rstrip()
             found = await asyncio.gather(*(self._control_ids(prefix + mark + end) for end in _THOUGHT_ENDS))
             self._openings = [each[len(ids) :] for each in found]
         return self._openings

@@ -15,6 +15,7 @@ import torch
 
 from a1agent.backends.batching.runner import Vocabulary
 from a1agent.backends.torch_sampling import Sampler
+from a1agent.call_formats import CALL_TOKENS
 from a1agent.prompts import THINK_CLOSE, THINK_OPEN
 
 __all__ = ["Guided", "Guides", "draws_guided"]
@@ -27,7 +28,7 @@ _WRITTEN: Mapping[str, Any] = {
     "lenient": True,
 }
 _KEPT_GRAMMARS = 16
-_MARKS = (THINK_OPEN.encode(), THINK_CLOSE.encode())
+_MARKS = frozenset(mark.encode() for mark in (THINK_OPEN, THINK_CLOSE, *CALL_TOKENS))
 
 
 def draws_guided() -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from a1agent.backends.chat_template import ChatTemplate, Piece
 from a1agent.backends.sentinel import find_sentinel
-from a1agent.backends.thought_marks import find_marks
+from a1agent.backends.text_marks import find_marks
 from a1agent.prompts import opens_thought
 from a1agent.types import Question
 
@@ -61,7 +61,7 @@ class TextVocabulary(ABC):
     def tokenize(self, text: str) -> list[int]:
         """Ids of a text that continues another: no BOS, no added space, control tokens are plain text.
 
-        All but the marks of a thought, which are tokens where they are tokens of the model.
+        All but the marks of thoughts and of calls, which are tokens where they are tokens of the model.
         """
         if not text:
             return []
@@ -99,7 +99,7 @@ class TextVocabulary(ABC):
         return ids
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token adds to a text; none for a control token that does not open or close a thought."""
+        """The bytes that a token adds to a text; none for a control token that is no mark of a thought or a call."""
         piece = self._pieces.get(token)
         if piece is None:
             mark = None if self.marks is None else self.marks.pieces.get(token)

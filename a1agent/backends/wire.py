@@ -114,8 +114,8 @@ class Wire(Protocol):
 class Tokens:
     """Tokens with their bytes, from chunks of ids and text. `piece`: the bytes of an id, where that is known here.
 
-    `marks`: the bytes of ids for which servers send no text, or another. For the others text is dealt out to the ids it
-    came with: the last gets it, but for the first bytes of a character that those before it began.
+    `marks`: the bytes of ids for which servers may send no text, or another. For the others text is dealt out to the
+    ids it came with: the last gets it, but for the first bytes of a character that those before it began.
     """
 
     def __init__(self, piece: Callable[[int], bytes] | None, marks: Mapping[int, bytes]) -> None:
@@ -134,14 +134,24 @@ class Tokens:
             if token not in self._marks:
                 self._held.append((token, logprob))
                 continue
-            if self._held:  # text that came with tokens on both sides of the mark is taken for that of the later ones
-                before, text = (text, "") if i + 1 == len(chunk.ids) else ("", text)
+            before, text = self._around(token, text, last=i + 1 == len(chunk.ids))
+            if self._held:
                 yield from self._deal(before, cut=False)
                 self._held.clear()
             yield token, self._marks[token], logprob
         if self._held and (text or chunk.finish):
             yield from self._deal(text, chunk.finish == "length")
             self._held.clear()
+
+    def _around(self, token: int, text: str, last: bool) -> tuple[str, str]:
+        """What of a chunk's text stands before a mark and after it.
+
+        Where the server leaves the mark out, text with tokens on both sides is taken for that of the later ones.
+        """
+        before, shown, after = text.partition(self._marks[token].decode())
+        if shown:
+            return before, after
+        return (text, "") if last and self._held else ("", text)
 
     def _deal(self, text: str, cut: bool) -> Iterator[tuple[int, bytes, float]]:
         data = text.encode(errors="replace")

@@ -1,8 +1,10 @@
-"""Tiny models that think as reasoning models do: their marks of thoughts are control tokens."""
+"""Tiny models that think and call tools as others do: their marks of thoughts and of calls are control tokens."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from a1agent.call_formats import CALL_TOKENS
 from tests.backends import tiny
 
 USER = 4
@@ -15,9 +17,27 @@ BOXED = "\\boxed{7}"
 HARMONY_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
 
 
-def words(*control: str, template: str = tiny.CHATML, kind: int = tiny.CONTROL) -> tiny.Words:
+WITH_TOOLS = "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}" + tiny.CHATML
+TOOL = {
+    "type": "function",
+    "function": {"name": "look_up", "parameters": {"type": "object", "properties": {"what": {"type": "string"}}}},
+}
+CALLS = {
+    "mistral": ("[TOOL_CALLS]", "look_up", "[ARGS]", '{"what": "7 it"}'),
+    "gemma": ("<|tool_call>", 'call:look_up{what:<|"|>7 it', '<|"|>', "}", "<tool_call|>"),
+    "deepseek": ("<｜tool▁call▁begin｜>", "look_up", "<｜tool▁sep｜>", '{"what": "7 it"}', "<｜tool▁call▁end｜>"),
+    "qwen": ("<tool_call>", "<function=look_up><parameter=what>7 it</parameter></function>", "</tool_call>"),
+}
+"""Calls of that tool, cut at their control tokens."""
+
+
+def words(
+    *control: str, template: str = tiny.CHATML, kind: int = tiny.CONTROL, plain: Sequence[str] = ()
+) -> tiny.Words:
+    """A vocabulary with control tokens, and with texts that are one token each."""
     made = tiny.bpe_words(template)
-    return replace(made, tokens=[*made.tokens, *control], types=[*made.types, *[kind] * len(control)])
+    types = [*made.types, *[kind] * len(control), *[USER] * len(plain)]
+    return replace(made, tokens=[*made.tokens, *control, *plain], types=types)
 
 
 def parrot(path: Path, made: tiny.Words, *says: str) -> Path:
@@ -38,3 +58,11 @@ def gpt_oss(path: Path) -> Path:
 def magistral(path: Path) -> Path:
     """Opens a thought, closes it, and answers."""
     return parrot(path, words("[THINK]", "[/THINK]"), "Ċ", "[THINK]", "hm", "[/THINK]", BOXED, "<|im_end|>")
+
+
+def caller(path: Path, family: str) -> Path:
+    """Calls a tool."""
+    said = CALLS[family]
+    marks = [part for part in said if part in CALL_TOKENS]
+    made = words(*marks, template=WITH_TOOLS, plain=[part for part in said if part not in marks and len(part) > 1])
+    return parrot(path, made, "Ċ", *said, "<|im_end|>")

@@ -1,4 +1,4 @@
-"""Marks of thoughts that are control tokens: texts have one spelling of them, whatever the model's is."""
+"""Marks of thoughts and of calls that are control tokens: texts have them, thoughts in one spelling for all."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from a1agent import A1, Message, Question
 from a1agent.backends import sglang, vllm
 from a1agent.backends.base import StepText
 from a1agent.backends.local_tokenizer import load_tokenizer
+from a1agent.call_formats import CALL_TOKENS
 from tests.backends import thinkers, tiny
 from tests.backends.contract import loaded
 from tests.backends.remotes import factory
@@ -235,6 +236,48 @@ def test_over_llama_cpp_s_own_server(gpt_oss: Path, magistral: Path, api: str) -
             option = f"{api}{path}" if api.endswith("=") else api
             draft = f"openai:{server.url}?retry_wait_s=0.01&api={option}#{server.name}"
             assert_solves(draft, f"llama-cpp:{path}?n_threads=1", thought)
+
+
+def assert_calls(draft: str, target: str, **options: Any) -> None:
+    asked: dict[str, Any] = {"chains": 2, "turns": 4, "seed": 1, "min_step_tokens": 0, "temperature": 0.0, **options}
+    question = Question(messages=Question.of("What is it?").messages, tools=(thinkers.TOOL,))
+    with A1(draft, target, calibration=None, **asked) as a1:
+        result = a1.solve(question)
+    assert [(call.name, call.arguments) for call in result.tool_calls] == [("look_up", {"what": "7 it"})], result
+    assert (result.text, result.reasoning) == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["llama-cpp", "hf"])
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+@pytest.mark.parametrize("family", thinkers.CALLS)
+def test_calls_between_control_tokens_are_calls(tmp_path: Path, family: str, kind: str, rate: float) -> None:
+    if kind == "hf":
+        pytest.importorskip("transformers")
+    model = f"{kind}:{thinkers.caller(tmp_path / 'm.gguf', family)}?n_threads=1"
+    assert_calls(model, model, rejection_rate=rate)
+
+
+@pytest.mark.parametrize("family", thinkers.CALLS)
+def test_a_call_gives_the_tokens_of_its_marks_and_they_give_the_call(
+    vocabulary: Callable[[tiny.Words], Any], family: str
+) -> None:
+    said = thinkers.CALLS[family]
+    made = words(*(part for part in said if part in CALL_TOKENS))
+    loaded = vocabulary(made)
+    ids = loaded.tokenize("".join(said))
+    assert {made.tokens.index(part) for part in said if part in CALL_TOKENS} <= {*ids}
+    assert b"".join(map(loaded.piece, ids)).decode() == "".join(said)
+    assert loaded.marks.spelling is None
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["tokenizer", "asked"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", thinkers.CALLS)
+def test_calls_over_servers_that_take_ids(tmp_path: Path, family: str, kind: str, local: bool) -> None:
+    path = thinkers.caller(tmp_path / "m.gguf", family)
+    with closing(KINDS[kind](path)) as server:
+        model = f"{kind}:{server.url}?retry_wait_s=0.01" + f"&tokenizer={path}" * local + f"#{server.name}"
+        assert_calls(model, model)
 
 
 @pytest.mark.parametrize("local", [True, False], ids=["tokenizer", "asked"])

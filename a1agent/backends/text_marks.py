@@ -1,4 +1,6 @@
-"""How models spell what the texts of chains have as `<think>` and `</think>`: the marks around a thought.
+"""Control tokens that texts of chains have all the same: the marks around thoughts, and those of calls of tools.
+
+Thoughts stand between `<think>` and `</think>` in texts, however the model spells it:
 
 | family | a thought |
 |---|---|
@@ -11,8 +13,9 @@
 | Kimi | `◁think▷` ... `◁/think▷` |
 | gpt-oss | `<|channel|>analysis<|message|>` ... `<|end|>`, then `<|start|>assistant<|channel|>final<|message|>` |
 
-Texts have one spelling, so that the models of a pair may have two, and so that what is read from a text need not know
-either. A vocabulary whose marks are tokens gives and takes these for it.
+They have one spelling, so that the models of a pair may have two, and so that what is read from a text need not know
+either. A vocabulary whose marks are tokens gives and takes these for it. Calls stay as each family writes them
+(`call_formats.py`): what reads them knows all.
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from a1agent.call_formats import CALL_TOKENS
 from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN, THOUGHT_CLOSING, THOUGHT_OPENING
 
-__all__ = ["HARMONY", "SPELLINGS", "Spelling", "ThoughtMarks", "find_marks"]
+__all__ = ["HARMONY", "SPELLINGS", "Spelling", "TextMarks", "find_marks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,12 @@ class Spelling:
         """What stands between the tokens."""
         return [part for part in (*self.open, *self.close) if part not in self.tokens]
 
-    def pattern(self) -> re.Pattern[str]:
+    def pattern(self) -> str:
         """The marks in a text, with the line breaks that the engine puts beside them or the word that the model has."""
         if self.loose:
-            return re.compile(f"({THINK_OPEN}|{THINK_CLOSE})")
+            return f"{THINK_OPEN}|{THINK_CLOSE}"
         after = "|".join(("\n", *(re.escape(part) for part in self.open[-1:] if part in self.words)))
-        return re.compile(f"({THINK_OPEN}(?:{after})?|\n?{THINK_CLOSE}(?:{BLANK_LINE})?)")
+        return f"{THINK_OPEN}(?:{after})?|\n?{THINK_CLOSE}(?:{BLANK_LINE})?"
 
     def spelled(self, text: str) -> str:
         """A text with the marks as its model has them."""
@@ -80,17 +84,18 @@ SPELLINGS = (
 
 
 @dataclass(frozen=True, slots=True)
-class ThoughtMarks:
-    """The marks of one vocabulary. `pattern`: those in a text, as their spelling gives it.
+class TextMarks:
+    """The marks of one vocabulary. `calls`: the tokens of calls by text; `spelling`: of thoughts, where they have one.
 
-    `ends`: the tokens that end a thought and an answer, of models that end their turn with each; `pieces`: what the
-    tokens among the marks add to a text.
+    `pattern`: the marks in a text. `ends`: the tokens that end a thought and an answer, of models that end their turn
+    with each; `pieces`: what the tokens among the marks add to a text.
     """
 
-    spelling: Spelling
+    spelling: Spelling | None
     pattern: re.Pattern[str]
-    open_ids: tuple[int, ...]
-    close_ids: tuple[int, ...]
+    calls: Mapping[str, int]
+    open_ids: tuple[int, ...] = ()
+    close_ids: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
     pieces: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
 
@@ -98,7 +103,12 @@ class ThoughtMarks:
         """A text cut at its marks: what stands before each, and the mark's ids; none at the end."""
         parts = self.pattern.split(text)
         for rest, mark in zip(parts[::2], [*parts[1::2], ""], strict=True):
-            yield rest, () if not mark else self.close_ids if THINK_CLOSE in mark else self.open_ids
+            yield rest, self._ids(mark) if mark else ()
+
+    def _ids(self, mark: str) -> tuple[int, ...]:
+        if mark in self.calls:
+            return (self.calls[mark],)
+        return self.close_ids if THINK_CLOSE in mark else self.open_ids
 
     def tokenize(self, text: str, plain: Callable[[str], list[int]]) -> list[int]:
         """Ids of a text that has marks; `plain` gives those of the rest."""
@@ -106,7 +116,8 @@ class ThoughtMarks:
 
     def as_text(self, prompt: str) -> str:
         """A rendered prompt with the opening of a thought as texts have it."""
-        return prompt.replace("".join(self.spelling.open).rstrip(), THINK_OPEN)
+        opening = "" if self.spelling is None else "".join(self.spelling.open).rstrip()
+        return prompt.replace(opening, THINK_OPEN) if opening else prompt
 
     def end_after(self, ids: Sequence[int]) -> int | None:
         """The token that ends the turn after these, where that is not the same everywhere."""
@@ -118,23 +129,27 @@ class ThoughtMarks:
 
 def find_marks(
     tokens: Mapping[str, int], hidden: Collection[str], plain: Callable[[str], list[int]]
-) -> ThoughtMarks | None:
+) -> TextMarks | None:
     """The marks of a vocabulary that must be given and taken for those of texts; None where texts show them as such.
 
     `tokens`: ids of the tokens that stand for a text as a whole; `hidden`: those of them that texts do not show.
     """
-    for spelling in SPELLINGS:
-        if all(token in tokens for token in spelling.tokens):
-            break
-    else:
+    spelling = next((each for each in SPELLINGS if all(token in tokens for token in each.tokens)), None)
+    if spelling is not None and spelling.loose and not {*spelling.tokens} & {*hidden}:
+        spelling = None
+    calls = {token: tokens[token] for token in CALL_TOKENS & {*hidden} if token in tokens}
+    if spelling is None and not calls:
         return None
-    if spelling.loose and not {*spelling.tokens} & {*hidden}:
-        return None
+    words = [*map(re.escape, sorted(calls, key=len, reverse=True)), *([] if spelling is None else [spelling.pattern()])]
+    pieces = {token: text.encode() for text, token in calls.items()}
+    marks = TextMarks(spelling, re.compile(f"({'|'.join(words)})"), calls, pieces=pieces)
+    if spelling is None:
+        return marks
     opened, closed = (
         tuple(i for part in parts for i in ([tokens[part]] if part in tokens else plain(part)))
         for parts in (spelling.open, spelling.close)
     )
-    marks = ThoughtMarks(spelling, spelling.pattern(), opened, closed)
+    marks = replace(marks, open_ids=opened, close_ids=closed)
     if spelling.ends:  # its model writes neither: the prompt opens the thought, the end of the turn closes it
         return replace(marks, ends=tuple(tokens[end] for end in spelling.ends))
-    return replace(marks, pieces={opened[0]: THINK_OPEN.encode(), closed[0]: THINK_CLOSE.encode()})
+    return replace(marks, pieces=pieces | {opened[0]: THINK_OPEN.encode(), closed[0]: THINK_CLOSE.encode()})

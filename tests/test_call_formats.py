@@ -1,0 +1,322 @@
+"""Calls of tools as the families of models write them: each is read as what it asks for.
+
+The spellings were held against those that vLLM's and SGLang's own parsers of these families take.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from a1agent.call_formats import CALL_TOKENS
+from a1agent.tools import Calls, parse_calls
+
+Asked = list[tuple[str, dict[str, Any]]]
+Writer = Callable[[Asked], str]
+
+KINDS: dict[str, Any] = {
+    "what": {"type": "string"},
+    "count": {"type": "integer"},
+    "share": {"type": "number"},
+    "sure": {"type": "boolean"},
+    "tags": {"type": "array"},
+    "more": {"$ref": "#/$defs/more"},
+    "limit": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None},
+    "zip": {"enum": ["01234", "12345"]},
+}
+TOOLS: dict[str, Any] = {
+    "look_up": {"type": "object", "properties": KINDS, "required": ["what"], "$defs": {"more": {"type": "object"}}},
+    "mcp.now": {"type": "object", "properties": {}},
+}
+FULL: Asked = [
+    (
+        "look_up",
+        {
+            "what": "a \"b\", {c}; def f():\n    return 'd'\n\n5",
+            "count": -3,
+            "share": 0.5,
+            "sure": True,
+            "tags": ["a", 1, None, False],
+            "more": {"k": [1, {"l": "m"}]},
+            "limit": None,
+            "zip": "01234",
+        },
+    )
+]
+CASES: list[Asked] = [FULL, [("mcp.now", {})], [*FULL, ("mcp.now", {}), ("look_up", {"what": "12"})]]
+DSML = "｜DSML｜"
+
+
+def spelled(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def in_json(lead: str, name: str, arguments: str, between: str, tail: str) -> Writer:
+    def write(asked: Asked) -> str:
+        return lead + between.join(json.dumps({name: n, arguments: a}) for n, a in asked) + tail
+
+    return write
+
+
+def hermes(asked: Asked) -> str:
+    return "\n".join(
+        f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>" for name, arguments in asked
+    )
+
+
+def qwen(asked: Asked, mark: str = "tool_call") -> str:
+    def one(name: str, arguments: dict[str, Any]) -> str:
+        values = "".join(f"<parameter={key}>\n{spelled(value)}\n</parameter>\n" for key, value in arguments.items())
+        return f"<{mark}>\n<function={name}>\n{values}</function>\n</{mark}>"
+
+    return "\n".join(one(*call) for call in asked)
+
+
+def seed(asked: Asked) -> str:
+    return qwen(asked, "seed:tool_call")
+
+
+def qwen_without_its_opening(asked: Asked) -> str:
+    return qwen(asked).replace("<tool_call>\n", "")
+
+
+def glm(asked: Asked, line: str = "\n", after: str = "") -> str:
+    def one(name: str, arguments: dict[str, Any]) -> str:
+        values = (
+            f"<arg_key>{key}</arg_key>{line}<arg_value>{spelled(value)}</arg_value>{line}"
+            for key, value in arguments.items()
+        )
+        return f"<tool_call>{name}{after}{line}{''.join(values)}</tool_call>"
+
+    return line.join(one(*call) for call in asked)
+
+
+def glm_on_one_line(asked: Asked) -> str:
+    return glm(asked, line="")
+
+
+def hunyuan_3(asked: Asked) -> str:
+    return f"<tool_calls>\n{glm(asked, after='<tool_sep>')}\n</tool_calls>"
+
+
+def minimax(asked: Asked) -> str:
+    def one(name: str, arguments: dict[str, Any]) -> str:
+        values = (f'<parameter name="{key}">{spelled(value)}</parameter>\n' for key, value in arguments.items())
+        return f'<invoke name="{name}">\n{"".join(values)}</invoke>\n'
+
+    return f"<minimax:tool_call>\n{''.join(one(*call) for call in asked)}</minimax:tool_call>"
+
+
+def deepseek_32(asked: Asked, block: str = "function_calls") -> str:
+    def one(name: str, arguments: dict[str, Any]) -> str:
+        values = (
+            f'<{DSML}parameter name="{key}" string="{"true" if isinstance(value, str) else "false"}">'
+            f"{spelled(value)}</{DSML}parameter>\n"
+            for key, value in arguments.items()
+        )
+        return f'<{DSML}invoke name="{name}">\n{"".join(values)}</{DSML}invoke>\n'
+
+    return f"<{DSML}{block}>\n{''.join(one(*call) for call in asked)}</{DSML}{block}>"
+
+
+def deepseek_4(asked: Asked) -> str:
+    return deepseek_32(asked, "tool_calls")
+
+
+def deepseek_32_in_json(asked: Asked) -> str:
+    calls = "".join(f'<{DSML}invoke name="{n}">\n{json.dumps(a)}\n</{DSML}invoke>\n' for n, a in asked)
+    return f"<{DSML}function_calls>\n{calls}</{DSML}function_calls>"
+
+
+def deepseek_31(asked: Asked) -> str:
+    calls = (f"<｜tool▁call▁begin｜>{n}<｜tool▁sep｜>{json.dumps(a)}<｜tool▁call▁end｜>" for n, a in asked)
+    return f"<｜tool▁calls▁begin｜>{''.join(calls)}<｜tool▁calls▁end｜>"
+
+
+def deepseek_r1(asked: Asked) -> str:
+    calls = (
+        f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{n}\n```json\n{json.dumps(a)}\n```<｜tool▁call▁end｜>"
+        for n, a in asked
+    )
+    return "<｜tool▁calls▁begin｜>" + "\n".join(calls) + "<｜tool▁calls▁end｜>"
+
+
+def kimi(asked: Asked) -> str:
+    calls = (
+        f"<|tool_call_begin|>functions.{n}:{i}<|tool_call_argument_begin|>{json.dumps(a)}<|tool_call_end|>"
+        for i, (n, a) in enumerate(asked)
+    )
+    return f"<|tool_calls_section_begin|>{''.join(calls)}<|tool_calls_section_end|>"
+
+
+def mistral(asked: Asked) -> str:
+    return "".join(f"[TOOL_CALLS]{n}[ARGS]{json.dumps(a)}" for n, a in asked)
+
+
+def mistral_with_ids(asked: Asked) -> str:
+    return "".join(f"[TOOL_CALLS]{n}[CALL_ID]a1b2c3d4e[ARGS]{json.dumps(a)}" for n, a in asked)
+
+
+def llama_31(asked: Asked) -> str:
+    return "".join(f"<function={n}>{json.dumps(a)}</function>" for n, a in asked)
+
+
+def python(asked: Asked, write: Callable[[Any], str] = repr, between: str = ", ") -> str:
+    return between.join(f"{n}({', '.join(f'{k}={write(v)}' for k, v in a.items())})" for n, a in asked)
+
+
+def llama_4(asked: Asked) -> str:
+    return f"[{python(asked)}]"
+
+
+def lfm(asked: Asked) -> str:
+    return f"<|tool_call_start|>[{python(asked)}]<|tool_call_end|>"
+
+
+def olmo(asked: Asked) -> str:
+    return f"<function_calls>{python(asked, json.dumps, chr(10))}</function_calls>"
+
+
+def quoted(value: Any, quote: str) -> str:
+    if isinstance(value, str):
+        return quote + value + quote
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{quoted(each, quote)}" for key, each in value.items()) + "}"
+    return "[" + ",".join(quoted(each, quote) for each in value) + "]" if isinstance(value, list) else json.dumps(value)
+
+
+def gemma(asked: Asked) -> str:
+    return "".join(f"<|tool_call>call:{n}{quoted(a, '<|' + chr(34) + '|>')}<tool_call|>" for n, a in asked)
+
+
+def function_gemma(asked: Asked) -> str:
+    return "".join(f"<start_function_call>call:{n}{quoted(a, '<escape>')}<end_function_call>" for n, a in asked)
+
+
+def apertus(asked: Asked) -> str:
+    return f"<|tools_prefix|>[{', '.join(json.dumps({n: a}) for n, a in asked)}]<|tools_suffix|>"
+
+
+FAMILIES: dict[str, Writer] = {
+    "hermes": hermes,
+    "qwen 3.5": qwen,
+    "qwen coder, without the opening": qwen_without_its_opening,
+    "seed": seed,
+    "glm 4.5": glm,
+    "glm 4.7": glm_on_one_line,
+    "hunyuan 3": hunyuan_3,
+    "minimax": minimax,
+    "deepseek 3.2": deepseek_32,
+    "deepseek 3.2, in JSON": deepseek_32_in_json,
+    "deepseek 4": deepseek_4,
+    "deepseek 3.1": deepseek_31,
+    "deepseek r1": deepseek_r1,
+    "kimi": kimi,
+    "mistral": mistral,
+    "mistral, with ids": mistral_with_ids,
+    "mistral, in a list": in_json("[TOOL_CALLS] [", "name", "arguments", ", ", "]"),
+    "llama 3.1": llama_31,
+    "llama 3": in_json("", "name", "parameters", "; ", ""),
+    "llama 3, with its mark": in_json("<|python_tag|>", "name", "parameters", "; ", ""),
+    "llama 4": llama_4,
+    "lfm": lfm,
+    "lfm, in JSON": in_json("<|tool_call_start|>[", "name", "arguments", ", ", "]<|tool_call_end|>"),
+    "olmo": olmo,
+    "gemma": gemma,
+    "function gemma": function_gemma,
+    "command": in_json("<|START_ACTION|>[\n    ", "tool_name", "parameters", ",\n    ", "\n]<|END_ACTION|>"),
+    "apertus": apertus,
+    "granite 3": in_json("<|tool_call|>[", "name", "arguments", ", ", "]"),
+    "phi 4": in_json("<|tool_call|>[", "name", "arguments", ", ", "]<|/tool_call|>"),
+    "nemotron 2": in_json("<TOOLCALL>[", "name", "arguments", ", ", "]</TOOLCALL>"),
+    "hunyuan a13b": in_json("<tool_calls>[", "name", "arguments", ", ", "]</tool_calls>"),
+    "internlm": in_json("<|action_start|> <|plugin|>\n", "name", "parameters", "\n", "<|action_end|>"),
+}
+WHOLE_MESSAGES = ("llama 3", "llama 4")
+family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def asked_in(found: Calls) -> Asked:
+    assert found.invalid == ()
+    return [(call.name, dict(call.arguments)) for call in found.calls]
+
+
+@family
+@pytest.mark.parametrize("asked", CASES, ids=["one", "no arguments", "several"])
+@pytest.mark.parametrize("lead", ["", "I look it up.\n\n"])
+def test_a_family_s_calls_are_read_in_order_and_apart_from_the_text(family: str, asked: Asked, lead: str) -> None:
+    lead = "" if family in WHOLE_MESSAGES else lead
+    found = parse_calls(lead + FAMILIES[family](asked), TOOLS)
+    assert asked_in(found) == asked
+    assert found.content == lead.strip()
+
+
+texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-99, 99) | st.floats(-9, 9) | texts,
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@family
+@settings(max_examples=30)
+@given(what=texts, tags=st.lists(values, max_size=3), sure=st.booleans())
+def test_whatever_the_arguments_are_they_are_read_as_written(
+    family: str, what: str, tags: list[Any], sure: bool
+) -> None:
+    asked: Asked = [("look_up", {"what": what, "tags": tags, "sure": sure})]
+    assert asked_in(parse_calls(FAMILIES[family](asked), TOOLS)) == asked
+
+
+@family
+@pytest.mark.parametrize("asked", CASES[:1])
+def test_a_call_that_was_cut_off_is_none(family: str, asked: Asked) -> None:
+    text = FAMILIES[family](asked)
+    for length in range(len(text)):
+        found = parse_calls(text[:length], TOOLS)
+        assert [dict(call.arguments) for call in found.calls] in ([], [asked[0][1]]), text[:length]
+
+
+@family
+def test_one_of_a_tool_that_there_is_not_is_malformed(family: str) -> None:
+    found = parse_calls(FAMILIES[family]([("look", {"what": "a"})]), TOOLS)
+    if found.invalid:
+        assert [(call.name, call.error) for call in found.invalid] == [("look", "there is no tool 'look'")]
+    else:  # without marks it is no call at all
+        assert (found.calls, found.content) == ((), FAMILIES[family]([("look", {"what": "a"})]))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("7", 7), ("7.0", 7.0), ("seven", "seven"), ("None", None), ("null", None), ("['a']", ["a"]), ("007", "007")],
+)
+def test_without_a_type_a_value_is_what_it_spells(text: str, value: Any) -> None:
+    call = f"<tool_call><function=f><parameter=x>{text}</parameter></function></tool_call>"
+    assert asked_in(parse_calls(call, {"f": {"type": "object"}})) == [("f", {"x": value})]
+
+
+@pytest.mark.parametrize("text", ["7", "true", "null", "[1]", '"quoted"', " spaced ", "\nline\n"])
+def test_a_text_stays_as_it_stands(text: str) -> None:
+    for write in (qwen, minimax, glm, deepseek_32):
+        assert asked_in(parse_calls(write([("look_up", {"what": text})]), TOOLS)) == [("look_up", {"what": text})]
+
+
+def test_arguments_without_names_are_those_that_come_first() -> None:
+    assert asked_in(parse_calls("[look_up('a', 2, sure=True)]", TOOLS)) == [
+        ("look_up", {"what": "a", "count": 2, "sure": True})
+    ]
+
+
+def test_a_text_with_marks_in_words_around_no_call_is_told_as_malformed() -> None:
+    found = parse_calls("<tool_call>I would rather not</tool_call>", TOOLS)
+    assert found.calls == ()
+    assert len(found.invalid) == 1
+
+
+@given(st.lists(st.sampled_from([*CALL_TOKENS, "look_up", "{", "}", "[", "]", "(", ")", '"', ":", "=", ",", "a", " "])))
+def test_whatever_a_model_writes_is_read_without_a_failure(parts: list[str]) -> None:
+    parse_calls("".join(parts), TOOLS)
