@@ -14,6 +14,7 @@
 | Llama 3 | the whole message is `{"name": NAME, "parameters": {...}}`, several with `;` between them |
 | Llama 4, LFM 2, Olmo 3 | `[NAME(KEY=VALUE)]`, alone, in `<|tool_call_start|>` or in `<function_calls>` |
 | Gemma 4 | `<|tool_call>call:NAME{KEY:<|"|>TEXT<|"|>}<tool_call|>` |
+| gpt-oss | `<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{...}` |
 | Command | `<|START_ACTION|>[{"tool_name": NAME, "parameters": {...}}]<|END_ACTION|>` |
 | Apertus | `<|tools_prefix|>[{NAME: {...}}]<|tools_suffix|>` |
 | Granite 3, Phi 4, Nemotron 2 and others | JSON as of Mistral in `<|tool_call|>`, `<TOOLCALL>`, `<tool_calls>` |
@@ -31,8 +32,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from a1agent.call_literals import Literals
+from a1agent.prompts import CHANNEL
 
-__all__ = ["CALL_TOKENS", "OPENINGS", "Written", "either", "read_calls", "tool_name"]
+__all__ = ["CALL_TOKENS", "CHANNEL_TOKENS", "OPENINGS", "Written", "either", "read_calls", "tool_name"]
 
 _MARKS = {
     "<tool_call>": "</tool_call>",
@@ -55,18 +57,22 @@ _MARKS = {
     "<|tools_prefix|>": "<|tools_suffix|>",
     "<|action_start|>": "<|action_end|>",
     "<|tool_call|>": "<|/tool_call|>",
+    f"{CHANNEL}commentary to=": "<|call|>",
+    f"{CHANNEL}analysis to=": "<|call|>",
     "[TOOL_CALLS]": "[TOOL_CALLS]",
     "<|python_tag|>": "<|python_tag|>",
 }
 """What calls stand between. The last two have no close: the next call or the end of the message ends one."""
-_SEPARATORS = ("<｜tool▁sep｜>", "<|tool_call_argument_begin|>")
+_SEPARATORS = ("<｜tool▁sep｜>", "<|tool_call_argument_begin|>", "<|message|>")
 _INSIDE = (
     *("[ARGS]", "[CALL_ID]", *_SEPARATORS, "<|plugin|>", "<tool_sep>"),
     *('<|"|>', "<escape>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "｜DSML｜"),
 )
 OPENINGS = (*_MARKS,)
 """The marks that a call begins with."""
-CALL_TOKENS = frozenset({*_MARKS, *_MARKS.values(), *_INSIDE})
+CHANNEL_TOKENS = frozenset({CHANNEL, "<|constrain|>", "<|message|>"})
+"""What else may be in the messages of gpt-oss, before what a message says."""
+CALL_TOKENS = frozenset({*_MARKS, *_MARKS.values(), *_INSIDE}) - CHANNEL_TOKENS - {"<|call|>"}
 """What of calls may be control tokens, which texts show all the same."""
 
 _OPENING = re.compile("|".join(re.escape(mark) for mark in sorted(_MARKS, key=len, reverse=True)))
@@ -74,7 +80,8 @@ _SPACE = " \t\r\n;,"
 _NAMED = re.compile(r'\[?\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _ARGUMENTS = re.compile(r"\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
 _SEPARATED = re.compile(
-    rf"(?:function{_SEPARATORS[0]})?(?P<name>[^\s<{{]*)\s*(?:{'|'.join(map(re.escape, _SEPARATORS))})?\s*"
+    rf"(?:function{_SEPARATORS[0]})?(?P<name>[^\s<{{]*)\s*(?:<\|constrain\|>\w*)?"
+    rf"(?:{'|'.join(map(re.escape, _SEPARATORS))})?\s*"
     r"(?:```(?:json)?\s*)?(?P<arguments>\{.*)",
     re.DOTALL,
 )

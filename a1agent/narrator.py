@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from a1agent.call_formats import OPENINGS
 from a1agent.events import Event, StepAccepted, StepDrafted, StepTakenOver, VoteClosed
-from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN, is_thinking
+from a1agent.prompts import BLANK_LINE, THINK_CLOSE, is_thinking, without_opening
 from a1agent.types import Result
 
 __all__ = ["Narrator"]
@@ -65,4 +65,4 @@ def _reasoning(text: str) -> str:
     reasoning = text.partition(THINK_CLOSE)[0]
     for mark in () if thinks else OPENINGS:  # in a thought it calls nothing yet
         reasoning = reasoning.partition(mark)[0]
-    return reasoning.replace(THINK_OPEN, "", 1).lstrip()
+    return without_opening(reasoning).lstrip()

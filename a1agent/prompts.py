@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from a1agent.types import Question
 
@@ -10,10 +11,13 @@ __all__ = [
     "BLANK_LINE",
     "BOXED_INSTRUCTION",
     "BOX_OPENING",
+    "CHANNEL",
+    "CHANNEL_OPENING",
     "THINK_CLOSE",
     "THINK_OPEN",
     "THOUGHT_CLOSING",
     "THOUGHT_OPENING",
+    "announces",
     "answer_cue",
     "ask_after",
     "ask_for_box",
@@ -24,6 +28,7 @@ __all__ = [
     "opens_thought",
     "split_thinking",
     "unshown",
+    "without_opening",
 ]
 
 BLANK_LINE = "\n\n"
@@ -33,6 +38,12 @@ THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 THOUGHT_OPENING = f"{THINK_OPEN}\n"
 THOUGHT_CLOSING = f"\n{THINK_CLOSE}{BLANK_LINE}"
+CHANNEL = "<|channel|>"
+"""What stands before the kind of a message, of models that say it (`ModelInfo.channels`)."""
+CHANNEL_OPENING = f"\n{THINK_CLOSE}{CHANNEL}"
+_KIND = re.compile(r"<\|channel\|>(\w+)<\|message\|>")
+_NEXT_MESSAGE = re.compile(rf"\n?{THINK_CLOSE}{_KIND.pattern}")
+_GEMMA_OPENING = re.compile(f"{THINK_OPEN}(?:thought\n)?")
 
 
 def ask_after(question: Question, request: str) -> Question:
@@ -81,10 +92,26 @@ def split_thinking(text: str) -> tuple[str | None, str]:
         return None, text.strip()
     head, mark, tail = text.rpartition(THINK_CLOSE)
     if mark:
-        return head.replace(THINK_OPEN, "", 1).strip(), tail.strip()
+        return _NEXT_MESSAGE.sub(BLANK_LINE, without_opening(head)).strip(), _without_kind(tail.strip())
     if is_thinking(text):
-        return text.replace(THINK_OPEN, "", 1).strip(), ""
+        return without_opening(text).strip(), ""
     return None, text.strip()
+
+
+def without_opening(text: str) -> str:
+    """A text without the mark that opens its thought, and the word that Gemma has there."""
+    return _GEMMA_OPENING.sub("", text, count=1)
+
+
+def announces(text: str) -> bool:
+    """Whether the text ends in a message that only tells of the next one, of models that say which kind each is."""
+    kind = _KIND.match(text.rpartition(THINK_CLOSE)[2])
+    return kind is not None and kind[1] == "commentary"
+
+
+def _without_kind(message: str) -> str:
+    kind = _KIND.match(message)
+    return message[kind.end() :].lstrip() if kind else message
 
 
 def final_message(text: str) -> str:

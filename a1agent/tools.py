@@ -82,7 +82,7 @@ def tool_statement(question: Question, otherwise: Statement) -> Statement:
         return otherwise.read(message) or _reply(message, otherwise)
 
     if not must:  # words so far are no answer yet, nor is a first call where others may follow
-        return replace(otherwise, read=read, early=False)
+        return replace(otherwise, read=read, early=False, calls=True)
     return Statement(
         read=read,
         tokens=max(otherwise.tokens, _STATEMENT_TOKENS),

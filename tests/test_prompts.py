@@ -6,6 +6,7 @@ from a1agent import Message, Question
 from a1agent.prompts import (
     BOX_OPENING,
     BOXED_INSTRUCTION,
+    announces,
     answer_cue,
     ask_for_box,
     asks_for_box,
@@ -45,10 +46,23 @@ def test_a_box_that_an_earlier_message_asked_for_is_not_asked_for_any_more() -> 
         ("<think>\nhm\n</think>\n\nHello.", "hm", "Hello."),
         ("hm\n</think>\n\nHello.", "hm", "Hello."),  # the template opened the thinking
         ("<think>\nhm", "hm", ""),
+        ("<think>thought\nhm</think>Hello.", "hm", "Hello."),  # Gemma's word
+        ("<think>\nhm\n</think><|channel|>final<|message|>Hello.", "hm", "Hello."),
+        (
+            "hm\n</think><|channel|>commentary<|message|>I call.\n</think><|channel|>final<|message|>",
+            "hm\n\nI call.",
+            "",
+        ),
     ],
 )
 def test_thinking_is_told_from_the_message(text: str, thinking: str | None, message: str) -> None:
     assert split_thinking(text) == (thinking, message)
+
+
+def test_a_message_that_tells_of_the_next_is_not_the_last() -> None:
+    assert announces("hm\n</think><|channel|>commentary<|message|>I call.")
+    assert not announces("hm\n</think><|channel|>commentary to=functions.add<|message|>{}")
+    assert not announces("hm\n</think><|channel|>final<|message|>I call.")
 
 
 def test_thinking_is_open_until_it_is_closed() -> None:

@@ -49,6 +49,7 @@ class ModelInfo:
     `processor`: what runs it; models with different ones do not slow each other down.
     `can_constrain`: it can be held to a JSON schema while it writes.
     `can_spell`: its sequences tell the text of single tokens (`Sequence.text_of`).
+    `channels`: after a thought it says itself whether an answer or a call of a tool follows (gpt-oss).
     `no_score_reason`: why it cannot score, where there is more to say.
     """
 
@@ -63,6 +64,7 @@ class ModelInfo:
     scores_as_it_writes: bool = False
     can_constrain: bool = False
     can_spell: bool = True
+    channels: bool = False
     processor: str | None = None
     no_score_reason: str = ""
 

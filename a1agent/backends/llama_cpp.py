@@ -136,6 +136,7 @@ def _assemble(api: Any, model: Any, header: GGUFInfo, options: LlamaOptions, hel
         at_once=min(runner.lanes, options.at_once or (AT_ONCE if runner.device == "cpu" else runner.lanes)),
         scores_as_it_writes=True,
         can_constrain=True,
+        channels=vocabulary.channels,
     )
     return LlamaCppBackend(Engine(runner, options.keep_tokens), info, vocabulary, template)
 

@@ -180,6 +180,7 @@ async def assemble(
         at_once=http.options.max_connections * len(http.replicas.all),
         can_constrain=wire.can_constrain,
         can_spell=tokenizer.exact,
+        channels=tokenizer.marks is not None and tokenizer.marks.channels,
         processor=str(http),
         no_score_reason=reason,
     )

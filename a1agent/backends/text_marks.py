@@ -13,6 +13,9 @@ Thoughts stand between `<think>` and `</think>` in texts, however the model spel
 | Kimi | `◁think▷` ... `◁/think▷` |
 | gpt-oss | `<|channel|>analysis<|message|>` ... `<|end|>`, then `<|start|>assistant<|channel|>final<|message|>` |
 
+gpt-oss says of each message what kind it is. Where it may call tools the text leaves that to the model: `</think>` is
+followed by `<|channel|>`, and the model goes on with `final<|message|>` or with `commentary to=` and a tool's name.
+
 They have one spelling, so that the models of a pair may have two, and so that what is read from a text need not know
 either. A vocabulary whose marks are tokens gives and takes these for it. Calls stay as each family writes them
 (`call_formats.py`): what reads them knows all.
@@ -24,8 +27,8 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from a1agent.call_formats import CALL_TOKENS
-from a1agent.prompts import BLANK_LINE, THINK_CLOSE, THINK_OPEN, THOUGHT_CLOSING, THOUGHT_OPENING
+from a1agent.call_formats import CALL_TOKENS, CHANNEL_TOKENS
+from a1agent.prompts import BLANK_LINE, CHANNEL, THINK_CLOSE, THINK_OPEN, THOUGHT_CLOSING, THOUGHT_OPENING
 
 __all__ = ["HARMONY", "SPELLINGS", "Spelling", "TextMarks", "find_marks"]
 
@@ -35,30 +38,36 @@ class Spelling:
     """The marks of a family, cut into tokens and the words between them.
 
     `ends`: of one whose thought is a message of its own, so that the model ends its turn there, the tokens that end the
-    thought and the answer; `loose`: white space stands beside the marks.
+    thought, the answer and a call; `call`: how a call begins there; `loose`: white space stands beside the marks.
     """
 
     open: tuple[str, ...]
     close: tuple[str, ...]
     ends: tuple[str, ...] = ()
+    call: tuple[str, ...] = ()
     loose: bool = False
 
     @property
     def tokens(self) -> list[str]:
         """What must be tokens for a vocabulary to be of this family."""
-        return [part for part in (*self.open, *self.close, *self.ends) if not part.strip().isalpha()]
+        return [part for part in self._parts if not part.strip().isalpha()]
 
     @property
     def words(self) -> list[str]:
         """What stands between the tokens."""
-        return [part for part in (*self.open, *self.close) if part not in self.tokens]
+        return [part for part in self._parts if part not in self.tokens]
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return (*self.open, *self.close, *self.ends, *self.call)
 
     def pattern(self) -> str:
         """The marks in a text, with the line breaks that the engine puts beside them or the word that the model has."""
         if self.loose:
             return f"{THINK_OPEN}|{THINK_CLOSE}"
         after = "|".join(("\n", *(re.escape(part) for part in self.open[-1:] if part in self.words)))
-        return f"{THINK_OPEN}(?:{after})?|\n?{THINK_CLOSE}(?:{BLANK_LINE})?"
+        kind = f"{re.escape(CHANNEL)}|" if self.call else ""
+        return f"{THINK_OPEN}(?:{after})?|\n?{THINK_CLOSE}(?:{kind}{BLANK_LINE})?"
 
     def spelled(self, text: str) -> str:
         """A text with the marks as its model has them."""
@@ -68,7 +77,8 @@ class Spelling:
 HARMONY = Spelling(
     ("<|channel|>", "analysis", "<|message|>"),
     ("<|end|>", "<|start|>", "assistant", "<|channel|>", "final", "<|message|>"),
-    ends=("<|end|>", "<|return|>"),
+    ends=("<|end|>", "<|return|>", "<|call|>"),
+    call=("<|channel|>", "commentary"),
 )
 SPELLINGS = (
     HARMONY,
@@ -87,8 +97,8 @@ SPELLINGS = (
 class TextMarks:
     """The marks of one vocabulary. `calls`: the tokens of calls by text; `spelling`: of thoughts, where they have one.
 
-    `pattern`: the marks in a text. `ends`: the tokens that end a thought and an answer, of models that end their turn
-    with each; `pieces`: what the tokens among the marks add to a text.
+    `pattern`: the marks in a text. `ends`: the tokens that end a thought, an answer and a call (one that begins with
+    `call_ids`), of models that end their turn with each; `pieces`: what the tokens among the marks add to a text.
     """
 
     spelling: Spelling | None
@@ -97,7 +107,13 @@ class TextMarks:
     open_ids: tuple[int, ...] = ()
     close_ids: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
+    call_ids: tuple[int, ...] = ()
     pieces: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
+
+    @property
+    def channels(self) -> bool:
+        """Whether the model says of each message what kind it is."""
+        return bool(self.call_ids)
 
     def parts(self, text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         """A text cut at its marks: what stands before each, and the mark's ids; none at the end."""
@@ -108,6 +124,8 @@ class TextMarks:
     def _ids(self, mark: str) -> tuple[int, ...]:
         if mark in self.calls:
             return (self.calls[mark],)
+        if mark.endswith(CHANNEL):  # what kind of message follows is up to the model
+            return self.close_ids[: self.close_ids.index(self.open_ids[0]) + 1]
         return self.close_ids if THINK_CLOSE in mark else self.open_ids
 
     def tokenize(self, text: str, plain: Callable[[str], list[int]]) -> list[int]:
@@ -123,8 +141,11 @@ class TextMarks:
         """The token that ends the turn after these, where that is not the same everywhere."""
         if not self.ends:
             return None
+        thought, answer, call = self.ends
         start = next((i for i in range(len(ids) - 1, -1, -1) if ids[i] == self.open_ids[0]), len(ids))
-        return self.ends[tuple(ids[start : start + len(self.open_ids)]) != self.open_ids]
+        if tuple(ids[start : start + len(self.call_ids)]) == self.call_ids:
+            return call
+        return thought if tuple(ids[start : start + len(self.open_ids)]) == self.open_ids else answer
 
 
 def find_marks(
@@ -137,19 +158,20 @@ def find_marks(
     spelling = next((each for each in SPELLINGS if all(token in tokens for token in each.tokens)), None)
     if spelling is not None and spelling.loose and not {*spelling.tokens} & {*hidden}:
         spelling = None
-    calls = {token: tokens[token] for token in CALL_TOKENS & {*hidden} if token in tokens}
+    kinds = CHANNEL_TOKENS if spelling is not None and spelling.call else frozenset[str]()
+    calls = {token: tokens[token] for token in (CALL_TOKENS | kinds) & {*hidden} if token in tokens}
     if spelling is None and not calls:
         return None
-    words = [*map(re.escape, sorted(calls, key=len, reverse=True)), *([] if spelling is None else [spelling.pattern()])]
+    words = [*([] if spelling is None else [spelling.pattern()]), *map(re.escape, sorted(calls, key=len, reverse=True))]
     pieces = {token: text.encode() for text, token in calls.items()}
     marks = TextMarks(spelling, re.compile(f"({'|'.join(words)})"), calls, pieces=pieces)
     if spelling is None:
         return marks
-    opened, closed = (
+    opened, closed, call = (
         tuple(i for part in parts for i in ([tokens[part]] if part in tokens else plain(part)))
-        for parts in (spelling.open, spelling.close)
+        for parts in (spelling.open, spelling.close, spelling.call)
     )
-    marks = replace(marks, open_ids=opened, close_ids=closed)
+    marks = replace(marks, open_ids=opened, close_ids=closed, call_ids=call)
     if spelling.ends:  # its model writes neither: the prompt opens the thought, the end of the turn closes it
         return replace(marks, ends=tuple(tokens[end] for end in spelling.ends))
     return replace(marks, pieces=pieces | {opened[0]: THINK_OPEN.encode(), closed[0]: THINK_CLOSE.encode()})

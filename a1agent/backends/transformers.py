@@ -148,6 +148,7 @@ def _assemble(
         scores_as_it_writes=True,
         can_constrain=draws_guided() and bool(vocabulary.end_ids),
         processor=runner.device,
+        channels=vocabulary.channels,
     )
     return TransformersBackend(Engine(runner, options.keep_tokens), info, vocabulary, template)
 

@@ -46,6 +46,11 @@ class TextVocabulary(ABC):
         if self.marks is not None:
             self.end_ids |= {*self.marks.ends}
 
+    @property
+    def channels(self) -> bool:
+        """Whether its model says of each message what kind it is."""
+        return self.marks is not None and self.marks.channels
+
     @abstractmethod
     def _encode(self, text: str) -> list[int]:
         """Ids of a text that stands alone; control tokens in it are plain text."""

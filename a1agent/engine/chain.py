@@ -17,7 +17,17 @@ from a1agent.engine.extract import Answer, holds_box
 from a1agent.engine.ranking import Ranking
 from a1agent.engine.statement import Statement
 from a1agent.events import Event
-from a1agent.prompts import BLANK_LINE, THOUGHT_OPENING, final_message, find_shown, is_thinking, unshown
+from a1agent.prompts import (
+    BLANK_LINE,
+    CHANNEL_OPENING,
+    THOUGHT_CLOSING,
+    THOUGHT_OPENING,
+    announces,
+    final_message,
+    find_shown,
+    is_thinking,
+    unshown,
+)
 from a1agent.types import Author, ChainEnd, ChainResult, Step, Turn
 
 __all__ = ["Call", "Chain", "Marks", "seed_of", "step_of"]
@@ -99,6 +109,12 @@ class Call:
         return nothing, at
 
     @property
+    def closing(self) -> str:
+        """What closes a thought. Where a call may follow, models that say which does are left to say it."""
+        says = self.statement.calls and self.draft.channels and self.target.channels
+        return CHANNEL_OPENING if says else THOUGHT_CLOSING
+
+    @property
     def can_rewind(self) -> bool:
         """Whether what is written can be taken back."""
         return self.draft.can_rewind and self.target.can_rewind
@@ -157,6 +173,11 @@ class Chain:
     def thinking(self) -> bool:
         """Whether its text ends inside a thought."""
         return is_thinking(self.text)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the end of its model's turn is not the end of its message."""
+        return self.thinking or announces(self.text)
 
     def mark(self) -> Marks:
         """Where the chain stands."""

@@ -16,7 +16,7 @@ from a1agent.engine.takeover import take_over
 from a1agent.engine.vote import Candidate, Tally, Vote
 from a1agent.errors import ContextOverflow
 from a1agent.events import ChainFinished, ChainStarted, StepAccepted
-from a1agent.prompts import THOUGHT_CLOSING, answer_cue
+from a1agent.prompts import answer_cue
 from a1agent.types import ChainEnd, ChainResult, Turn
 
 __all__ = ["Outcome", "reason"]
@@ -181,6 +181,7 @@ async def grow(call: Call, chain: Chain) -> None:
     """Turn by turn until the chain states an answer, ends its message, or runs out; then it is made to state one.
 
     One whose model ends its turn inside a thought has said nothing yet: the thought is closed, and the message follows.
+    So it does after one that tells of a call.
     """
     end: ChainEnd = "turns"
     await chain.open_thought()
@@ -189,8 +190,8 @@ async def grow(call: Call, chain: Chain) -> None:
         if room < 1 or not await _fits(call, chain, turn, room):
             end = "tokens"
             break
-        if chain.ended and chain.thinking:
-            await chain.say(THOUGHT_CLOSING)
+        if chain.ended and chain.goes_on:
+            await chain.say(call.closing)
         elif chain.ended or chain.states_answer(call):
             end = "ended" if chain.ended else "answered"
             break

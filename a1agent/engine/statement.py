@@ -19,14 +19,16 @@ class Statement:
     `read`: the answer in a chain's message, None when it states none. `may_state`: False where it is certain that a
     message states no answer that its beginning, of so many characters, does not state. `early`: whether a chain is done
     as soon as its message holds a box, without ending by itself. `required`: a message that ends without an answer does
-    not do. `opening`: put before the statement that a chain is made to give, None: nothing; `closing`: ends it, and is
-    dropped; `tokens`: the most it may take; `schema`: the JSON schema that models which can be held to one then follow.
+    not do. `calls`: it may be a call of a tool. `opening`: put before the statement that a chain is made to give, None:
+    nothing; `closing`: ends it, and is dropped; `tokens`: the most it may take; `schema`: the JSON schema that models
+    which can be held to one then follow.
     """
 
     read: Callable[[str], Answer | None]
     tokens: int
     early: bool = False
     required: bool = False
+    calls: bool = False
     opening: str | None = None
     closing: str | None = None
     may_state: Callable[[str, int], bool] = lambda _message, _since: True

@@ -1,18 +1,23 @@
 """Marks of thoughts and of calls that are control tokens: texts have them, thoughts in one spelling for all."""
 
 import asyncio
+import random
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from a1agent import A1, Message, Question
-from a1agent.backends import sglang, vllm
+from a1agent.backends import obedient, sglang, vllm
 from a1agent.backends.base import StepText
+from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.local_tokenizer import load_tokenizer
+from a1agent.backends.scripted import ScriptedBackend
 from a1agent.call_formats import CALL_TOKENS
+from a1agent.prompts import CHANNEL_OPENING
 from tests.backends import thinkers, tiny
 from tests.backends.contract import loaded
 from tests.backends.remotes import factory
@@ -55,7 +60,6 @@ def vocabulary(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[tiny
             request.addfinalizer(loaded.close)
             return loaded
         pytest.importorskip("transformers")
-        from a1agent.backends.chat_template import ChatTemplate
         from a1agent.backends.gguf_info import read_gguf
         from a1agent.backends.gguf_tokenizer import build_tokenizer
         from a1agent.backends.hf_vocab import HfVocabulary
@@ -150,7 +154,7 @@ def test_gpt_oss_thinks_in_a_message_of_its_own(vocabulary: Callable[[tiny.Words
     assert prompt.ids[-len(opened) :] == opened
     assert loaded.tokenize("the sum\n</think>\n\nso") == [*loaded.tokenize("the sum"), *closed, *loaded.tokenize("so")]
     assert loaded.tokenize("<think>\nso") == [*opened, *loaded.tokenize("so")]
-    assert b"".join(map(loaded.piece, closed)) == b"assistantfinal"
+    assert b"".join(map(loaded.piece, closed)) == b"assistant<|channel|>final<|message|>"
     ends = {made.tokens.index(token) for token in ("<|end|>", "<|return|>", "<|call|>")}
     assert ends <= loaded.end_ids
     begun = Question(messages=(*Question.of("add").messages, Message(role="assistant", content="the sum")))
@@ -238,13 +242,13 @@ def test_over_llama_cpp_s_own_server(gpt_oss: Path, magistral: Path, api: str) -
             assert_solves(draft, f"llama-cpp:{path}?n_threads=1", thought)
 
 
-def assert_calls(draft: str, target: str, **options: Any) -> None:
+def assert_calls(draft: str, target: str, thought: str = "", **options: Any) -> None:
     asked: dict[str, Any] = {"chains": 2, "turns": 4, "seed": 1, "min_step_tokens": 0, "temperature": 0.0, **options}
     question = Question(messages=Question.of("What is it?").messages, tools=(thinkers.TOOL,))
     with A1(draft, target, calibration=None, **asked) as a1:
         result = a1.solve(question)
     assert [(call.name, call.arguments) for call in result.tool_calls] == [("look_up", {"what": "7 it"})], result
-    assert (result.text, result.reasoning) == ("", "")
+    assert (result.text, result.reasoning) == ("", thought)
 
 
 @pytest.mark.parametrize("kind", ["llama-cpp", "hf"])
@@ -255,6 +259,74 @@ def test_calls_between_control_tokens_are_calls(tmp_path: Path, family: str, kin
         pytest.importorskip("transformers")
     model = f"{kind}:{thinkers.caller(tmp_path / 'm.gguf', family)}?n_threads=1"
     assert_calls(model, model, rejection_rate=rate)
+
+
+@pytest.mark.parametrize("kind", ["llama-cpp", "hf"])
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_gpt_oss_calls_a_tool_after_its_thought(tmp_path: Path, kind: str, rate: float) -> None:
+    if kind == "hf":
+        pytest.importorskip("transformers")
+    model = f"{kind}:{thinkers.gpt_oss_caller(tmp_path / 'm.gguf')}?n_threads=1"
+    assert_calls(model, model, thinkers.ARGUMENTS, rejection_rate=rate)
+
+
+def test_gpt_oss_may_say_what_it_is_about_to_call() -> None:
+    said = ("the sum", "commentary<|message|>I look it up.")
+    call = f"commentary to=functions.look_up <|constrain|>json<|message|>{thinkers.ARGUMENTS}"
+
+    class Says:
+        def write(self, prompt: str, text: str, rng: random.Random) -> str:
+            return (*said, call)[text.count(CHANNEL_OPENING)]
+
+        def nll(self, prompt: str, text: str, step: str) -> float:
+            return 1.0
+
+    template = ChatTemplate(obedient.TEMPLATE + "<think>", obedient.CONTROL, {}, "says")
+    backend = ScriptedBackend(Says(), template=template)
+    backend._info = replace(backend.info, channels=True)
+    question = Question(messages=Question.of("What is it?").messages, tools=(thinkers.TOOL,))
+    with A1(backend, backend, calibration=None, chains=1, rejection_rate=0.0) as a1:
+        result = a1.solve(question)
+    assert [(call.name, call.arguments) for call in result.tool_calls] == [("look_up", {"what": "7 it"})], result
+    assert (result.text, result.reasoning) == ("", "the sum\n\nI look it up.")
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["tokenizer", "asked"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gpt_oss_calls_a_tool_over_servers(tmp_path: Path, kind: str, local: bool) -> None:
+    path = thinkers.gpt_oss_caller(tmp_path / "m.gguf")
+    with closing(KINDS[kind](path)) as server:
+        model = f"{kind}:{server.url}?retry_wait_s=0.01" + f"&tokenizer={path}" * local + f"#{server.name}"
+        assert_calls(model, model, thinkers.ARGUMENTS)
+
+
+def test_gpt_oss_answers_after_its_thought_though_it_may_call_a_tool(tmp_path: Path) -> None:
+    said = ("<|channel|>", *"final", "<|message|>", BOXED, "<|end|>")
+    template = "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}" + thinkers.HARMONY
+    made = words(*thinkers.HARMONY_TOKENS, template=template, plain=[BOXED])
+    model = f"llama-cpp:{parrot(tmp_path / 'm.gguf', made, *said)}"
+    question = Question(messages=Question.of("1 + 6? \\boxed{} it.").messages, tools=(thinkers.TOOL,))
+    with A1(model, model, calibration=None, chains=2, turns=4, min_step_tokens=0, temperature=0.0) as a1:
+        result = a1.solve(question)
+    assert (result.answer, result.text, result.reasoning, result.tool_calls) == ("7", BOXED, BOXED, ())
+
+
+def test_what_gpt_oss_says_after_its_thought_has_the_tokens_of_its_kind(
+    vocabulary: Callable[[tiny.Words], Any],
+) -> None:
+    made = words(*thinkers.HARMONY_TOKENS, "<|constrain|>", template=thinkers.HARMONY)
+    loaded = vocabulary(made)
+    texts = {
+        "the sum\n</think><|channel|>commentary to=functions.add <|constrain|>json<|message|>{}": "<|call|>",
+        "the sum\n</think><|channel|>final<|message|>so": "<|return|>",
+        "the sum\n</think>\n\nso": "<|return|>",
+    }
+    for text, end in texts.items():
+        ids = loaded.tokenize(text)
+        assert ids.count(made.tokens.index("<|end|>")) == ids.count(made.tokens.index("<|channel|>")) == 1
+        assert made.tokens[loaded.marks.end_after(ids)] == end
+    plain = "<|channel|>commentary to=functions.add <|constrain|>json<|message|>{}"
+    assert b"".join(map(loaded.piece, loaded.tokenize(plain))).decode() == plain
 
 
 @pytest.mark.parametrize("family", thinkers.CALLS)

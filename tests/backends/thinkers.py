@@ -22,10 +22,11 @@ TOOL = {
     "type": "function",
     "function": {"name": "look_up", "parameters": {"type": "object", "properties": {"what": {"type": "string"}}}},
 }
+ARGUMENTS = '{"what": "7 it"}'
 CALLS = {
-    "mistral": ("[TOOL_CALLS]", "look_up", "[ARGS]", '{"what": "7 it"}'),
+    "mistral": ("[TOOL_CALLS]", "look_up", "[ARGS]", ARGUMENTS),
     "gemma": ("<|tool_call>", 'call:look_up{what:<|"|>7 it', '<|"|>', "}", "<tool_call|>"),
-    "deepseek": ("<｜tool▁call▁begin｜>", "look_up", "<｜tool▁sep｜>", '{"what": "7 it"}', "<｜tool▁call▁end｜>"),
+    "deepseek": ("<｜tool▁call▁begin｜>", "look_up", "<｜tool▁sep｜>", ARGUMENTS, "<｜tool▁call▁end｜>"),
     "qwen": ("<tool_call>", "<function=look_up><parameter=what>7 it</parameter></function>", "</tool_call>"),
 }
 """Calls of that tool, cut at their control tokens."""
@@ -53,6 +54,16 @@ def parrot(path: Path, made: tiny.Words, *says: str) -> Path:
 def gpt_oss(path: Path) -> Path:
     """Says the same in its thought and in its answer, and ends both messages."""
     return parrot(path, words(*HARMONY_TOKENS, template=HARMONY), "<|message|>", BOXED, "<|end|>")
+
+
+def gpt_oss_caller(path: Path) -> Path:
+    """As `gpt_oss`, but what it says after its thought calls a tool."""
+    call = ("<|channel|>", "commentary to=functions.look_up ", "<|constrain|>", "json", "<|message|>")
+    plain = (call[1], ARGUMENTS)
+    tools = "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}"
+    made = words(*HARMONY_TOKENS, "<|constrain|>", template=tools + HARMONY, plain=plain)
+    letters = [part for word in call for part in ([word] if word in made.tokens else word)]
+    return parrot(path, made, *letters, ARGUMENTS, "<|end|>")
 
 
 def magistral(path: Path) -> Path:
