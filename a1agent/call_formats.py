@@ -14,7 +14,7 @@
 | Llama 3 | the whole message is `{"name": NAME, "parameters": {...}}`, several with `;` between them |
 | Llama 4, LFM 2, Olmo 3 | `[NAME(KEY=VALUE)]`, alone, in `<|tool_call_start|>` or in `<function_calls>` |
 | Gemma 4 | `<|tool_call>call:NAME{KEY:<|"|>TEXT<|"|>}<tool_call|>` |
-| gpt-oss | `<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{...}` |
+| gpt-oss | `<|start|>assistant<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{...}` |
 | Command | `<|START_ACTION|>[{"tool_name": NAME, "parameters": {...}}]<|END_ACTION|>` |
 | Apertus | `<|tools_prefix|>[{NAME: {...}}]<|tools_suffix|>` |
 | Granite 3, Phi 4, Nemotron 2 and others | JSON as of Mistral in `<|tool_call|>`, `<TOOLCALL>`, `<tool_calls>` |
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from a1agent.call_literals import Literals
-from a1agent.prompts import CHANNEL
+from a1agent.prompts import MESSAGE_START
 
 __all__ = ["CALL_TOKENS", "CHANNEL_TOKENS", "OPENINGS", "Written", "either", "read_calls", "tool_name"]
 
@@ -57,8 +57,9 @@ _MARKS = {
     "<|tools_prefix|>": "<|tools_suffix|>",
     "<|action_start|>": "<|action_end|>",
     "<|tool_call|>": "<|/tool_call|>",
-    f"{CHANNEL}commentary to=": "<|call|>",
-    f"{CHANNEL}analysis to=": "<|call|>",
+    f"{MESSAGE_START} to=": "<|call|>",
+    f"{MESSAGE_START}<|channel|>commentary to=": "<|call|>",
+    f"{MESSAGE_START}<|channel|>analysis to=": "<|call|>",
     "[TOOL_CALLS]": "[TOOL_CALLS]",
     "<|python_tag|>": "<|python_tag|>",
 }
@@ -70,7 +71,7 @@ _INSIDE = (
 )
 OPENINGS = (*_MARKS,)
 """The marks that a call begins with."""
-CHANNEL_TOKENS = frozenset({CHANNEL, "<|constrain|>", "<|message|>"})
+CHANNEL_TOKENS = frozenset({"<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"})
 """What else may be in the messages of gpt-oss, before what a message says."""
 CALL_TOKENS = frozenset({*_MARKS, *_MARKS.values(), *_INSIDE}) - CHANNEL_TOKENS - {"<|call|>"}
 """What of calls may be control tokens, which texts show all the same."""
@@ -80,7 +81,7 @@ _SPACE = " \t\r\n;,"
 _NAMED = re.compile(r'\[?\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _ARGUMENTS = re.compile(r"\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
 _SEPARATED = re.compile(
-    rf"(?:function{_SEPARATORS[0]})?(?P<name>[^\s<{{]*)\s*(?:<\|constrain\|>\w*)?"
+    rf"(?:function{_SEPARATORS[0]})?(?P<name>[^\s<{{]*)(?:<\|channel\|>\w+)?\s*(?:<\|constrain\|>)?\w*"
     rf"(?:{'|'.join(map(re.escape, _SEPARATORS))})?\s*"
     r"(?:```(?:json)?\s*)?(?P<arguments>\{.*)",
     re.DOTALL,
@@ -154,13 +155,15 @@ def _cut(message: str) -> Iterator[str | _Block]:
 
 
 def _body(block: _Block, names: Collection[str]) -> list[Written]:
-    """The calls between two marks; there may be marks in between."""
-    inner = [part for part in _cut(block.body) if isinstance(part, _Block)]
-    if inner:
-        return [call for part in inner for call in _body(part, names)]
-    body = block.body.strip().removeprefix("<|plugin|>").lstrip()
+    """The calls between two marks, which may have marks of their own."""
+    body = block.body.strip()
+    if _OPENING.match(body):
+        return [call for part in _cut(body) if isinstance(part, _Block) for call in _body(part, names)]
+    body = body.removeprefix("<|plugin|>").lstrip()
     fenced = _FENCE.match(body)
     body = fenced[1] if fenced else body
+    if body.startswith(("{", "[")):
+        return [*_calls(body)] if _PYTHON.match(body) else [*_sequence(body)]
     if _INVOKE.search(body):
         return [*_invocations(body, block.closed)]
     if _PAIRED.match(body):

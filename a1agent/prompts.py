@@ -11,8 +11,8 @@ __all__ = [
     "BLANK_LINE",
     "BOXED_INSTRUCTION",
     "BOX_OPENING",
-    "CHANNEL",
-    "CHANNEL_OPENING",
+    "MESSAGE_START",
+    "NEXT_MESSAGE",
     "THINK_CLOSE",
     "THINK_OPEN",
     "THOUGHT_CLOSING",
@@ -38,11 +38,11 @@ THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 THOUGHT_OPENING = f"{THINK_OPEN}\n"
 THOUGHT_CLOSING = f"\n{THINK_CLOSE}{BLANK_LINE}"
-CHANNEL = "<|channel|>"
+MESSAGE_START = "<|start|>assistant"
 """What stands before the kind of a message, of models that say it (`ModelInfo.channels`)."""
-CHANNEL_OPENING = f"\n{THINK_CLOSE}{CHANNEL}"
-_KIND = re.compile(r"<\|channel\|>(\w+)<\|message\|>")
-_NEXT_MESSAGE = re.compile(rf"\n?{THINK_CLOSE}{_KIND.pattern}")
+NEXT_MESSAGE = f"\n{THINK_CLOSE}{MESSAGE_START}"
+_KIND = re.compile(rf"{re.escape(MESSAGE_START)}<\|channel\|>(\w+)<\|message\|>")
+_FURTHER = re.compile(rf"\n?{THINK_CLOSE}{_KIND.pattern}")
 _GEMMA_OPENING = re.compile(f"{THINK_OPEN}(?:thought\n)?")
 
 
@@ -92,7 +92,7 @@ def split_thinking(text: str) -> tuple[str | None, str]:
         return None, text.strip()
     head, mark, tail = text.rpartition(THINK_CLOSE)
     if mark:
-        return _NEXT_MESSAGE.sub(BLANK_LINE, without_opening(head)).strip(), _without_kind(tail.strip())
+        return _FURTHER.sub(BLANK_LINE, without_opening(head)).strip(), _without_kind(tail.strip())
     if is_thinking(text):
         return without_opening(text).strip(), ""
     return None, text.strip()

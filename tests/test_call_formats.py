@@ -4,6 +4,7 @@ The spellings were held against those that vLLM's and SGLang's own parsers of th
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -200,6 +201,17 @@ def apertus(asked: Asked) -> str:
     return f"<|tools_prefix|>[{', '.join(json.dumps({n: a}) for n, a in asked)}]<|tools_suffix|>"
 
 
+def gpt_oss(asked: Asked) -> str:
+    ((name, arguments),) = asked
+    head = f"<|start|>assistant<|channel|>commentary to=functions.{name} <|constrain|>json"
+    return f"{head}<|message|>{json.dumps(arguments)}"
+
+
+def gpt_oss_naming_first(asked: Asked) -> str:
+    ((name, arguments),) = asked
+    return f"<|start|>assistant to=functions.{name}<|channel|>commentary json<|message|>{json.dumps(arguments)}"
+
+
 FAMILIES: dict[str, Writer] = {
     "hermes": hermes,
     "qwen 3.5": qwen,
@@ -227,6 +239,8 @@ FAMILIES: dict[str, Writer] = {
     "olmo": olmo,
     "gemma": gemma,
     "function gemma": function_gemma,
+    "gpt-oss": gpt_oss,
+    "gpt-oss, naming first": gpt_oss_naming_first,
     "command": in_json("<|START_ACTION|>[\n    ", "tool_name", "parameters", ",\n    ", "\n]<|END_ACTION|>"),
     "apertus": apertus,
     "granite 3": in_json("<|tool_call|>[", "name", "arguments", ", ", "]"),
@@ -248,13 +262,18 @@ def asked_in(found: Calls) -> Asked:
 @pytest.mark.parametrize("asked", CASES, ids=["one", "no arguments", "several"])
 @pytest.mark.parametrize("lead", ["", "I look it up.\n\n"])
 def test_a_family_s_calls_are_read_in_order_and_apart_from_the_text(family: str, asked: Asked, lead: str) -> None:
+    if family.startswith("gpt-oss") and len(asked) > 1:
+        pytest.skip("it calls one tool at a time")
     lead = "" if family in WHOLE_MESSAGES else lead
     found = parse_calls(lead + FAMILIES[family](asked), TOOLS)
     assert asked_in(found) == asked
     assert found.content == lead.strip()
 
 
-texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20)
+MARK = re.compile(r"<[^>]*>|\[[A-Z_]+\]|｜DSML｜|```")
+texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20).filter(
+    lambda text: not MARK.search(text)  # what quotes its own marks ends early, as in every parser of these families
+)
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-99, 99) | st.floats(-9, 9) | texts,
     lambda inner: st.lists(inner, max_size=3),

@@ -6,6 +6,7 @@ from a1agent import Message, Question
 from a1agent.prompts import (
     BOX_OPENING,
     BOXED_INSTRUCTION,
+    NEXT_MESSAGE,
     announces,
     answer_cue,
     ask_for_box,
@@ -15,6 +16,8 @@ from a1agent.prompts import (
     opens_thought,
     split_thinking,
 )
+
+TELLS = "<|channel|>commentary<|message|>I call."
 
 
 def test_the_box_is_asked_for_once_after_the_last_user_message() -> None:
@@ -47,12 +50,8 @@ def test_a_box_that_an_earlier_message_asked_for_is_not_asked_for_any_more() -> 
         ("hm\n</think>\n\nHello.", "hm", "Hello."),  # the template opened the thinking
         ("<think>\nhm", "hm", ""),
         ("<think>thought\nhm</think>Hello.", "hm", "Hello."),  # Gemma's word
-        ("<think>\nhm\n</think><|channel|>final<|message|>Hello.", "hm", "Hello."),
-        (
-            "hm\n</think><|channel|>commentary<|message|>I call.\n</think><|channel|>final<|message|>",
-            "hm\n\nI call.",
-            "",
-        ),
+        (f"<think>\nhm{NEXT_MESSAGE}<|channel|>final<|message|>Hello.", "hm", "Hello."),
+        (f"hm{NEXT_MESSAGE}{TELLS}{NEXT_MESSAGE}<|channel|>final<|message|>", "hm\n\nI call.", ""),
     ],
 )
 def test_thinking_is_told_from_the_message(text: str, thinking: str | None, message: str) -> None:
@@ -60,9 +59,10 @@ def test_thinking_is_told_from_the_message(text: str, thinking: str | None, mess
 
 
 def test_a_message_that_tells_of_the_next_is_not_the_last() -> None:
-    assert announces("hm\n</think><|channel|>commentary<|message|>I call.")
-    assert not announces("hm\n</think><|channel|>commentary to=functions.add<|message|>{}")
-    assert not announces("hm\n</think><|channel|>final<|message|>I call.")
+    assert announces(f"hm{NEXT_MESSAGE}{TELLS}")
+    assert not announces(f"hm{NEXT_MESSAGE}<|channel|>commentary to=functions.add<|message|>{{}}")
+    assert not announces(f"hm{NEXT_MESSAGE}<|channel|>final<|message|>I call.")
+    assert not announces("I call.")
 
 
 def test_thinking_is_open_until_it_is_closed() -> None:

@@ -21,14 +21,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from a1agent.backends.chat_options import ChatOptions
 from a1agent.backends.text_marks import HARMONY
 from a1agent.errors import InvalidOption, InvalidQuestion, UsageError
+from a1agent.prompts import MESSAGE_START
 from a1agent.types import Question
 
 __all__ = ["PLAIN", "ChatTemplate", "Piece"]
 
 _log = logging.getLogger(__name__)
 _PRIVATE = range(0xE000, 0xF8FF)
-_TURN = "<|start|>assistant"
-"""What the turn of a model with messages of several kinds begins with; its template leaves the kind to the model."""
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
 PLAIN = """{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
@@ -115,7 +114,7 @@ class ChatTemplate:
     def _begun(self, messages: list[Any], tools: list[Any] | None, extra: dict[str, Any]) -> str:
         """The prompt after which the model answers. One that thinks in a message of its own is in its thought there."""
         text = self._render(messages, tools, extra, add_generation_prompt=True)
-        thinks = text.endswith(_TURN) and {*HARMONY.tokens} <= {*self._control}
+        thinks = text.endswith(MESSAGE_START) and {*HARMONY.tokens} <= {*self._control}
         return text + "".join(HARMONY.open) if thinks else text
 
     def _render(

@@ -14,7 +14,7 @@ Thoughts stand between `<think>` and `</think>` in texts, however the model spel
 | gpt-oss | `<|channel|>analysis<|message|>` ... `<|end|>`, then `<|start|>assistant<|channel|>final<|message|>` |
 
 gpt-oss says of each message what kind it is. Where it may call tools the text leaves that to the model: `</think>` is
-followed by `<|channel|>`, and the model goes on with `final<|message|>` or with `commentary to=` and a tool's name.
+followed by `<|start|>assistant`, and the model goes on with `<|channel|>final<|message|>` or with a call.
 
 They have one spelling, so that the models of a pair may have two, and so that what is read from a text need not know
 either. A vocabulary whose marks are tokens gives and takes these for it. Calls stay as each family writes them
@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from a1agent.call_formats import CALL_TOKENS, CHANNEL_TOKENS
-from a1agent.prompts import BLANK_LINE, CHANNEL, THINK_CLOSE, THINK_OPEN, THOUGHT_CLOSING, THOUGHT_OPENING
+from a1agent.prompts import BLANK_LINE, MESSAGE_START, THINK_CLOSE, THINK_OPEN, THOUGHT_CLOSING, THOUGHT_OPENING
 
 __all__ = ["HARMONY", "SPELLINGS", "Spelling", "TextMarks", "find_marks"]
 
@@ -66,7 +66,7 @@ class Spelling:
         if self.loose:
             return f"{THINK_OPEN}|{THINK_CLOSE}"
         after = "|".join(("\n", *(re.escape(part) for part in self.open[-1:] if part in self.words)))
-        kind = f"{re.escape(CHANNEL)}|" if self.call else ""
+        kind = f"{re.escape(MESSAGE_START)}|" if self.call else ""
         return f"{THINK_OPEN}(?:{after})?|\n?{THINK_CLOSE}(?:{kind}{BLANK_LINE})?"
 
     def spelled(self, text: str) -> str:
@@ -124,8 +124,8 @@ class TextMarks:
     def _ids(self, mark: str) -> tuple[int, ...]:
         if mark in self.calls:
             return (self.calls[mark],)
-        if mark.endswith(CHANNEL):  # what kind of message follows is up to the model
-            return self.close_ids[: self.close_ids.index(self.open_ids[0]) + 1]
+        if mark.endswith(MESSAGE_START):  # what kind of message follows is up to the model
+            return self.close_ids[: self.close_ids.index(self.open_ids[0])]
         return self.close_ids if THINK_CLOSE in mark else self.open_ids
 
     def tokenize(self, text: str, plain: Callable[[str], list[int]]) -> list[int]:

@@ -19,7 +19,7 @@ from a1agent.engine.statement import Statement
 from a1agent.events import Event
 from a1agent.prompts import (
     BLANK_LINE,
-    CHANNEL_OPENING,
+    NEXT_MESSAGE,
     THOUGHT_CLOSING,
     THOUGHT_OPENING,
     announces,
@@ -112,7 +112,7 @@ class Call:
     def closing(self) -> str:
         """What closes a thought. Where a call may follow, models that say which does are left to say it."""
         says = self.statement.calls and self.draft.channels and self.target.channels
-        return CHANNEL_OPENING if says else THOUGHT_CLOSING
+        return NEXT_MESSAGE if says else THOUGHT_CLOSING
 
     @property
     def can_rewind(self) -> bool:

@@ -17,7 +17,7 @@ from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.local_tokenizer import load_tokenizer
 from a1agent.backends.scripted import ScriptedBackend
 from a1agent.call_formats import CALL_TOKENS
-from a1agent.prompts import CHANNEL_OPENING
+from a1agent.prompts import NEXT_MESSAGE
 from tests.backends import thinkers, tiny
 from tests.backends.contract import loaded
 from tests.backends.remotes import factory
@@ -154,7 +154,7 @@ def test_gpt_oss_thinks_in_a_message_of_its_own(vocabulary: Callable[[tiny.Words
     assert prompt.ids[-len(opened) :] == opened
     assert loaded.tokenize("the sum\n</think>\n\nso") == [*loaded.tokenize("the sum"), *closed, *loaded.tokenize("so")]
     assert loaded.tokenize("<think>\nso") == [*opened, *loaded.tokenize("so")]
-    assert b"".join(map(loaded.piece, closed)) == b"assistant<|channel|>final<|message|>"
+    assert b"".join(map(loaded.piece, closed)) == b"<|start|>assistant<|channel|>final<|message|>"
     ends = {made.tokens.index(token) for token in ("<|end|>", "<|return|>", "<|call|>")}
     assert ends <= loaded.end_ids
     begun = Question(messages=(*Question.of("add").messages, Message(role="assistant", content="the sum")))
@@ -263,20 +263,21 @@ def test_calls_between_control_tokens_are_calls(tmp_path: Path, family: str, kin
 
 @pytest.mark.parametrize("kind", ["llama-cpp", "hf"])
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_gpt_oss_calls_a_tool_after_its_thought(tmp_path: Path, kind: str, rate: float) -> None:
+@pytest.mark.parametrize("first", [False, True])
+def test_gpt_oss_calls_a_tool_after_its_thought(tmp_path: Path, kind: str, rate: float, first: bool) -> None:
     if kind == "hf":
         pytest.importorskip("transformers")
-    model = f"{kind}:{thinkers.gpt_oss_caller(tmp_path / 'm.gguf')}?n_threads=1"
+    model = f"{kind}:{thinkers.gpt_oss_caller(tmp_path / 'm.gguf', first)}?n_threads=1"
     assert_calls(model, model, thinkers.ARGUMENTS, rejection_rate=rate)
 
 
 def test_gpt_oss_may_say_what_it_is_about_to_call() -> None:
-    said = ("the sum", "commentary<|message|>I look it up.")
-    call = f"commentary to=functions.look_up <|constrain|>json<|message|>{thinkers.ARGUMENTS}"
+    said = ("the sum", "<|channel|>commentary<|message|>I look it up.")
+    call = f"<|channel|>commentary to=functions.look_up <|constrain|>json<|message|>{thinkers.ARGUMENTS}"
 
     class Says:
         def write(self, prompt: str, text: str, rng: random.Random) -> str:
-            return (*said, call)[text.count(CHANNEL_OPENING)]
+            return (*said, call)[text.count(NEXT_MESSAGE)]
 
         def nll(self, prompt: str, text: str, step: str) -> float:
             return 1.0
@@ -301,10 +302,8 @@ def test_gpt_oss_calls_a_tool_over_servers(tmp_path: Path, kind: str, local: boo
 
 
 def test_gpt_oss_answers_after_its_thought_though_it_may_call_a_tool(tmp_path: Path) -> None:
-    said = ("<|channel|>", *"final", "<|message|>", BOXED, "<|end|>")
-    template = "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}" + thinkers.HARMONY
-    made = words(*thinkers.HARMONY_TOKENS, template=template, plain=[BOXED])
-    model = f"llama-cpp:{parrot(tmp_path / 'm.gguf', made, *said)}"
+    said = ("<|channel|>", "final", "<|message|>", BOXED)
+    model = f"llama-cpp:{thinkers.channels(tmp_path / 'm.gguf', *said)}"
     question = Question(messages=Question.of("1 + 6? \\boxed{} it.").messages, tools=(thinkers.TOOL,))
     with A1(model, model, calibration=None, chains=2, turns=4, min_step_tokens=0, temperature=0.0) as a1:
         result = a1.solve(question)
@@ -317,15 +316,16 @@ def test_what_gpt_oss_says_after_its_thought_has_the_tokens_of_its_kind(
     made = words(*thinkers.HARMONY_TOKENS, "<|constrain|>", template=thinkers.HARMONY)
     loaded = vocabulary(made)
     texts = {
-        "the sum\n</think><|channel|>commentary to=functions.add <|constrain|>json<|message|>{}": "<|call|>",
-        "the sum\n</think><|channel|>final<|message|>so": "<|return|>",
-        "the sum\n</think>\n\nso": "<|return|>",
+        "<|start|>assistant<|channel|>commentary to=functions.add <|constrain|>json<|message|>{}": "<|call|>",
+        "<|start|>assistant to=functions.add<|channel|>commentary json<|message|>{}": "<|call|>",
+        "<|start|>assistant<|channel|>final<|message|>so": "<|return|>",
+        "\n\nso": "<|return|>",
     }
     for text, end in texts.items():
-        ids = loaded.tokenize(text)
+        ids = loaded.tokenize(f"the sum\n</think>{text}")
         assert ids.count(made.tokens.index("<|end|>")) == ids.count(made.tokens.index("<|channel|>")) == 1
         assert made.tokens[loaded.marks.end_after(ids)] == end
-    plain = "<|channel|>commentary to=functions.add <|constrain|>json<|message|>{}"
+    plain = "<|start|>assistant<|channel|>commentary to=functions.add <|constrain|>json<|message|>{}"
     assert b"".join(map(loaded.piece, loaded.tokenize(plain))).decode() == plain
 
 

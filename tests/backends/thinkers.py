@@ -56,14 +56,19 @@ def gpt_oss(path: Path) -> Path:
     return parrot(path, words(*HARMONY_TOKENS, template=HARMONY), "<|message|>", BOXED, "<|end|>")
 
 
-def gpt_oss_caller(path: Path) -> Path:
-    """As `gpt_oss`, but what it says after its thought calls a tool."""
-    call = ("<|channel|>", "commentary to=functions.look_up ", "<|constrain|>", "json", "<|message|>")
-    plain = (call[1], ARGUMENTS)
+def gpt_oss_caller(path: Path, first: bool = False) -> Path:
+    """As `gpt_oss`, but what it says after its thought calls a tool. `first`: it says which before what kind it is."""
+    kind = (" to=functions.look_up", "<|channel|>", "commentary json")
+    said = kind if first else ("<|channel|>", "commentary to=functions.look_up ", "<|constrain|>", "json")
+    return channels(path, *said, "<|message|>", ARGUMENTS)
+
+
+def channels(path: Path, *says: str) -> Path:
+    """As `gpt_oss`, but after its thought it says of what kind its message is; both say the same."""
+    plain = [part for part in ("assistant", *says) if not part.startswith("<")]
     tools = "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}"
     made = words(*HARMONY_TOKENS, "<|constrain|>", template=tools + HARMONY, plain=plain)
-    letters = [part for word in call for part in ([word] if word in made.tokens else word)]
-    return parrot(path, made, *letters, ARGUMENTS, "<|end|>")
+    return parrot(path, made, "assistant", *says, "<|end|>")
 
 
 def magistral(path: Path) -> Path:
