@@ -101,6 +101,7 @@ _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*(?:```)?\Z", re.DOTALL)
 _ORDINAL = re.compile(r":\d+\Z")
 _NAMESPACE = "functions."
 _FIELDS = {"arguments", "parameters"}
+_MOST_MARKS = 4
 _NOT_JSON = "it is not JSON"
 _CUT = "it is cut off"
 _DECODER = json.JSONDecoder()
@@ -134,7 +135,7 @@ def read_calls(message: str, names: Collection[str]) -> tuple[list[Written], str
         if isinstance(part, str):
             beside.append(part)
         else:
-            found.extend(_body(part, names))
+            found.extend(_body(part))
     if not found and not _OPENING.search(message):
         return _unmarked(message, names)
     return found, "".join(beside).strip()
@@ -154,11 +155,11 @@ def _cut(message: str) -> Iterator[str | _Block]:
         yield message[at:]
 
 
-def _body(block: _Block, names: Collection[str]) -> list[Written]:
-    """The calls between two marks, which may have marks of their own."""
+def _body(block: _Block, inside: int = 0) -> list[Written]:
+    """The calls between two marks, which may have marks of their own; so many marks are around these."""
     body = block.body.strip()
-    if _OPENING.match(body):
-        return [call for part in _cut(body) if isinstance(part, _Block) for call in _body(part, names)]
+    if inside < _MOST_MARKS and _OPENING.match(body):
+        return [call for part in _cut(body) if isinstance(part, _Block) for call in _body(part, inside + 1)]
     body = body.removeprefix("<|plugin|>").lstrip()
     fenced = _FENCE.match(body)
     body = fenced[1] if fenced else body
@@ -245,7 +246,8 @@ def _invocations(body: str, closed: bool) -> Iterator[Written]:
     for start, rest in _each(_INVOKE, body):
         end = _INVOKE_END.search(rest)
         inside, text = rest[: end.start()] if end else rest, body[start.start() : start.end() + len(rest)].strip()
-        if not (end or closed or start.end() + len(rest) < len(body)):
+        last = start.end() + len(rest) == len(body)
+        if not (end or (closed and last)):
             yield Written(text, start[1], error=_CUT)
         elif inside.lstrip().startswith("{"):
             yield from (Written(text, start[1], call.arguments, error=call.error) for call in _whole(inside))

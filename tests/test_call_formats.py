@@ -336,6 +336,14 @@ def test_a_text_with_marks_in_words_around_no_call_is_told_as_malformed() -> Non
     assert len(found.invalid) == 1
 
 
+@pytest.mark.parametrize(
+    "part", ["<tool_calls>", "<tool_call>", "<function=look_up>", "[", '{"a":', "look_up(", "call:a{"]
+)
+@pytest.mark.parametrize("lead", ["", "<tool_call>", "<|tool_call>call:look_up{what:", "[look_up("])
+def test_a_long_message_of_nothing_but_marks_is_read(part: str, lead: str) -> None:
+    assert parse_calls(lead + part * 20_000, TOOLS).calls == ()
+
+
 @given(st.lists(st.sampled_from([*CALL_TOKENS, "look_up", "{", "}", "[", "]", "(", ")", '"', ":", "=", ",", "a", " "])))
 def test_whatever_a_model_writes_is_read_without_a_failure(parts: list[str]) -> None:
     parse_calls("".join(parts), TOOLS)
