@@ -127,7 +127,8 @@ def _collect(found: list[ToolCall | InvalidToolCall], content: str) -> Calls:
 def _checked_call(call: Written, tools: Mapping[str, Mapping[str, Any]]) -> ToolCall | InvalidToolCall:
     name = call.name if call.name is None else tool_name(call.name, tools)
     if call.error is not None or name is None:
-        return InvalidToolCall(text=call.text, error=call.error or "it names no tool", name=name)
+        named = name if name in tools else None  # of a text that cannot be read, what looks like a name may be none
+        return InvalidToolCall(text=call.text, error=call.error or "it names no tool", name=named)
     if name not in tools:
         return InvalidToolCall(text=call.text, error=f"there is no tool {name!r}", name=name)
     arguments = _object(call.arguments) if isinstance(call.arguments, str) else call.arguments

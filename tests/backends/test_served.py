@@ -205,3 +205,19 @@ def test_thoughts_marked_by_control_tokens_are_told_from_answers(
             with A1(model, model, **options) as a1:
                 result = a1.solve("1 + 6? \\boxed{} it.")
             assert (result.answer, result.text, result.reasoning) == ("7", thinkers.BOXED, thought)
+
+
+@pytest.mark.parametrize("kind", ["vllm-chains", "sglang"])
+@pytest.mark.parametrize("family", [*thinkers.CALLS, "gpt-oss"])
+def test_calls_between_control_tokens_are_calls(tmp_path: Path, kind: str, family: str) -> None:
+    path = tmp_path / "caller.gguf"
+    made = thinkers.gpt_oss_caller(path) if family == "gpt-oss" else thinkers.caller(path, family)
+    checkpoint, how = tiny_hf.thinker_checkpoint(tmp_path / "caller", made), KINDS[kind]
+    options = {"chains": 2, "turns": 4, "seed": 1, "min_step_tokens": 0, "temperature": 0.0, "calibration": None}
+    question = Question(messages=Question.of("What is it?").messages, tools=(thinkers.TOOL,))
+    with how.serve(checkpoint, tmp_path / "log", context=256) as server:
+        for local in ("", f"?tokenizer={checkpoint}"):
+            model = f"{how.scheme}:{server.url}{local}#{server.name}"
+            with A1(model, model, **options) as a1:
+                result = a1.solve(question)
+            assert [(call.name, call.arguments) for call in result.tool_calls] == [("look_up", {"what": "7 it"})]

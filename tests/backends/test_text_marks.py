@@ -271,6 +271,16 @@ def test_gpt_oss_calls_a_tool_after_its_thought(tmp_path: Path, kind: str, rate:
     assert_calls(model, model, thinkers.ARGUMENTS, rejection_rate=rate)
 
 
+@pytest.mark.parametrize("api", ["auto", "auto&tokenizer="])
+@pytest.mark.parametrize("family", thinkers.CALLS)
+def test_calls_over_llama_cpp_s_own_server(tmp_path: Path, family: str, api: str) -> None:
+    path = thinkers.caller(tmp_path / "m.gguf", family)
+    with llama_server(path) as server:
+        option = f"{api}{path}" if api.endswith("=") else api
+        draft = f"openai:{server.url}?retry_wait_s=0.01&api={option}#{server.name}"
+        assert_calls(draft, f"llama-cpp:{path}?n_threads=1", rejection_rate=0.0)
+
+
 def test_gpt_oss_may_say_what_it_is_about_to_call() -> None:
     said = ("the sum", "<|channel|>commentary<|message|>I look it up.")
     call = f"<|channel|>commentary to=functions.look_up <|constrain|>json<|message|>{thinkers.ARGUMENTS}"
