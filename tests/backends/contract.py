@@ -69,6 +69,12 @@ async def loaded(factory: BackendFactory, context: int | None = None) -> AsyncIt
         await backend.aclose()
 
 
+def assert_alike(found: tuple[StepText, tuple[float, ...]], expected: tuple[StepText, tuple[float, ...]]) -> None:
+    """The same text, and scores that differ by no more than what else was in the batch makes of them."""
+    assert found[0] == expected[0]
+    assert found[1] == pytest.approx(expected[1], abs=0.1)
+
+
 async def settle(backend: Backend) -> None:
     """Lets a backend with a worker of its own do what was asked for so far."""
     settled = getattr(backend, "settle", None)
@@ -263,7 +269,7 @@ class Contract:
             await parent.append(OTHER)
             await parent.generate(4, Sampling(seed=1), FREELY)
             await parent.close()
-            assert await self._continued(child) == expected
+            assert_alike(await self._continued(child), expected)
 
     async def test_rewinding_and_growing_again_is_as_if_it_had_never_grown(
         self, backend_factory: BackendFactory, question: Question
@@ -281,7 +287,7 @@ class Contract:
             grown.rewind(middle)
             grown.rewind(start)
             assert grown.length == root.length
-            assert await self._continued(grown) == expected
+            assert_alike(await self._continued(grown), expected)
 
     async def test_a_mark_beyond_the_end_is_refused(self, backend_factory: BackendFactory, question: Question) -> None:
         self.needs("rewind")
@@ -392,7 +398,7 @@ class Contract:
                 if not task.cancelled():  # it was done sooner than that
                     sequence.rewind(mark)
             assert sequence.length == before
-            assert await self._continued(sequence) == expected
+            assert_alike(await self._continued(sequence), expected)
 
     async def test_a_prompt_that_nobody_waits_for_any_more_is_not_kept_open(
         self, backend_factory: BackendFactory, question: Question
@@ -602,13 +608,11 @@ class Contract:
     def _step(self, backend: Backend, ids: tuple[int, ...]) -> StepText:
         return StepText(text="", ids=ids, tokenizer_fingerprint=backend.info.tokenizer_fingerprint)
 
-    async def _continued(self, sequence: Sequence) -> tuple[object, ...]:
+    async def _continued(self, sequence: Sequence) -> tuple[StepText, tuple[float, ...]]:
         """What a sequence says next, and how it scores a step after that."""
         generated = await sequence.generate(8, GREEDY, FREELY)
-        if not self.capabilities.score:
-            return (generated.step,)
-        scores = await sequence.score(STEP)
-        return (generated.step, tuple(round(logprob, 1) for logprob in scores.logprobs))
+        scored = (await sequence.score(STEP)).logprobs if self.capabilities.score else ()
+        return generated.step, scored
 
     async def _is_consistent(self, backend: Backend, sequence: Sequence, start: int, generated: Generated) -> None:
         """Ids, text and log-probabilities of what was generated belong together, and to the sequence."""
