@@ -109,8 +109,11 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A call as a message has it. `texts`: those of `arguments` that are texts as they stand or other values in JSON,
-    as the tool's parameters say; `error`: why it is none."""
+    """A call as a message has it. `unnamed`: arguments without a name, in the order of the tool's parameters.
+
+    `texts`: the names of those that are texts as they stand or other values in JSON, as the tool's parameters say;
+    `error`: why it is none.
+    """
 
     text: str
     name: str | None
@@ -163,28 +166,30 @@ def _body(block: _Block, inside: int = 0) -> list[Written]:
     body = body.removeprefix("<|plugin|>").lstrip()
     fenced = _FENCE.match(body)
     body = fenced[1] if fenced else body
+    if _PYTHON.match(body):
+        return [*_calls(body)]
     if body.startswith(("{", "[")):
-        return [*_calls(body)] if _PYTHON.match(body) else [*_sequence(body)]
-    if _INVOKE.search(body):
-        return [*_invocations(body, block.closed)]
+        return [*_sequence(body)]
     if _PAIRED.match(body):
         return [_paired(body, block.closed)]
+    if _INVOKE.search(body.partition("{")[0]):  # further on it may be a text among arguments
+        return [*_invocations(body, block.closed)]
     if any(mark in body for mark in _SEPARATORS) and (separated := _SEPARATED.match(body)):
         return [_separated(separated, body)]
     if _BRACED.match(body):
         return [*_braced(body)]
-    return [*_calls(body)] if _PYTHON.match(body) else [*_sequence(body)]
+    return [*_sequence(body)]
 
 
 def _unmarked(message: str, names: Collection[str]) -> tuple[list[Written], str]:
     """The calls of a message without marks, where it is nothing else."""
     whole = message.strip()
-    invoked = _INVOKE.search(whole)
-    if invoked and invoked[1] in names:
-        return [*_invocations(whole[invoked.start() :], closed=False)], whole[: invoked.start()].strip()
     named = _NAMED.match(whole)
     if named or any(whole.startswith(name) and _ARGUMENTS.match(whole, len(name)) for name in names):
         return ([*_sequence(whole)], "") if not named or named[1] in names else ([], whole)
+    invoked = _INVOKE.search(whole)
+    if invoked and invoked[1] in names:
+        return [*_invocations(whole[invoked.start() :], closed=False)], whole[: invoked.start()].strip()
     braced = _BRACED.match(whole)
     if braced and braced[1] in names:
         return [*_braced(whole)], ""

@@ -324,6 +324,15 @@ def test_a_text_stays_as_it_stands(text: str) -> None:
         assert asked_in(parse_calls(write([("look_up", {"what": text})]), TOOLS)) == [("look_up", {"what": text})]
 
 
+@pytest.mark.parametrize("text", ["<function=now>", '<invoke name="now">a</invoke>', "look_up(1)", "call:look_up{}"])
+@family
+def test_an_argument_that_looks_like_another_family_s_call_is_none(family: str, text: str) -> None:
+    if family.startswith(("qwen", "seed", "minimax", "deepseek 3.2", "deepseek 4", "llama 3.1")):
+        return  # they write calls like these, and have no way to quote one
+    asked: Asked = [("look_up", {"what": text})]
+    assert asked_in(parse_calls(FAMILIES[family](asked), TOOLS)) == asked
+
+
 def test_arguments_without_names_are_those_that_come_first() -> None:
     assert asked_in(parse_calls("[look_up('a', 2, sure=True)]", TOOLS)) == [
         ("look_up", {"what": "a", "count": 2, "sure": True})
