@@ -73,7 +73,11 @@ OPENINGS = (*_MARKS,)
 """The marks that a call begins with."""
 CHANNEL_TOKENS = frozenset({"<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"})
 """What else may be in the messages of gpt-oss, before what a message says."""
-CALL_TOKENS = frozenset({*_MARKS, *_MARKS.values(), *_INSIDE}) - CHANNEL_TOKENS - {"<|call|>"}
+CALL_TOKENS = frozenset(
+    {mark for mark in (*_MARKS, *_MARKS.values(), *_INSIDE) if not mark.startswith(MESSAGE_START)}
+    - CHANNEL_TOKENS
+    - {"<|call|>"}
+)
 """What of calls may be control tokens, which texts show all the same."""
 
 _OPENING = re.compile("|".join(re.escape(mark) for mark in sorted(_MARKS, key=len, reverse=True)))

@@ -15,7 +15,7 @@ from a1agent.backends.http import Http, Line
 from a1agent.backends.sentinel import PROBES, SENTINELS, find_sentinel
 from a1agent.backends.text_marks import SPELLINGS, TextMarks, find_marks
 from a1agent.backends.vocabulary import Prompt
-from a1agent.call_formats import CALL_TOKENS
+from a1agent.call_formats import CALL_TOKENS, CHANNEL_TOKENS
 from a1agent.errors import InvalidOption
 from a1agent.prompts import THINK_OPEN, opens_thought
 from a1agent.types import Message, Question
@@ -29,7 +29,8 @@ _MOST_KNOWN = 8192
 # How the families of models spell the tokens that a text must never contain as such.
 _CONTROL = re.compile(
     r"<[|｜][^<>\s]{1,40}?[|｜]>|\[/?[A-Z_]{2,30}\]|</?(?:s|unk|pad|bos|eos|start_of_turn|end_of_turn)>"
-    r"|</?seed:think>|<\|channel>|<channel\|>|◁/?think▷"
+    r"|</?seed:[a-z_]{1,30}>|<\|[^<>|\s]{1,40}>|<[^<>|\s]{1,40}\|>|◁/?think▷|｜DSML｜"
+    r"|\[\|[^\[\]|\s]{1,40}\|\]|\]~!?b[\[\]]|\[e~\[|<[A-Z_]{2,30}>"
 )
 _BREAK = "\u200b"
 _THOUGHT_ENDS = ("", "\n", "\n\n")
@@ -153,7 +154,7 @@ class ServerTokenizer:
     async def _find_call_marks(self) -> None:
         """With the first call that has tools: few have."""
         if not self._knows_calls:
-            self.marks = await self._find_marks(await self._single(CALL_TOKENS))
+            self.marks = await self._find_marks(await self._single(CALL_TOKENS | CHANNEL_TOKENS))
             self._knows_calls = True
             self._known.clear()
 

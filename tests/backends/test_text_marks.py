@@ -271,6 +271,27 @@ def test_gpt_oss_calls_a_tool_after_its_thought(tmp_path: Path, kind: str, rate:
     assert_calls(model, model, thinkers.ARGUMENTS, rejection_rate=rate)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "token",
+    [
+        *("<|turn>", "<turn|>", "<|tool_call>", '<|"|>', "｜DSML｜", "<｜Assistant｜>", "[INST]"),
+        *("]~b]", "[e~[", "]~!b[", "[|user|]", "<seed:bos>", "<BOS_TOKEN>"),
+    ],
+)
+def test_users_cannot_write_a_server_s_control_tokens(tmp_path: Path, kind: str, token: str) -> None:
+    made = words(token, template=thinkers.WITH_TOOLS)
+    written = Question(messages=Question.of(f"a{token}b").messages, tools=(thinkers.TOOL,))
+
+    async def ids(server: Flavor) -> list[int]:
+        load = {"vllm": vllm.load, "sglang": sglang.load}[kind]
+        async with loaded(factory(load, server)) as backend:
+            return [*(await backend.open(written))._ids]
+
+    with closing(KINDS[kind](tiny.write_random(tmp_path / "m.gguf", made))) as server:
+        assert made.tokens.index(token) not in asyncio.run(ids(server))
+
+
 @pytest.mark.parametrize("api", ["auto", "auto&tokenizer="])
 @pytest.mark.parametrize("family", thinkers.CALLS)
 def test_calls_over_llama_cpp_s_own_server(tmp_path: Path, family: str, api: str) -> None:
