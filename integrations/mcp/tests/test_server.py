@@ -266,10 +266,16 @@ async def test_over_either_transport_turns_are_told_the_answer_comes_and_the_cal
     assert [call["stats"] for call in json.loads(found.text)] == [stats]  # type: ignore[union-attr]
 
 
+def interruptible() -> None:
+    """What a shell starts in the background ignores interrupts, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 async def test_over_stdio_the_first_interrupt_ends_the_process() -> None:
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), asyncio.subprocess.PIPE)
-    running = await asyncio.create_subprocess_exec(sys.executable, *WORDS, *QUIET, **pipes)
+    words = [*WORDS, *QUIET]
+    running = await asyncio.create_subprocess_exec(sys.executable, *words, **pipes, preexec_fn=interruptible)
     try:
         assert running.stdin is not None and running.stdout is not None and running.stderr is not None
         running.stdin.write(b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
