@@ -82,12 +82,13 @@ CALL_TOKENS = frozenset(
 
 _OPENING = re.compile("|".join(re.escape(mark) for mark in sorted(_MARKS, key=len, reverse=True)))
 _SPACE = " \t\r\n;,"
-_NAMED = re.compile(r'\[?\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"')
-_ARGUMENTS = re.compile(r"\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
+_NAMED = re.compile(r'\[?\s*+\{\s*+"name"\s*+:\s*+"((?:[^"\\]|\\.)*+)"')
+# Possessive here and below: messages of a model that repeats itself must not take quadratic time.
+_ARGUMENTS = re.compile(r"\s*+(?:\[CALL_ID\]\w++)?+(?:\[ARGS\])?+\s*+(?=\{)")
 _SEPARATED = re.compile(
-    rf"(?:function{_SEPARATORS[0]})?(?P<name>[^\s<{{]*)(?:<\|channel\|>\w+)?\s*(?:<\|constrain\|>)?\w*"
-    rf"(?:{'|'.join(map(re.escape, _SEPARATORS))})?\s*"
-    r"(?:```(?:json)?\s*)?(?P<arguments>\{.*)",
+    rf"(?:function{_SEPARATORS[0]})?+(?P<name>[^\s<{{]*+)(?:<\|channel\|>\w++)?+\s*+(?:<\|constrain\|>)?+\w*+"
+    rf"(?:{'|'.join(map(re.escape, _SEPARATORS))})?+\s*+"
+    r"(?:```(?:json)?+\s*+)?+(?P<arguments>\{.*+)",
     re.DOTALL,
 )
 _PREFIX, _CLOSE = r"<(?:｜DSML｜|\w+:)?", r"</(?:｜DSML｜|\w+:)?"
@@ -97,11 +98,12 @@ _PARAMETER = re.compile(
     rf'{_PREFIX}param(?:eter)?(?P<by>=|\s+name=)"?(?P<key>[^">\n]+)"?(?:\s+string="(?P<text>\w+)")?\s*>'
 )
 _PARAMETER_END = re.compile(rf"{_CLOSE}param(?:eter)?>")
-_PAIR = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
-_PAIRED = re.compile(r"[^\s<{\[(]+\s*(?:<tool_sep>\s*)?(?:<arg_key>|\Z)")
+_KEY, _KEY_END = "<arg_key>", "</arg_key>"
+_VALUE, _VALUE_END = re.compile(r"\s*+<arg_value>"), "</arg_value>"
+_PAIRED = re.compile(r"[^\s<{\[(]++\s*+(?:<tool_sep>\s*+)?(?:<arg_key>|\Z)")
 _BRACED = re.compile(r"call:([\w.-]+)\{")
-_PYTHON = re.compile(r"\[?\s*[A-Za-z_][\w.]*\s*\(")
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*(?:```)?\Z", re.DOTALL)
+_PYTHON = re.compile(r"\[?\s*+[A-Za-z_][\w.]*+\s*+\(")
+_FENCE = "```"
 _ORDINAL = re.compile(r":\d+\Z")
 _NAMESPACE = "functions."
 _FIELDS = {"arguments", "parameters"}
@@ -168,8 +170,8 @@ def _body(block: _Block, inside: int = 0) -> list[Written]:
     if inside < _MOST_MARKS and _OPENING.match(body):
         return [call for part in _cut(body) if isinstance(part, _Block) for call in _body(part, inside + 1)]
     body = body.removeprefix("<|plugin|>").lstrip()
-    fenced = _FENCE.match(body)
-    body = fenced[1] if fenced else body
+    if body.startswith(_FENCE):
+        body = body.removeprefix(_FENCE).removeprefix("json").removesuffix(_FENCE).strip()
     if _PYTHON.match(body):
         return [*_calls(body)]
     if body.startswith(("{", "[")):
@@ -300,8 +302,22 @@ def _paired(body: str, closed: bool) -> Written:
     name = re.split(r"[\s<]", body, maxsplit=1)[0]
     if not closed:
         return Written(body, name, error=_CUT)
-    arguments = {key.strip(): value for key, value in _PAIR.findall(body)}
+    arguments = dict(_pairs(body))
     return Written(body, name, arguments, texts=frozenset(arguments))
+
+
+def _pairs(body: str) -> Iterator[tuple[str, str]]:
+    """Names and values, up to where one has no end."""
+    at = 0
+    while (start := body.find(_KEY, at)) >= 0 and (key_end := body.find(_KEY_END, start)) >= 0:
+        at = key_end + len(_KEY_END)
+        value = _VALUE.match(body, at)
+        if value is None:
+            continue
+        at = body.find(_VALUE_END, value.end())
+        if at < 0:
+            return
+        yield body[start + len(_KEY) : key_end].strip(), body[value.end() : at]
 
 
 def _braced(body: str) -> Iterator[Written]:

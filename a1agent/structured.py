@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import re
 import reprlib
-import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, cast
 
@@ -23,6 +20,7 @@ from a1agent.engine.extract import Answer, canonical_json, json_texts
 from a1agent.engine.statement import Statement
 from a1agent.errors import InvalidQuestion, nearest
 from a1agent.prompts import ask_after
+from a1agent.schema_keywords import TooMuch, begin, checks_of_schemas, limited
 from a1agent.types import Question, is_deep
 
 __all__ = ["JsonFormat", "check_schema", "closed", "format_of", "mismatch", "validator_of"]
@@ -31,9 +29,6 @@ _TYPES = ("text", "json_object", "json_schema")
 _TOKENS = 512
 """Most tokens for a JSON statement where `answer_tokens` allows fewer: an object cut short is worth nothing."""
 _MOST_TOLD = 200
-_MOST_CHECKS = 200_000
-"""Keywords that a value is held against, in less than a second; a reference counts as `_REFERENCE` of them."""
-_REFERENCE = 20
 _TOO_MUCH = "the schema takes too long to check"
 _COMPOSING = frozenset({"allOf", "if", "dependentSchemas", "patternProperties", "unevaluatedProperties"})
 _JOINED = frozenset({"$ref", "anyOf", "oneOf"})
@@ -139,7 +134,7 @@ def check_schema(
         resolver = registry.resolver()
         for reference in set(_references(schema)):
             resolver.lookup(reference)
-        return _counting(kind)(schema, registry=registry)
+        validator = limited(kind)(schema, registry=registry)
     except jsonschema.ValidationError as error:
         found = f"{what} is no JSON schema: {_cut(error.message)}"
         raise InvalidQuestion(found, f"look at {_cut(error.json_path)}", part) from error
@@ -150,11 +145,26 @@ def check_schema(
         raise InvalidQuestion(f"{what} is no JSON schema", "look at its $schema, $id and $defs", part) from error
     except RecursionError as error:
         raise InvalidQuestion(f"{what} is nested too deep", "put its parts side by side, under $defs", part) from error
+    if {"unevaluatedProperties", "patternProperties"} <= {*_names(schema)}:
+        found = f"{what} has unevaluatedProperties beside patternProperties, which may take forever to check"
+        raise InvalidQuestion(found, "write additionalProperties instead", part)
+    return validator
+
+
+def _names(value: Any) -> Iterator[str]:
+    """All that a schema names: keywords and properties."""
+    if isinstance(value, Mapping):
+        for name, part in cast("Mapping[str, Any]", value).items():
+            yield name
+            yield from _names(part)
+    elif isinstance(value, list):
+        for part in cast("list[Any]", value):
+            yield from _names(part)
 
 
 def validator_of(schema: Mapping[str, Any]) -> Any:
     """A validator of a schema that `check_schema` took before, for `mismatch`."""
-    return _counting(_kind_of(schema))(schema, registry=_holding(schema))
+    return limited(_kind_of(schema))(schema, registry=_holding(schema))
 
 
 def _kind_of(schema: Mapping[str, Any]) -> Any:
@@ -186,84 +196,20 @@ def _of_schemas(kind: Any) -> Any:
     if meta.keys() & {"$dynamicAnchor", "$recursiveAnchor"}:
         text = json.dumps({name: value for name, value in meta.items() if name not in _OF_PARTS})
         meta = json.loads(_TO_ROOT.sub('"$ref": "#"', _TO_PART.sub('"#/$defs/', text)))
-    return _extended(kind, {"uniqueItems": _unique})(meta, format_checker=kind.FORMAT_CHECKER)
-
-
-def _extended(kind: Any, checks: Mapping[str, Any]) -> Any:
-    return importlib.import_module("jsonschema").validators.extend(kind, checks)
-
-
-def _unique(validator: Any, wanted: Any, instance: Any, schema: Any) -> Generator[Any]:
-    """As the library's, which compares objects pairwise."""
-    if wanted and validator.is_type(instance, "array") and len({_identity(each) for each in instance}) < len(instance):
-        yield importlib.import_module("jsonschema").ValidationError(f"{instance!r} has non-unique elements")
-
-
-def _multiple(validator: Any, of: Any, instance: Any, schema: Any) -> Generator[Any]:
-    """As the library's, which divides floats: 19.99 is no multiple of 0.01 there, and what is beyond floats fails."""
-    if validator.is_type(instance, "number") and (_exact(instance) / _exact(of)).denominator != 1:
-        yield importlib.import_module("jsonschema").ValidationError(f"{instance!r} is not a multiple of {of}")
-
-
-def _exact(number: Any) -> Fraction:
-    """A number as it is written."""
-    return Fraction(number) if isinstance(number, int) else Fraction(str(number))
-
-
-def _identity(value: Any) -> Any:
-    """Equal for values that JSON Schema calls equal: 1 and 1.0 are, 1 and true are not."""
-    if isinstance(value, Mapping):
-        return frozenset((name, _identity(field)) for name, field in cast("Mapping[str, Any]", value).items())
-    if isinstance(value, list):
-        return tuple(_identity(each) for each in cast("list[Any]", value))
-    return (isinstance(value, bool), value)
+    made, formats = checks_of_schemas(kind)
+    return made(meta, format_checker=formats)
 
 
 def mismatch(validator: Any, value: Any) -> str | None:
     """Where a value first differs from what a validator of `check_schema` allows; None: it matches."""
-    _work.left = _MOST_CHECKS
+    begin()
     try:
         error = next(iter(validator.iter_errors(value)), None)
     except RecursionError:
         return "it is nested too deep"
-    except _TooMuch:
+    except TooMuch:
         return _TOO_MUCH
     return None if error is None else f"at {_cut(error.json_path)}: {_cut(error.message)}"
-
-
-class _TooMuch(Exception):
-    """A value was held against more keywords of its schema than a check may take."""
-
-
-class _Work(threading.local):
-    left: float = math.inf
-
-
-_work = _Work()
-
-
-@cache
-def _counting(kind: Any) -> Any:
-    """A kind of validator that counts the keywords it checks: references can make exponentially many out of a few."""
-
-    def counted(check: Any, cost: int) -> Any:
-        def checked(*given: Any) -> Any:
-            _work.left -= cost
-            if _work.left < 0:
-                raise _TooMuch
-            return check(*given)
-
-        return checked
-
-    def evolve(self: Any, **changes: Any) -> Any:
-        return made(**{alias: getattr(self, name) for name, alias in names} | changes)
-
-    costs = {"$ref": _REFERENCE, "$dynamicRef": _REFERENCE}
-    checks = {**kind.VALIDATORS, "uniqueItems": _unique, "multipleOf": _multiple}
-    made = _extended(kind, {name: counted(check, costs.get(name, 1)) for name, check in checks.items()})
-    names = [(field.name, field.alias) for field in importlib.import_module("attrs").fields(made) if field.init]
-    made.evolve = evolve  # the library's own stops counting where a part names its $schema
-    return made
 
 
 def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:

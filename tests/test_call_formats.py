@@ -353,6 +353,22 @@ def test_a_long_message_of_nothing_but_marks_is_read(part: str, lead: str) -> No
     assert parse_calls(lead + part * 20_000, TOOLS).calls == ()
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        f"<tool_call>look_up{'<arg_key>a</arg_key><arg_value>' * 2000}</tool_call>",
+        f"<tool_call>{'a' * 40_000}<|message|>",
+        f"<|tool_call_begin|>{'a' * 20_000}<|tool_call_argument_begin|>{'a' * 20_000}",
+        f"<tool_call>a{chr(10) * 40_000}b",
+        f"[TOOL_CALLS]a{' ' * 40_000}b",
+        f"<tool_call>```json{' ' * 40_000}b",
+    ],
+)
+def test_a_message_that_repeats_itself_takes_no_quadratic_time(message: str) -> None:
+    found = parse_calls(message, TOOLS)
+    assert len(found.calls) + len(found.invalid) == 1
+
+
 @given(st.lists(st.sampled_from([*CALL_TOKENS, "look_up", "{", "}", "[", "]", "(", ")", '"', ":", "=", ",", "a", " "])))
 def test_whatever_a_model_writes_is_read_without_a_failure(parts: list[str]) -> None:
     parse_calls("".join(parts), TOOLS)

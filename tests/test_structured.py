@@ -339,3 +339,48 @@ def test_thousands_of_objects_are_told_apart_without_comparing_each_two() -> Non
     objects = [{"a": i, "b": [i]} for i in range(10_000)]
     check_schema({"$schema": "http://json-schema.org/draft-04/schema#", "enum": objects}, "it")
     assert mismatch(check_schema({"uniqueItems": True}, "it"), objects) is None
+
+
+SLOW = r"^(a|a)*$"
+"""Exponential in every engine that goes back."""
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a" * 40 + "!": {}}, "propertyNames": {"pattern": SLOW}},
+        {"patternProperties": {SLOW: {}}},
+        {"patternProperties": {SLOW: {}}, "additionalProperties": False},
+        {"additionalProperties": False, "patternProperties": {SLOW: {}}, "$schema": DIALECTS[0]},
+        {"additionalProperties": {"pattern": SLOW}},
+    ],
+)
+def test_a_pattern_that_takes_forever_is_given_up(schema: dict[str, Any]) -> None:
+    text = "a" * 40 + "!"
+    assert mismatch(check_schema(schema, "it"), {text: text}) == "the schema takes too long to check"
+    assert mismatch(check_schema(schema, "it"), {"a": "a"}) is None  # and the next check has its time
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("extra", [{}, {"additionalProperties": False}, {"additionalProperties": {"type": "null"}}])
+@pytest.mark.parametrize("value", [{}, {"n1": 1}, {"n1": "x"}, {"n1": 1, "b": None}, {"b": 2, "s": "né"}, {"s": 1}, 7])
+def test_properties_are_named_by_patterns_as_the_library_has_it(dialect: str, extra: Any, value: Any) -> None:
+    named = {r"^n\d$": {"type": "integer"}, "^s": {"type": "string", "pattern": r"^\w+$"}}
+    schema = {"$schema": dialect, "properties": {"p": {}}, "patternProperties": named, **extra}
+    library: Any = importlib.import_module("jsonschema")
+    expected = library.validators.validator_for(schema)(schema).is_valid(value)
+    assert (mismatch(check_schema(schema, "it"), value) is None) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "not_"), [(r"^\p{Lu}\p{L}+$", "Ärzte", "x1"), (r"^(?<year>\d{4})$", "2024", "24")]
+)
+def test_patterns_may_be_spelled_as_in_other_languages(pattern: str, fits: str, not_: str) -> None:
+    validator = check_schema({"pattern": pattern}, "it")
+    assert mismatch(validator, fits) is None
+    assert mismatch(validator, not_) is not None
+
+
+def test_what_could_take_forever_to_check_is_refused() -> None:
+    with pytest.raises(InvalidQuestion, match="additionalProperties instead"):
+        check_schema({"anyOf": [{"unevaluatedProperties": False}], "patternProperties": {"a": {}}}, "it")

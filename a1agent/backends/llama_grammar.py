@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from a1agent.backends.base import Sampling
 from a1agent.backends.batching.sampling import Draw
+from a1agent.backends.gbnf_pattern import MOST_REPEATED, json_pattern
 
 __all__ = ["Constrained", "grammar_of"]
 
@@ -21,8 +22,6 @@ _log = logging.getLogger(__name__)
 _ANY_CHARACTER = '[^"\\\\]'
 _JSON_CHARACTER = '[^"\\\\\\x7F\\x00-\\x1F]'  # JSON strings hold no raw control characters
 _AT_LEAST, _AT_MOST = ("minItems", "minLength"), ("maxItems", "maxLength")
-_MOST_REPEATED = 1000
-"""Of one item or character. llama.cpp refuses 1,500 repetitions, and tens of thousands end the process."""
 _MOST_REPEATED_IN_ALL = 50_000
 _WHOLE = "#/$defs/the-whole-schema"
 _TOKEN = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -41,7 +40,7 @@ def grammar_of(schema: Mapping[str, Any]) -> bytes | None:
 
 
 def _bounded(schema: Mapping[str, Any]) -> Any:
-    """The schema without bounds on lengths that no grammar can count; what exceeds them is found out afterwards.
+    """The schema without the bounds and the patterns that have no grammar; answers are checked for them afterwards.
 
     Raises ValueError where they are too many, and where a value (`const`, `enum`) only looks like such a bound.
     """
@@ -56,9 +55,10 @@ def _bounded(schema: Mapping[str, Any]) -> Any:
         fields = dict(cast("Mapping[str, Any]", value))
         for name in (*_AT_LEAST, *_AT_MOST):
             if isinstance(count := fields.get(name), int | float):
-                repeated += int(min(count, _MOST_REPEATED))
-                if count > _MOST_REPEATED:
-                    fields |= {name: _MOST_REPEATED} if name in _AT_LEAST else {name: None}
+                repeated += int(min(count, MOST_REPEATED))
+                if count > MOST_REPEATED:
+                    fields |= {name: MOST_REPEATED} if name in _AT_LEAST else {name: None}
+        repeated += _fit_pattern(fields)
         kept = {name: bound(field) for name, field in fields.items() if field is not None or name not in _AT_MOST}
         if any(kept[name] != fields[name] for name in ("const", "enum") if name in fields):
             raise ValueError("a value that looks like a bound")
@@ -68,6 +68,18 @@ def _bounded(schema: Mapping[str, Any]) -> Any:
     if repeated > _MOST_REPEATED_IN_ALL:
         raise ValueError(f"{repeated} repetitions")
     return bounded
+
+
+def _fit_pattern(fields: dict[str, Any]) -> int:
+    """Puts a pattern of a schema as the converter takes it, or drops it; how often that repeats something."""
+    if not isinstance(pattern := fields.get("pattern"), str):
+        return 0
+    try:
+        fields["pattern"], times = json_pattern(pattern)
+    except ValueError:
+        del fields["pattern"]
+        return 0
+    return times
 
 
 def _named(schema: Any) -> Any:

@@ -116,10 +116,14 @@ class LlamaServerWire:
                 seen = event.tokens_predicted
 
     async def _chunk(self, line: Line, event: _Event, count: int) -> Chunk:
-        """Of the tokens that make up one character it streams the last only: such text is tokenized anew."""
+        """Of the tokens that make up one character it streams the last only: such text is tokenized anew.
+
+        What stands before them then is the space that some vocabularies put before a text.
+        """
         ids, told = event.tokens, [entry.logprob for entry in event.completion_probabilities]
         if len(ids) != count:
-            ids, told = (await self.ids(line, event.content))[:count], []
+            ids, told = await self.ids(line, event.content), []
+            ids = ids[max(0, len(ids) - count) :]
         logprobs = told if len(told) == len(ids) else [UNKNOWN] * len(ids)
         return Chunk(ids=tuple(ids), logprobs=tuple(logprobs), text=event.content)
 

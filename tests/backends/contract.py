@@ -12,6 +12,7 @@
 import asyncio
 import json
 import math
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -124,6 +125,25 @@ class Contract:
                 assert answer["sure"] in (True, False)
                 assert generated.finish == "end"
                 assert len(generated.logprobs) == len(generated.step.ids or ())
+                sequence.rewind(mark)
+
+    @pytest.mark.parametrize(
+        "pattern",
+        [r"^\d{3}-(?:\d{2}|x)$", r"^[^\W\d]{1,3}?@[\w.]{2,4}$", r"^[ -~]{3,9}$", "^(ab|c){2}$|^dé$"],
+    )
+    async def test_what_is_written_under_a_schema_matches_its_pattern(
+        self, backend_factory: BackendFactory, question: Question, pattern: str
+    ) -> None:
+        self.needs("constrain")
+        text = {"type": "string", "pattern": pattern, "maxLength": 20}
+        schema = {"type": "object", "properties": {"a": text}, "required": ["a"], "additionalProperties": False}
+        async with loaded(backend_factory) as backend:
+            sequence = await backend.open(question)
+            for seed in range(5):
+                mark = sequence.mark()
+                generated = await sequence.generate(200, Sampling(seed=seed, temperature=2.0, schema=schema), FREELY)
+                text = json.loads(generated.step.text)["a"]
+                assert re.search(pattern, text), text
                 sequence.rewind(mark)
 
     async def test_a_sequence_and_its_forks_know_whether_the_prompt_ends_inside_a_thought(
