@@ -30,10 +30,11 @@ _Ranges = tuple[tuple[int, int], ...]
 
 
 class _Part(NamedTuple):
-    """A part of a pattern. `size`: the most repetitions in it, those of repeated ones multiplied."""
+    """A part of a pattern. `size`: the most repetitions in it, inner times outer ones; `empty`: whether it may be."""
 
     text: str
-    size: int
+    size: int = 1
+    empty: bool = False
 
 
 def json_pattern(pattern: str) -> tuple[str, int]:
@@ -74,27 +75,29 @@ class _Reader:
         parts = [self._sequence()]
         while self._takes("|"):
             parts.append(self._sequence())
-        return _Part("|".join(part.text for part in parts), max(part.size for part in parts))
+        size, empty = max(part.size for part in parts), any(part.empty for part in parts)
+        return _Part("|".join(part.text for part in parts), size, empty)
 
     def _sequence(self) -> _Part:
         parts: list[_Part] = []
         while self.at < len(self.text) and self.text[self.at] not in "|)$":
             parts.append(self._repeated(self._atom()))
-        return _Part("".join(part.text for part in parts), max((part.size for part in parts), default=1))
+        size, empty = max((part.size for part in parts), default=1), all(part.empty for part in parts)
+        return _Part("".join(part.text for part in parts), size, empty)
 
     def _atom(self) -> _Part:
         mark = self._next()
         if mark == "(":
             return self._group()
         if mark == "[":
-            return _Part(_class(self._set()), 1)
+            return _Part(_class(self._set()))
         if mark == ".":
-            return _Part(_class(_without(_ALL, _LINE_ENDS)), 1)
+            return _Part(_class(_without(_ALL, _LINE_ENDS)))
         if mark == "\\":
-            return _Part(_class(self._escape()), 1)
+            return _Part(_class(self._escape()))
         if mark in "^*+?{":
             raise ValueError(f"{mark!r} inside a pattern")
-        return _Part(_class(_one(mark)), 1)
+        return _Part(_class(_one(mark)))
 
     def _group(self) -> _Part:
         self.depth += 1
@@ -110,23 +113,26 @@ class _Reader:
         if not self._takes(")"):
             raise ValueError("a group has no end")
         self.depth -= 1
-        return _Part(f"({inside.text})", inside.size)
+        return inside._replace(text=f"({inside.text})")
 
     def _repeated(self, part: _Part) -> _Part:
         mark = self.text[self.at : self.at + 1]
         if not mark or mark not in "*+?{":
             return part
         self.at += 1
-        size = part.size
+        size, empty = part.size, part.empty or mark in "*?"
         if mark == "{":
             end = self.text.index("}", self.at)
             times = [int(number) for number in self.text[self.at : end].split(",") if number]
             if not times:
                 raise ValueError("a brace that counts nothing")
+            if part.empty:
+                raise ValueError("it counts what may be empty")
             mark, self.at, size = f"{{{self.text[self.at : end]}}}", end + 1, size * max(*times, 1)
+            empty = min(times) == 0 or mark.startswith("{,")
             self.repeated += max(times)
         self._takes("?")  # which of several matches it prefers is all one
-        return _Part(part.text + mark, size)
+        return _Part(part.text + mark, size, empty)
 
     def _set(self) -> _Ranges:
         negated = self._takes("^")

@@ -79,7 +79,7 @@ def test_texts_match_both_or_none(pattern: str, texts: list[str]) -> None:
             r"^\\$",
         ),
         *("^[a-z]{1,100000}$", "^([a-z]{1,40}){1,40}$", "^a{1" + "0" * 5000 + "}$", "(" * 40 + ")" * 40),
-        *("(a", "a)", "[a", "a{", "a{}", "*", "^\\"),
+        *("^(a?){2}$", "^(a|b{0,2}){2}$", "^(){3}$", "(a", "a)", "[a", "a{", "a{}", "*", "^\\"),
     ],
 )
 def test_what_a_grammar_cannot_say_is_refused(pattern: str) -> None:
