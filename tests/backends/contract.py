@@ -135,8 +135,8 @@ class Contract:
         self, backend_factory: BackendFactory, question: Question, pattern: str
     ) -> None:
         self.needs("constrain")
-        text = {"type": "string", "pattern": pattern, "maxLength": 20}
-        schema = {"type": "object", "properties": {"a": text}, "required": ["a"], "additionalProperties": False}
+        fields = {"a": {"type": "string", "pattern": pattern}}
+        schema = {"type": "object", "properties": fields, "required": ["a"], "additionalProperties": False}
         async with loaded(backend_factory) as backend:
             sequence = await backend.open(question)
             for seed in range(5):
