@@ -21,8 +21,8 @@ __all__ = ["TooMuch", "begin", "checks_of_schemas", "limited"]
 _MOST_CHECKS = 200_000
 """Keywords that a value is held against, in less than a second; a reference counts as `_REFERENCE` of them."""
 _REFERENCE = 20
-_MOST_SECONDS = 0.5
-"""That the patterns of a schema may take together."""
+_MOST_SECONDS = 0.1
+"""That the patterns of a schema may take together for one value; most take microseconds."""
 
 
 class TooMuch(Exception):

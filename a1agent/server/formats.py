@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from pydantic import Field
@@ -94,10 +94,6 @@ def check(question: Question, names: Mapping[str, str]) -> None:
         structured.format_of(question)
     except InvalidQuestion as error:
         raise api_error_of(error, names) from error
-    if any(_patterns(question.response_format or {})):
-        raise _pattern(names["response_format"])
-    if any(any(_patterns(_parameters(tool))) for tool in question.tools if _strict(tool)):
-        raise _pattern(names["tools"])
 
 
 def tool_calls_of(result: Result, question: Question) -> list[tuple[str, str, str]]:
@@ -141,29 +137,3 @@ def _values(value: object) -> int:
 
 def _strict(tool: Mapping[str, Any]) -> bool:
     return bool(tool["function"].get("strict"))
-
-
-def _parameters(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    return tool["function"].get("parameters") or {}
-
-
-def _pattern(param: str) -> ApiError:
-    return ApiError(
-        400,
-        f"{param}: patterns in schemas are not supported, since one can take for ever to match; use enum, or say it",
-        code="unsupported_parameter",
-        param=param,
-    )
-
-
-def _patterns(schema: object, names: bool = False) -> Iterator[str]:
-    """Keywords of a schema that hold a regular expression. `names`: the keys here are names of properties."""
-    if isinstance(schema, Mapping):
-        for key, value in cast("Mapping[str, Any]", schema).items():
-            if not names and key in ("pattern", "patternProperties"):
-                yield key
-            elif names or key not in ("const", "enum", "default", "examples"):
-                yield from _patterns(value, not names and key in ("properties", "$defs", "definitions"))
-    elif isinstance(schema, Sequence) and not isinstance(schema, str):
-        for value in cast("Sequence[Any]", schema):
-            yield from _patterns(value)

@@ -273,3 +273,15 @@ async def test_requests_of_every_kind_leave_nothing() -> None:
                 await stream.close()
                 with pytest.raises(openai.BadRequestError):
                     await client.chat.completions.create(**ASKED, temperature=9)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["^[a-z]{1,100000}$", "^([a-z]{1,300}){1,300}$", "^(a?){1,900}$", "^(a|a)*$", f"^{'(' * 5000}a{')' * 5000}$"],
+)
+async def test_a_pattern_does_not_hold_up_the_server_nor_end_it(pattern: str) -> None:
+    pair = A1("embedded:draft?n_ctx=1024", "embedded:target?n_ctx=1024", calibration=None, chains=2, turns=1)
+    async with pair as agent, serving(agent) as running:
+        schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": pattern}}, "required": ["x"]}
+        assert await exchange(running, formatted(schema)) in (200, 400, 422)
+        assert await exchange(running, body()) == 200
