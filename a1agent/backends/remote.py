@@ -27,7 +27,7 @@ from a1agent.backends.retries import BadReply, Retryable
 from a1agent.backends.shared_time import SharedTime
 from a1agent.backends.text_marks import TextMarks
 from a1agent.backends.vocabulary import Prompt
-from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, Tokens, Wire
+from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, Tokens, Wire, easier
 from a1agent.errors import A1Error, BackendClosed, BackendError, CannotScore
 from a1agent.types import Question
 
@@ -201,15 +201,15 @@ class RemoteEngine:
         return result
 
     async def _write(self, line: Line, task: Generate) -> Writing:
-        """What the server writes; without the schema where it has no grammar for that: whoever asked checks anyway."""
-        try:
-            return await self._stream(line, task, task.sampling)
-        except Refused as error:
-            if task.sampling.schema is None:
-                raise
+        """What the server writes, held to as much of the schema as it has grammars for: whoever asked checks anyway."""
+        for schema in easier(task.sampling.schema):
+            try:
+                return await self._stream(line, task, replace(task.sampling, schema=schema))
+            except Refused as error:
+                _log.debug("the server refused the schema: %s", error)
+        if task.sampling.schema is not None:
             _log.warning("%s is not held to a JSON schema, answers are only checked afterwards", line.url)
-            _log.debug("the server refused the schema: %s", error)
-            return await self._stream(line, task, replace(task.sampling, schema=None))
+        return await self._stream(line, task, replace(task.sampling, schema=None))
 
     async def _stream(self, line: Line, task: Generate, sampling: Sampling) -> Writing:
         """What the server writes, from the start: a stream that broke off leaves nothing behind."""

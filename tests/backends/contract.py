@@ -135,7 +135,7 @@ class Contract:
         self, backend_factory: BackendFactory, question: Question, pattern: str
     ) -> None:
         self.needs("constrain")
-        fields = {"a": {"type": "string", "pattern": pattern}}
+        fields = {"a": {"type": "string", "pattern": pattern, "maxLength": 20}}
         schema = {"type": "object", "properties": fields, "required": ["a"], "additionalProperties": False}
         async with loaded(backend_factory) as backend:
             sequence = await backend.open(question)

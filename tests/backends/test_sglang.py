@@ -1,7 +1,9 @@
 """SGLang: the contract, with a server that tells raw log-probabilities and one that does not."""
 
 import asyncio
+import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from a1agent.backends import sglang
 from a1agent.backends.base import StepText
 from a1agent.backends.replicas import Replica, Replicas
 from a1agent.errors import ContextOverflow, ModelLoadError
+from a1agent.structured import closed
 from a1agent.types import Question
 from tests.backends.contract import FREELY, GREEDY, STEP, BackendFactory, Capabilities, Contract, loaded
 from tests.backends.remotes import Serve, factory
@@ -164,6 +167,23 @@ async def test_a_full_queue_is_waited_for_and_is_no_fault_of_the_server(
         assert (await sequence.score(STEP)).logprobs
         assert not server.full
     assert not blamed
+
+
+@pytest.mark.anyio
+async def test_of_a_schema_without_a_grammar_what_has_one_holds_the_model(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = {"type": "string", "pattern": "^[ab]{3}$", "maxLength": 9}
+    schema = {"type": "object", "properties": {"maxLength": {"const": "a"}, "code": code}, "required": ["code"]}
+    server = await serve(Sglang, refuses='"maxLength": 9')
+    async with loaded(factory(sglang.load, server)) as backend:
+        sequence = await backend.open(QUESTION)
+        with caplog.at_level(logging.WARNING):
+            held = await sequence.generate(100, replace(GREEDY, schema=closed(schema)), FREELY)
+    said = json.loads(held.step.text)
+    assert re.fullmatch("[ab]{3}", said["code"])
+    assert said.get("maxLength", "a") == "a"
+    assert "not held" not in caplog.text
 
 
 @pytest.mark.anyio

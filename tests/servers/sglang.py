@@ -1,5 +1,6 @@
 """SGLang's wire format, with a tiny model behind it."""
 
+import json
 import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -17,7 +18,8 @@ class Sglang(Flavor):
     is new instead of all so far. `tokenizer_path`: what it says it tokenizes with. `older`: as it was before some paths
     were renamed, texts tokenized, and errors in a stream given a code (srt/entrypoints/http_server.py). `routed`: by
     its router as published (0.3.2), which lists models without their length, tells of itself when asked for the
-    server, and does not tokenize. `grammars`: whether it can compile one. `pool`: tokens of its cache, where these are
+    server, and does not tokenize. `grammars`: whether it can compile one; `refuses`: a
+    keyword that it then cannot. `pool`: tokens of its cache, where these are
     fewer than those of its context. `full`: how many requests more find no room in its queue.
     """
 
@@ -30,6 +32,7 @@ class Sglang(Flavor):
         older: bool = False,
         routed: bool = False,
         grammars: bool = True,
+        refuses: str | None = None,
         pool: int | None = None,
         **options: Any,
     ) -> None:
@@ -41,6 +44,7 @@ class Sglang(Flavor):
         self.older = older
         self.lists_context = not routed
         self.grammars = grammars
+        self.refuses = refuses
         self.tokenizer_path = str(options.pop("tokenizer_path", path))
         super().__init__(path, **options)
 
@@ -135,7 +139,8 @@ class Sglang(Flavor):
 
     async def _events(self, ids: list[int], params: dict[str, Any]) -> AsyncGenerator[Any, None]:
         sampling = sampling_of(params, "sampling_seed")
-        if sampling.schema is not None and not self.grammars:
+        refused = self.refuses is not None and self.refuses in json.dumps(sampling.schema)
+        if sampling.schema is not None and (refused or not self.grammars):
             message = "Failed to compile json_schema grammar: unsupported"
             finish = {"type": "abort", "message": message, "status_code": 400, "err_type": "BadRequestError"}
             yield {"text": "", "meta_info": {"prompt_tokens": len(ids), "finish_reason": finish}}
