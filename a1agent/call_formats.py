@@ -82,8 +82,8 @@ CALL_TOKENS = frozenset(
 
 _OPENING = re.compile("|".join(re.escape(mark) for mark in sorted(_MARKS, key=len, reverse=True)))
 _SPACE = " \t\r\n;,"
-_NAMED = re.compile(r'\[?\s*+\{\s*+"name"\s*+:\s*+"((?:[^"\\]|\\.)*+)"')
 # Possessive here and below: messages of a model that repeats itself must not take quadratic time.
+_NAMED = re.compile(r'\[?\s*+\{\s*+"name"\s*+:\s*+"((?:[^"\\]|\\.)*+)"')
 _ARGUMENTS = re.compile(r"\s*+(?:\[CALL_ID\]\w++)?+(?:\[ARGS\])?+\s*+(?=\{)")
 _SEPARATED = re.compile(
     rf"(?:function{_SEPARATORS[0]})?+(?P<name>[^\s<{{]*+)(?:<\|channel\|>\w++)?+\s*+(?:<\|constrain\|>)?+\w*+"

@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any, cast
 
-__all__ = ["TooMuch", "begin", "checks_of_schemas", "limited"]
+__all__ = ["TooMuch", "first_error", "limited", "schema_checker"]
 
 _MOST_CHECKS = 200_000
 """Keywords that a value is held against, in less than a second; a reference counts as `_REFERENCE` of them."""
@@ -37,17 +37,15 @@ class _Work(threading.local):
 _work = _Work()
 
 
-def begin() -> None:
-    """Before each check of a value with what `limited` makes."""
+def first_error(validator: Any, value: Any) -> Any:
+    """What is wrong with a value first, None: nothing; `limited` made the validator. Raises `TooMuch`."""
     _work.left, _work.seconds = _MOST_CHECKS, _MOST_SECONDS
+    return next(iter(validator.iter_errors(value)), None)
 
 
 @cache
 def limited(kind: Any) -> Any:
-    """A kind of validator that counts the keywords it checks: references can make exponentially many out of a few.
-
-    Its checks raise `TooMuch`.
-    """
+    """A kind of validator that counts the keywords it checks: references can make exponentially many out of a few."""
 
     def counted(check: Any, cost: int) -> Any:
         def checked(*given: Any) -> Any:
@@ -71,11 +69,11 @@ def limited(kind: Any) -> Any:
     return made
 
 
-def checks_of_schemas(kind: Any) -> tuple[Any, Any]:
-    """A kind of validator for schemas themselves, and what it checks formats with."""
+def schema_checker(kind: Any, meta: Mapping[str, Any]) -> Any:
+    """A validator of schemas, which `meta` says what are."""
     formats = copy.copy(kind.FORMAT_CHECKER)
     formats.checkers = {**formats.checkers, "regex": (_is_pattern, _regex().error)}
-    return _extended(kind, {"uniqueItems": _unique}), formats
+    return _extended(kind, {"uniqueItems": _unique})(meta, format_checker=formats)
 
 
 def _extended(kind: Any, checks: Mapping[str, Any]) -> Any:

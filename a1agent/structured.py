@@ -20,7 +20,7 @@ from a1agent.engine.extract import Answer, canonical_json, json_texts
 from a1agent.engine.statement import Statement
 from a1agent.errors import InvalidQuestion, nearest
 from a1agent.prompts import ask_after
-from a1agent.schema_keywords import TooMuch, begin, checks_of_schemas, limited
+from a1agent.schema_keywords import TooMuch, first_error, limited, schema_checker
 from a1agent.types import Question, is_deep
 
 __all__ = ["JsonFormat", "check_schema", "closed", "format_of", "mismatch", "validator_of"]
@@ -145,21 +145,10 @@ def check_schema(
         raise InvalidQuestion(f"{what} is no JSON schema", "look at its $schema, $id and $defs", part) from error
     except RecursionError as error:
         raise InvalidQuestion(f"{what} is nested too deep", "put its parts side by side, under $defs", part) from error
-    if {"unevaluatedProperties", "patternProperties"} <= {*_names(schema)}:
+    if {"unevaluatedProperties", "patternProperties"} <= {name for part in _objects(schema) for name in part}:
         found = f"{what} has unevaluatedProperties beside patternProperties, which may take forever to check"
         raise InvalidQuestion(found, "write additionalProperties instead", part)
     return validator
-
-
-def _names(value: Any) -> Iterator[str]:
-    """All that a schema names: keywords and properties."""
-    if isinstance(value, Mapping):
-        for name, part in cast("Mapping[str, Any]", value).items():
-            yield name
-            yield from _names(part)
-    elif isinstance(value, list):
-        for part in cast("list[Any]", value):
-            yield from _names(part)
 
 
 def validator_of(schema: Mapping[str, Any]) -> Any:
@@ -196,15 +185,13 @@ def _of_schemas(kind: Any) -> Any:
     if meta.keys() & {"$dynamicAnchor", "$recursiveAnchor"}:
         text = json.dumps({name: value for name, value in meta.items() if name not in _OF_PARTS})
         meta = json.loads(_TO_ROOT.sub('"$ref": "#"', _TO_PART.sub('"#/$defs/', text)))
-    made, formats = checks_of_schemas(kind)
-    return made(meta, format_checker=formats)
+    return schema_checker(kind, meta)
 
 
 def mismatch(validator: Any, value: Any) -> str | None:
     """Where a value first differs from what a validator of `check_schema` allows; None: it matches."""
-    begin()
     try:
-        error = next(iter(validator.iter_errors(value)), None)
+        error = first_error(validator, value)
     except RecursionError:
         return "it is nested too deep"
     except TooMuch:
@@ -246,13 +233,18 @@ def _cut(text: str) -> str:
 
 
 def _references(value: Any) -> Iterator[str]:
+    for fields in _objects(value):
+        if isinstance(reference := fields.get("$ref"), str):
+            yield reference
+
+
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Every object in a schema, whether its keys are keywords or names."""
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
-        reference = fields.get("$ref")
-        if isinstance(reference, str):
-            yield reference
+        yield fields
         for inner in fields.values():
-            yield from _references(inner)
+            yield from _objects(inner)
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for inner in cast("Sequence[Any]", value):
-            yield from _references(inner)
+            yield from _objects(inner)

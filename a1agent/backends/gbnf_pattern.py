@@ -7,6 +7,7 @@ characters that JSON does not escape, groups and repetitions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,15 +55,12 @@ class _Reader:
     repeated: int = 0
 
     def whole(self) -> tuple[str, int]:
-        branches = [self._branch()]
-        while self._takes("|"):
-            branches.append(self._branch())
+        part = self._alternatives(self._branch)
         if self.at < len(self.text):
             raise ValueError(f"{self.text[self.at]!r} inside a pattern")
-        size = max(branch.size for branch in branches)
-        if size > MOST_REPEATED:
-            raise ValueError(f"{size} repetitions")
-        return f"^({'|'.join(branch.text for branch in branches)})$", self.repeated
+        if part.size > MOST_REPEATED:
+            raise ValueError(f"{part.size} repetitions")
+        return f"^({part.text})$", self.repeated
 
     def _branch(self) -> _Part:
         """What stands between anchors, or beside them anything."""
@@ -71,10 +69,10 @@ class _Reader:
         after = "" if self._takes("$") else _ANYTHING
         return _Part(before + part.text + after, part.size)
 
-    def _alternatives(self) -> _Part:
-        parts = [self._sequence()]
+    def _alternatives(self, read: Callable[[], _Part]) -> _Part:
+        parts = [read()]
         while self._takes("|"):
-            parts.append(self._sequence())
+            parts.append(read())
         size, empty = max(part.size for part in parts), any(part.empty for part in parts)
         return _Part("|".join(part.text for part in parts), size, empty)
 
@@ -109,7 +107,7 @@ class _Reader:
                 self.at = self.text.index(">", self.at) + 1
             elif not self._takes(":"):
                 raise ValueError("it looks around")
-        inside = self._alternatives()
+        inside = self._alternatives(self._sequence)
         if not self._takes(")"):
             raise ValueError("a group has no end")
         self.depth -= 1

@@ -176,15 +176,17 @@ _VALUES = frozenset({"const", "default", "enum", "examples"})
 _OF_NAMES = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 
 
-def easier(schema: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+def easier(schema: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
     """What to hold a model to: the schema, and less where a server has no grammar for all of it.
 
     Less is the schema without keywords that xgrammar, which vLLM and SGLang use, does not know, or not beside others.
     """
     if schema is None:
-        return []
+        return
+    yield schema
     less = _less(schema)
-    return [schema] if less == schema else [schema, less]
+    if less != schema:
+        yield less
 
 
 def _less(value: Any, *, named: bool = False) -> Any:

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import regex
 
 from a1agent.backends.gbnf_pattern import json_pattern
 
@@ -44,7 +45,7 @@ def test_classes_hold_the_same_characters(pattern: str) -> None:
     [
         (r"^\d{3}-\d{2}$", ["123-45", "123-4", "1234-5"]),
         (r"^(?:ab|c)+?d*$", ["abc", "abd", "d", "cabdd"]),
-        (r"^(?<year>\d{4})(?P<rest>-\d\d){0,2}$".replace("?<", "?P<"), ["2024", "2024-01-02", "24"]),
+        (r"^(?<year>\d{4})(?P<rest>-\d\d){0,2}$", ["2024", "2024-01-02", "24"]),
         ("a|b", ["xxay", "b", "c", ""]),
         ("^a", ["ab", "ba"]),
         ("a$", ["ab", "ba"]),
@@ -60,7 +61,7 @@ def test_texts_match_both_or_none(pattern: str, texts: list[str]) -> None:
     assert made.startswith("^")
     assert made.endswith("$")
     for text in texts:
-        assert (re.search(made, text) is None) == (re.search(pattern, text) is None)
+        assert (re.search(made, text) is None) == (regex.search(pattern, text) is None)
 
 
 @pytest.mark.parametrize(

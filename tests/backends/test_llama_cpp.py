@@ -779,7 +779,7 @@ async def test_a_schema_without_a_grammar_leaves_the_model_free(models: Path, ca
         ({"type": "string", "pattern": "^(?=a)b$"}, '"'),
     ],
 )
-async def test_what_no_grammar_counts_or_knows_still_hold_the_model_to_the_rest(
+async def test_what_no_grammar_counts_or_knows_leaves_the_model_held_to_the_rest(
     models: Path, schema: dict[str, object], begins: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with loaded(factory(models / "bpe.gguf")) as backend:

@@ -18,9 +18,9 @@ class Sglang(Flavor):
     is new instead of all so far. `tokenizer_path`: what it says it tokenizes with. `older`: as it was before some paths
     were renamed, texts tokenized, and errors in a stream given a code (srt/entrypoints/http_server.py). `routed`: by
     its router as published (0.3.2), which lists models without their length, tells of itself when asked for the
-    server, and does not tokenize. `grammars`: whether it can compile one; `refuses`: a
-    keyword that it then cannot. `pool`: tokens of its cache, where these are
-    fewer than those of its context. `full`: how many requests more find no room in its queue.
+    server, and does not tokenize. `grammars`: whether it can compile one, and
+    `refuses`: what stands in one that it cannot. `pool`: tokens of its cache, where these are fewer than those of its
+    context. `full`: how many requests more find no room in its queue.
     """
 
     def __init__(
