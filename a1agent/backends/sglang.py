@@ -60,7 +60,9 @@ __all__ = ["OPTIONS", "SglangWire", "check_path", "load"]
 check_path = ServerAddress.of
 
 _SESSION_HEADER = "X-SMG-Routing-Key"  # what SGLang's router keeps a chain on its replica by
-_NOTHING = {"max_new_tokens": 0, "temperature": 0.0}
+_NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_new_tokens": 0}
+"""What `--preferred-sampling-params` may set where a request leaves it out."""
+_NOTHING = {**_NEUTRAL, "max_new_tokens": 0, "temperature": 0.0}
 _BAD_REQUEST = 400
 
 Row = tuple[float | None, int, Any]
@@ -146,6 +148,7 @@ class SglangWire:
             "top_k": sampling.top_k or -1,
             "min_p": sampling.min_p,
             "sampling_seed": sampling.seed & 0x7FFFFFFF,
+            **_NEUTRAL,
         }
         if interval > 1:
             params["stream_interval"] = interval

@@ -63,6 +63,13 @@ _NAMELESS = (0, 12)
 _BY_INTERVAL = (0, 27)
 """The first version with `stream_interval` in a request."""
 _CLAMP = -9999.0
+_NEUTRAL = {
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "skip_special_tokens": True,
+}
+"""What the model's generation_config.json may set where a request leaves it out."""
 _COMPLETIONS = "/v1/completions"
 _TOKENS = "/inference/v1/generate"
 _FINISHES: dict[str, Literal["end", "length"]] = {"stop": "end", "length": "length", "repetition": "length"}
@@ -168,7 +175,7 @@ class VllmWire:
             top_p=sampling.top_p,
             top_k=sampling.top_k or -1,
             min_p=sampling.min_p,
-            repetition_penalty=1.0,  # else the model's generation_config.json may set another
+            **_NEUTRAL,
             seed=sampling.seed & 0x7FFFFFFF,
             stream=True,
             stream_options={"include_usage": True},

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from a1agent.backends import sglang
-from a1agent.backends.base import StepText
+from a1agent.backends.base import Sampling, StepText
 from a1agent.backends.replicas import Replica, Replicas
 from a1agent.errors import ContextOverflow, ModelLoadError
 from a1agent.structured import closed
@@ -110,6 +110,21 @@ async def test_texts_are_no_longer_than_the_cache_holds(serve: Serve, older: boo
         assert sequence.length <= 143
         with pytest.raises(ContextOverflow):
             await sequence.score(StepText(text=" and" * 400))
+
+
+@pytest.mark.anyio
+async def test_a_servers_own_settings_do_not_change_what_is_drawn(serve: Serve) -> None:
+    """Those of `--preferred-sampling-params` apply to every field that a request leaves out, of a score too."""
+    penalties = {"repetition_penalty": 1.1, "presence_penalty": 1.5, "frequency_penalty": 0.5, "min_new_tokens": 16}
+    truncated = {"temperature": 0.3, "top_p": 0.8, "top_k": 20, "min_p": 0.1}
+    server = await serve(Sglang, defaults={**penalties, **truncated})
+    async with loaded(factory(sglang.load, server)) as backend:
+        sequence = await backend.open(QUESTION)
+        await sequence.generate(4, Sampling(temperature=0.7), FREELY)
+        assert (await sequence.score(STEP)).logprobs
+    freely = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_new_tokens": 0}
+    whole = {"temperature": 0.7, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
+    assert server.drawn_with[-1] == {**freely, **whole}
 
 
 @pytest.mark.anyio

@@ -145,12 +145,15 @@ def test_a_length_that_nobody_tells_is_asked_for(serve: Serve) -> None:
 @pytest.mark.anyio
 async def test_a_models_own_settings_do_not_change_what_is_drawn(serve: Serve) -> None:
     """A penalty or a truncation from generation_config.json applies to every field that a request leaves out."""
-    defaults = {"repetition_penalty": 1.1, "temperature": 0.3, "top_p": 0.8, "top_k": 20, "min_p": 0.1}
+    penalties = {"repetition_penalty": 1.1, "presence_penalty": 1.5, "frequency_penalty": 0.5}
+    truncated = {"temperature": 0.3, "top_p": 0.8, "top_k": 20, "min_p": 0.1}
+    defaults = {**penalties, **truncated, "skip_special_tokens": False}
     server = await serve(Vllm, defaults=defaults)
     async with loaded(factory(vllm.load, server)) as backend:
         await (await backend.open(QUESTION)).generate(4, Sampling(temperature=0.7), FREELY)
-    plain = {"repetition_penalty": 1.0, "temperature": 0.7, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
-    assert server.drawn_with[-1] == plain
+    freely = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    whole = {"temperature": 0.7, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
+    assert server.drawn_with[-1] == {**freely, **whole, "skip_special_tokens": True}
 
 
 @pytest.mark.anyio

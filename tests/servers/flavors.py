@@ -16,11 +16,22 @@ from tests.servers.sockets import Handler, Reply, Request, SocketServer
 
 
 class Flavor:
-    """A server of one kind. `key`: what it wants as a bearer token."""
+    """A server of one kind. `key`: what it wants as a bearer token. `defaults`: what a request gets that leaves it out,
+    where its model or its operator sets it; `drawn_with`: what each stream came to.
+    """
 
     def __init__(
-        self, path: Path, *, name: str = "tiny", context: int = 1024, key: str | None = None, ssl: Any = None
+        self,
+        path: Path,
+        *,
+        name: str = "tiny",
+        context: int = 1024,
+        key: str | None = None,
+        ssl: Any = None,
+        defaults: dict[str, Any] | None = None,
     ) -> None:
+        self.defaults = defaults or {}
+        self.drawn_with: list[dict[str, Any]] = []
         self.model = Model(path, context)
         self.name = name
         self.key = key

@@ -80,7 +80,8 @@ class Sglang(Flavor):
         return (self.pool or self.model.context) - 6
 
     async def generate(self, request: Request) -> Reply:
-        body, params = request.body, request.body["sampling_params"]
+        body = request.body
+        params = {**self.defaults, **body["sampling_params"]}  # managers/tokenizer_manager.py
         start = body.get("logprob_start_len", -1)
         ids = self.model.with_bos(self.model.ids(body["text"])) if "text" in body else body["input_ids"]
         if self.full:
@@ -129,6 +130,8 @@ class Sglang(Flavor):
             return f"The input ({len(ids)} tokens) is longer than the model's context length ({context} tokens)."
         if len(ids) >= self.refused:
             return f"Input length ({len(ids)} tokens) exceeds the maximum allowed length ({self.refused} tokens)."
+        if params.get("min_new_tokens", 0) > params["max_new_tokens"]:  # sampling/sampling_params.py
+            return f"min_new_tokens must be in [0, max_new_tokens({params['max_new_tokens']})]"
         if asked > context:
             most = f"the model's maximum context length of {context} tokens"
             return f"Requested token count exceeds {most}. You requested a total of {asked} tokens."
@@ -139,6 +142,7 @@ class Sglang(Flavor):
 
     async def _events(self, ids: list[int], params: dict[str, Any]) -> AsyncGenerator[Any, None]:
         sampling = sampling_of(params, "sampling_seed")
+        self.drawn_with.append({name: params[name] for name in self.defaults})
         refused = self.refuses is not None and self.refuses in json.dumps(sampling.schema)
         if sampling.schema is not None and (refused or not self.grammars):
             message = "Failed to compile json_schema grammar: unsupported"

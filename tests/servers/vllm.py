@@ -19,9 +19,8 @@ class Vllm(Flavor):
     `processed`: its log-probabilities of sampled tokens are not the raw ones. `prompt_logprobs` False: it has none.
     `details`: started so that it tells how much of a prompt was in its cache, as older versions do: not where it is 0.
     `logits`: started with another `--logprobs-mode`. `routed`: by a router that lists models without their length
-    (production-stack, routers/main_router.py). `defaults`: what the model's generation_config.json sets, where a
-    request leaves it out (openai/completion/protocol.py); `drawn_with`: what each stream came to. `forgets`: it found
-    nothing in its cache. `bare`: by a router that passes no more on than it must (vllm-project/router, src/server.rs).
+    (production-stack, routers/main_router.py). `forgets`: it found nothing in its cache. `bare`: by a router that
+    passes no more on than it must (vllm-project/router, src/server.rs).
     `version`: what it says it is; before 0.10 its completions know a schema as `guided_json` only, from 0.12 on as
     `response_format` only; from 0.27 on it can be asked to send several tokens at a time.
     """
@@ -38,15 +37,12 @@ class Vllm(Flavor):
         version: str = "0.12.0",
         logits: bool = False,
         routed: bool = False,
-        defaults: dict[str, Any] | None = None,
         bare: bool = False,
         **options: Any,
     ) -> None:
         self.bare = bare
         self.logits = logits
         self.lists_context = not routed
-        self.defaults = defaults or {}
-        self.drawn_with: list[dict[str, Any]] = []
         self.forgets = False
         self.details = details
         self.step_scoring = step_scoring
