@@ -321,7 +321,7 @@ async def _later(request: Any) -> bool:
         *({"when": rule} for rule in (_later, "hard")),
         {"chat": "openai:gpt-5"},
     ],
-    ids=str,
+    ids=lambda options: str({name: getattr(value, "__name__", value) for name, value in options.items()}),
 )
 def test_impossible_settings_of_the_middleware_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption, match=next(iter(options))):
