@@ -39,12 +39,13 @@ from a1agent.backends.chat_options import ChatOptions
 from a1agent.backends.http import Http, Line, Refused
 from a1agent.backends.llama_server import LlamaServerWire, Props
 from a1agent.backends.plain_text import PlainText
-from a1agent.backends.remote import ChatTokenizer, RemoteBackend
+from a1agent.backends.remote import RemoteBackend
 from a1agent.backends.retries import BadReply, may_pass
 from a1agent.backends.server_check import TOKENIZER_HINT, Served, assemble, connect, find_model, given_tokenizer
 from a1agent.backends.server_options import OPTIONS as SERVER_OPTIONS
 from a1agent.backends.server_options import ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import ServerTokenizer
+from a1agent.backends.vocabulary import ChatTokenizer
 from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, parsed, schema_format
 from a1agent.errors import A1Error, BackendError, CannotScore, InvalidOption, nearest
 from a1agent.types import Question

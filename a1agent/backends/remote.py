@@ -15,23 +15,22 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from a1agent.backends.base import Counters, ModelInfo, Sampling, StepText, TokenScores
-from a1agent.backends.batching.runner import Vocabulary
 from a1agent.backends.batching.sequence import BatchedBackend, BatchedSequence
 from a1agent.backends.batching.tasks import Generate, Holder, Prefill, Score, Task
 from a1agent.backends.batching.writing import Writing
 from a1agent.backends.http import Http, Line, Refused
 from a1agent.backends.retries import BadReply, Retryable
+from a1agent.backends.server_schemas import ServerSchemas
 from a1agent.backends.shared_time import SharedTime
-from a1agent.backends.text_marks import TextMarks
-from a1agent.backends.vocabulary import Prompt
-from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, Tokens, Wire, easier
+from a1agent.backends.vocabulary import ChatTokenizer
+from a1agent.backends.wire import UNKNOWN, Chunk, Read, Scored, Text, Tokens, Wire
 from a1agent.errors import A1Error, BackendClosed, BackendError, CannotScore
 from a1agent.types import Question
 
-__all__ = ["ChatTokenizer", "RemoteBackend", "RemoteEngine"]
+__all__ = ["RemoteBackend", "RemoteEngine"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -40,28 +39,6 @@ _SINGLY = 8
 """Streams that are read token by token; of so many more a token more is asked for at a time."""
 _MOST_AT_A_TIME = 8
 """Tokens. A step ends within a chunk: half a chunk is written for nothing."""
-
-
-class ChatTokenizer(Vocabulary, Protocol):
-    """Text to ids and back, and prompts. `exact`: it knows the bytes of every id."""
-
-    @property
-    def exact(self) -> bool: ...
-
-    @property
-    def marks(self) -> TextMarks | None: ...
-
-    async def learn(self, text: str) -> list[int]:
-        """Ids of a text that continues another."""
-        ...
-
-    async def encode(self, question: Question) -> Prompt:
-        """The prompt of a question in token ids."""
-        ...
-
-    def close(self) -> None:
-        """Frees it."""
-        ...
 
 
 class RemoteEngine:
@@ -74,6 +51,7 @@ class RemoteEngine:
         self.tokenizer = tokenizer
         self._turn_end = turn_end
         self._time = SharedTime()
+        self._schemas = ServerSchemas()
         self._name = secrets.token_hex(8)
         self._running: dict[Task, asyncio.Task[None]] = {}
         self._decoded = 0
@@ -202,14 +180,19 @@ class RemoteEngine:
 
     async def _write(self, line: Line, task: Generate) -> Writing:
         """What the server writes, held to as much of the schema as it has grammars for: whoever asked checks anyway."""
-        for schema in easier(task.sampling.schema):
+        asked = task.sampling.schema
+        for schema in self._schemas.forms(asked):
             try:
-                return await self._stream(line, task, replace(task.sampling, schema=schema))
+                writing = await self._stream(line, task, replace(task.sampling, schema=schema))
             except Refused as error:
                 _log.debug("the server refused the schema: %s", error)
-        if task.sampling.schema is not None:
+            else:
+                self._schemas.took(asked, schema)
+                return writing
+        writing = await self._stream(line, task, replace(task.sampling, schema=None))
+        if self._schemas.took(asked, None):
             _log.warning("%s is not held to a JSON schema, answers are only checked afterwards", line.url)
-        return await self._stream(line, task, replace(task.sampling, schema=None))
+        return writing
 
     async def _stream(self, line: Line, task: Generate, sampling: Sampling) -> Writing:
         """What the server writes, from the start: a stream that broke off leaves nothing behind."""

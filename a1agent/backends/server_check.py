@@ -13,9 +13,10 @@ from typing import Any, cast
 from a1agent.backends.base import ModelInfo, Sampling
 from a1agent.backends.http import Http, Line
 from a1agent.backends.local_tokenizer import LocalTokenizer, load_tokenizer
-from a1agent.backends.remote import ChatTokenizer, RemoteBackend, RemoteEngine
+from a1agent.backends.remote import RemoteBackend, RemoteEngine
 from a1agent.backends.server_options import ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import PROBE, AskIds
+from a1agent.backends.vocabulary import ChatTokenizer
 from a1agent.backends.wire import Text, Wire
 from a1agent.errors import A1Error, InvalidOption, ModelLoadError, ModelNotFound, nearest
 from a1agent.types import Message, Question

@@ -35,7 +35,7 @@ from pydantic import BaseModel, RootModel
 from a1agent.backends.base import Sampling
 from a1agent.backends.http import Http, Line, NotOffered, Refused
 from a1agent.backends.local_tokenizer import LocalTokenizer, load_tokenizer
-from a1agent.backends.remote import ChatTokenizer, RemoteBackend
+from a1agent.backends.remote import RemoteBackend
 from a1agent.backends.retries import BadReply
 from a1agent.backends.server_check import (
     TOKENIZER_HINT,
@@ -51,6 +51,7 @@ from a1agent.backends.server_check import (
 )
 from a1agent.backends.server_options import OPTIONS, ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import PROBE, ServerTokenizer
+from a1agent.backends.vocabulary import ChatTokenizer
 from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed, tokenized
 from a1agent.errors import A1Error, InvalidOption
 from a1agent.types import Question

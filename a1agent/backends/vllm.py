@@ -33,7 +33,7 @@ from pydantic import BaseModel
 
 from a1agent.backends.base import Sampling
 from a1agent.backends.http import Http, Line, NotOffered
-from a1agent.backends.remote import ChatTokenizer, RemoteBackend
+from a1agent.backends.remote import RemoteBackend
 from a1agent.backends.retries import BadReply
 from a1agent.backends.server_check import (
     TOKENIZER_HINT,
@@ -49,6 +49,7 @@ from a1agent.backends.server_check import (
 )
 from a1agent.backends.server_options import OPTIONS, ServerAddress, ServerOptions
 from a1agent.backends.server_tokenizer import PROBE, ServerTokenizer
+from a1agent.backends.vocabulary import ChatTokenizer
 from a1agent.backends.wire import Chunk, Read, Scored, Text, parsed, schema_format, tokenized
 from a1agent.errors import A1Error, InvalidOption
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from a1agent.backends.batching.runner import Vocabulary
 from a1agent.backends.chat_template import ChatTemplate, Piece
 from a1agent.backends.sentinel import find_sentinel
-from a1agent.backends.text_marks import find_marks
+from a1agent.backends.text_marks import TextMarks, find_marks
 from a1agent.prompts import opens_thought
 from a1agent.types import Question
 
-__all__ = ["Prompt", "TextVocabulary", "byte_letters"]
+__all__ = ["ChatTokenizer", "Prompt", "TextVocabulary", "byte_letters"]
 
 
 class Prompt(NamedTuple):
@@ -20,6 +21,28 @@ class Prompt(NamedTuple):
 
     ids: list[int]
     thinking: bool
+
+
+class ChatTokenizer(Vocabulary, Protocol):
+    """Text to ids and back, and prompts. `exact`: it knows the bytes of every id."""
+
+    @property
+    def exact(self) -> bool: ...
+
+    @property
+    def marks(self) -> TextMarks | None: ...
+
+    async def learn(self, text: str) -> list[int]:
+        """Ids of a text that continues another."""
+        ...
+
+    async def encode(self, question: Question) -> Prompt:
+        """The prompt of a question in token ids."""
+        ...
+
+    def close(self) -> None:
+        """Frees it."""
+        ...
 
 
 class TextVocabulary(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,7 +22,6 @@ __all__ = [
     "TokenIds",
     "Tokens",
     "Wire",
-    "easier",
     "parsed",
     "schema_format",
     "tokenized",
@@ -168,39 +167,6 @@ class Tokens:
 def schema_format(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON schema as servers with OpenAI's API take it, the value of `response_format`."""
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": True}}
-
-
-_REFUSED = frozenset({"contains", "format", "maxContains", "minContains", "multipleOf", "propertyNames", "uniqueItems"})
-_LENGTHS = frozenset({"maxLength", "minLength"})
-_VALUES = frozenset({"const", "default", "enum", "examples"})
-_OF_NAMES = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
-
-
-def easier(schema: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """What to hold a model to: the schema, and less where a server has no grammar for all of it.
-
-    Less is the schema without keywords that xgrammar, which vLLM and SGLang use, does not know, or not beside others.
-    """
-    if schema is None:
-        return
-    yield schema
-    less = _less(schema)
-    if less != schema:
-        yield less
-
-
-def _less(value: Any, *, named: bool = False) -> Any:
-    """`named`: the keys are names."""
-    if isinstance(value, list):
-        return [_less(each) for each in cast("list[Any]", value)]
-    if not isinstance(value, Mapping):
-        return value
-    fields = cast("Mapping[str, Any]", value)
-    if named:
-        return {name: _less(part) for name, part in fields.items()}
-    left_out = _REFUSED | _LENGTHS if {"pattern", "format"} & fields.keys() else _REFUSED
-    kept = {name: part for name, part in fields.items() if name not in left_out}
-    return {name: part if name in _VALUES else _less(part, named=name in _OF_NAMES) for name, part in kept.items()}
 
 
 class TokenIds(BaseModel):

@@ -193,8 +193,13 @@ async def test_of_a_schema_without_a_grammar_what_has_one_holds_the_model(
     server = await serve(Sglang, refuses='"maxLength": 9')
     async with loaded(factory(sglang.load, server)) as backend:
         sequence = await backend.open(QUESTION)
+        server.socket.log.clear()
         with caplog.at_level(logging.WARNING):
-            held = await sequence.generate(100, replace(GREEDY, schema=closed(schema)), FREELY)
+            for asked in (2, 3):  # the second time it is known what is refused
+                start = sequence.mark()
+                held = await sequence.generate(100, replace(GREEDY, schema=closed(schema)), FREELY)
+                sequence.rewind(start)
+                assert sum(bool(request.body.get("stream")) for request in server.socket.log) == asked
     said = json.loads(held.step.text)
     assert re.fullmatch("[ab]{3}", said["code"])
     assert said.get("maxLength", "a") == "a"
@@ -215,3 +220,8 @@ async def test_a_schema_without_a_grammar_leaves_the_model_free(serve: Serve, ca
         assert asked.step == free.step
         assert "not held to a JSON schema" in caplog.text
         assert len([request for request in server.socket.log if request.body.get("stream")]) == 2
+        caplog.clear()
+        sequence.rewind(start)
+        assert (await sequence.generate(8, replace(GREEDY, schema=SCHEMA), FREELY)).step == free.step
+        assert not caplog.text
+        assert len([request for request in server.socket.log if request.body.get("stream")]) == 3

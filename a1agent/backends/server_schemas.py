@@ -1,0 +1,68 @@
+"""What of a JSON schema a server's model is held to: all that the server has grammars for."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, cast
+
+__all__ = ["ServerSchemas"]
+
+Schema = Mapping[str, Any]
+
+_MOST = 256
+"""Schemas whose refusals are remembered."""
+_REFUSED = frozenset({"contains", "format", "maxContains", "minContains", "multipleOf", "propertyNames", "uniqueItems"})
+_LENGTHS = frozenset({"maxLength", "minLength"})
+_VALUES = frozenset({"const", "default", "enum", "examples"})
+_OF_NAMES = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
+
+
+class ServerSchemas:
+    """What one server was found to have no grammars for, so that it is not asked again with each statement."""
+
+    def __init__(self) -> None:
+        self._taken: OrderedDict[str, Schema | None] = OrderedDict()
+
+    def forms(self, schema: Schema | None) -> list[Schema]:
+        """What to hold a model to, the most first, from what the server is known to take on.
+
+        Less than all is the schema without keywords that xgrammar, which vLLM and SGLang use, does not know, or not
+        beside others.
+        """
+        if schema is None:
+            return []
+        forms = [schema] if (less := _less(schema)) == schema else [schema, less]
+        key = _key(schema)
+        if key not in self._taken:
+            return forms
+        taken = self._taken[key]
+        return [] if taken is None else forms[forms.index(taken) :]
+
+    def took(self, schema: Schema | None, form: Schema | None) -> bool:
+        """Remembers what the server took in place of a schema, None for nothing. False where that was known."""
+        if schema is None or self._taken.get(key := _key(schema), ...) == form:
+            return False
+        self._taken[key] = form
+        if len(self._taken) > _MOST:
+            self._taken.popitem(last=False)
+        return True
+
+
+def _key(schema: Schema) -> str:
+    return json.dumps(schema, sort_keys=True)
+
+
+def _less(value: Any, *, named: bool = False) -> Any:
+    """`named`: the keys are names."""
+    if isinstance(value, list):
+        return [_less(each) for each in cast("list[Any]", value)]
+    if not isinstance(value, Mapping):
+        return value
+    fields = cast("Mapping[str, Any]", value)
+    if named:
+        return {name: _less(part) for name, part in fields.items()}
+    left_out = _REFUSED | _LENGTHS if {"pattern", "format"} & fields.keys() else _REFUSED
+    kept = {name: part for name, part in fields.items() if name not in left_out}
+    return {name: part if name in _VALUES else _less(part, named=name in _OF_NAMES) for name, part in kept.items()}
