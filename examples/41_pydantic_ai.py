@@ -1,7 +1,7 @@
 """pydantic-ai on `a1 serve`: an agent with a tool of its own. Needs models whose template knows tools.
 
 a1 serve --draft llama-cpp:small.gguf --target llama-cpp:large.gguf
-pip install 'pydantic-ai-slim[openai]'
+pip install 'pydantic-ai-slim[openai]>=2'
 python examples/41_pydantic_ai.py [URL]
 """
 

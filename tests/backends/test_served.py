@@ -123,6 +123,17 @@ async def test_scores_are_those_of_the_same_weights_in_process(target: Target) -
             assert one.end == pytest.approx(two.end, rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.anyio
+async def test_what_is_written_is_what_the_same_weights_write_in_process(target: Target) -> None:
+    """Whatever penalties and truncation its operator set for requests that leave them out."""
+    async with loaded(target.load) as theirs, loaded(lambda _: transformers.load(str(target.checkpoint))) as ours:
+        there, here = await theirs.open(QUESTION), await ours.open(QUESTION)
+        for _ in range(3):
+            one, two = [await each.generate(40, GREEDY, Stop(boundary="\n\n")) for each in (there, here)]
+            assert one.step.text == two.step.text
+            assert one.logprobs == pytest.approx(two.logprobs, abs=1e-3)
+
+
 def test_a1_answers_with_a_target_on_the_server(target: Target) -> None:
     options = {"calibration": None, "seed": 1, "chains": 4, "min_step_tokens": 0, "early_stop": "off"}
     with A1("embedded:draft", target.address, **options) as a1:

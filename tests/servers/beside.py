@@ -21,6 +21,9 @@ BLOCK = 32
 """Tokens that the prefix cache keeps together; vLLM takes 16 on GPUs, and more on processors."""
 _COMPACT = '{"backend": "xgrammar", "disable_any_whitespace": true}'
 """Else a random model may write blanks between the parts of an object until its tokens are used up."""
+_PENALTIES = '"repetition_penalty": 1.3, "presence_penalty": 1.5, "frequency_penalty": 0.5'
+_OWN_SETTINGS = f'{{{_PENALTIES}, "temperature": 0.3, "top_k": 5, "top_p": 0.5, "min_p": 0.1}}'
+"""What requests get that leave these out: A1's must not."""
 
 
 def python_of(server: str) -> str:
@@ -77,6 +80,7 @@ def vllm_serve(model: Path, log: Path, *, steps: bool, context: int = 1024) -> I
     command += ["--served-model-name", "tiny", "--max-model-len", str(context), "--dtype", "float32"]
     command += ["--enforce-eager", "--enable-prompt-tokens-details", *(["--enable-scale-out"] if steps else [])]
     command += ["--structured-outputs-config", _COMPACT, "--block-size", str(BLOCK)]
+    command += ["--override-generation-config", _OWN_SETTINGS]
     runner = {"VLLM_USE_V2_MODEL_RUNNER": str(int(steps)), "TRITON_INTERPRET": str(int(steps))}
     places = {"PYTHONPATH": str(_SITES / "vllm_site"), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     size = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -94,6 +98,7 @@ def sglang_serve(model: Path, log: Path, *, original: bool, context: int = 1024)
     command += ["--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"]
     command += ["--disable-cuda-graph", "--disable-overlap-schedule", "--max-total-tokens", "40000", "--enable-metrics"]
     command += ["--constrained-json-disable-any-whitespace", *([] if original else ["--incremental-streaming-output"])]
+    command += ["--preferred-sampling-params", _OWN_SETTINGS]
     places = {"PYTHONPATH": str(_SITES / "sglang_site"), "HF_HUB_OFFLINE": "1"}
     build = {"SGLANG_USE_CPU_ENGINE": "1", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     told = {"SGLANG_RETURN_ORIGINAL_LOGPROB": "1"} if original else {}
