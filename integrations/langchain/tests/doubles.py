@@ -52,5 +52,5 @@ def forwards(chat: ChatA1) -> int:
 async def until(holds: Callable[[], bool]) -> None:
     """Let the event loop turn until this holds, however slow the machine; fail after half a minute."""
     async with asyncio.timeout(30):
-        while not holds():  # noqa: ASYNC110  models' counters have no event to wait for
-            await asyncio.sleep(0)
+        while not holds():  # noqa: ASYNC110  counters have no event to wait for
+            await asyncio.sleep(0.001)  # turns that cost nothing would starve threads that calls need
