@@ -16,6 +16,7 @@ from typing import Protocol
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
+from uvicorn.server import HANDLED_SIGNALS
 
 from a1agent.agent import A1
 from a1agent.errors import UsageError
@@ -46,7 +47,10 @@ def bind(host: str, port: int, settings: ServerSettings) -> socket.socket:
     except OSError as error:
         raise UsageError(f"cannot use the address {host}: {error.strerror or error}", "for example 127.0.0.1") from None
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "win32":  # SO_REUSEADDR lets two processes listen at one port there
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sys.platform == "linux":  # else what was sent to a reader that never reads keeps its connection for ever
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.slow_reader_s * 1000))
         listener.bind(address)
@@ -131,7 +135,7 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self.handle_exit) for number in HANDLED_SIGNALS}
         try:
             yield
         finally:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import math
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +265,14 @@ def test_a_port_in_use_is_named() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=str(port)):
             bind("localhost", port, ServerSettings())
+
+
+def test_on_windows_no_other_process_listens_at_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_KEEPALIVE, raising=False)  # one that can be read here
+    with bind("127.0.0.1", 0, ServerSettings()) as listener:
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert not listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
 
 
 @pytest.mark.parametrize(
