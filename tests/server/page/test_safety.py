@@ -93,6 +93,7 @@ async def test_html_in_an_opened_file_is_shown_as_it_is(browser: Browser, tmp_pa
         await unharmed(page)
         file.write_text("{", encoding="utf-8")
         await page.get_by_label("Open a call").set_input_files(file)
+        await expect(page.get_by_role("alert")).to_contain_text("cannot be opened")
         await expect(page.get_by_role("alert")).to_contain_text("<img src=x onerror=")
         await unharmed(page)
 

@@ -62,7 +62,7 @@ async def test_a_call_is_downloaded_and_opened_again(browser: Browser, tmp_path:
         assert record["stats"]["by_turn"]
         await page.get_by_role("button", name="Forget all").click()
         await page.get_by_label("Open a call").set_input_files(file)
-        await expect(page.locator("#answer")).to_have_text("10")
+        await expect(page.get_by_role("status")).to_have_text("The answer is 10.")
         assert await page.locator("#results").text_content() == before
 
 
