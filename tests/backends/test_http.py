@@ -297,7 +297,7 @@ async def test_no_more_requests_are_under_way_than_connections_are_allowed(serve
     async with loaded(server, max_connections=2) as backend:
         root = await backend.open(QUESTION)
         server.socket.most = 0
-        await asyncio.gather(*(root.fork().generate(6, GREEDY, FREELY) for _ in range(8)))
+        await asyncio.gather(*(root.fork().generate(60, GREEDY, FREELY) for _ in range(8)))
         assert server.socket.most == 2
 
 
