@@ -21,6 +21,7 @@ from a1agent.engine.statement import Statement
 from a1agent.errors import InvalidQuestion, nearest
 from a1agent.prompts import ask_after
 from a1agent.schema_keywords import TooMuch, first_error, limited, schema_checker
+from a1agent.schema_parts import rebuilt
 from a1agent.types import Question, is_deep
 
 __all__ = ["JsonFormat", "check_schema", "closed", "format_of", "mismatch", "validator_of"]
@@ -35,7 +36,6 @@ _JOINED = frozenset({"$ref", "anyOf", "oneOf"})
 _OF_PARTS = frozenset({"$id", "$schema", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary"})
 _TO_ROOT = re.compile(r'"\$(?:dynamicRef": "#meta|recursiveRef": "#)"')
 _TO_PART = re.compile(r'"meta/\w+#/\$defs/')
-_VALUES = frozenset({"const", "enum", "default", "examples"})
 _OPENING = "The answer in JSON:\n```json\n"
 _CLOSING = "\n```"  # JSON text holds no raw line break inside a string, so this never cuts one
 
@@ -204,18 +204,11 @@ def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
     What matches the one matches the other. Schemas that put objects together from several are left as they are.
     """
-    return schema if _is_composed(schema) else _closed(schema)
+    return schema if _is_composed(schema) else rebuilt(schema, _closed)
 
 
-def _closed(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        fields = cast("Mapping[str, Any]", value)
-        inner = {name: _closed(field) for name, field in fields.items() if name not in _VALUES}
-        named = {"additionalProperties": False} if isinstance(fields.get("properties"), Mapping) else {}
-        return {**named, **fields, **inner}
-    if isinstance(value, list):
-        return [_closed(each) for each in cast("list[Any]", value)]
-    return value
+def _closed(keywords: dict[str, Any]) -> dict[str, Any]:
+    return {"additionalProperties": False, **keywords} if isinstance(keywords.get("properties"), dict) else keywords
 
 
 def _is_composed(value: Any) -> bool:

@@ -17,7 +17,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 ALLOWED = {
     "conformal": {"conformal"},
     "engine": {"engine", "conformal", "backends.base", "prompts"},
-    "backends": {"backends", "embedded", "prompts", "call_formats"},
+    "backends": {"backends", "embedded", "prompts", "call_formats", "schema_parts"},
     "embedded": {"embedded", "backends.base", "conformal.store", "prompts"},
 }
 COMMON = {"types", "config", "events", "errors"}

@@ -279,6 +279,15 @@ def test_a_model_is_not_invited_to_invent_properties() -> None:
         assert closed({"items": composed})["items"] is composed
 
 
+def test_properties_may_be_called_as_keywords_are() -> None:
+    inner = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    names = ("properties", "default", "enum", "const", "examples", "$defs")
+    held = closed({"type": "object", "properties": dict.fromkeys(names, inner), "default": inner})
+    assert held["properties"].keys() == set(names)
+    assert all(part == {**inner, "additionalProperties": False} for part in held["properties"].values())
+    assert held["default"] == inner
+
+
 def test_a_schema_that_is_not_shown_decides_on_votes_all_the_same() -> None:
     asked = question({"type": "json_object", "schema": NUMBER})
     assert "End your answer with a JSON object." in shown(asked).text

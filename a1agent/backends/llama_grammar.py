@@ -7,7 +7,7 @@ import importlib
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from a1agent.backends.base import Sampling
 from a1agent.backends.batching.sampling import Draw
 from a1agent.backends.gbnf_pattern import MOST_REPEATED, json_pattern
+from a1agent.schema_parts import leads_to_schema, rebuilt
 
 __all__ = ["Constrained", "grammar_of"]
 
@@ -42,29 +43,23 @@ def grammar_of(schema: Mapping[str, Any]) -> bytes | None:
 def _bounded(schema: Mapping[str, Any]) -> Any:
     """The schema without the bounds and the patterns that have no grammar; answers are checked for them afterwards.
 
-    Raises ValueError where they are too many, and where a value (`const`, `enum`) only looks like such a bound.
+    Raises ValueError where they are too many, and where a reference takes something else for a schema.
     """
     repeated = 0
 
-    def bound(value: Any) -> Any:
+    def bound(keywords: dict[str, Any]) -> dict[str, Any]:
         nonlocal repeated
-        if isinstance(value, list):
-            return [bound(each) for each in cast("list[Any]", value)]
-        if not isinstance(value, Mapping):
-            return value
-        fields = dict(cast("Mapping[str, Any]", value))
+        if isinstance(reference := keywords.get("$ref"), str) and not leads_to_schema(reference):
+            raise ValueError(f"{reference} is no schema")
         for name in (*_AT_LEAST, *_AT_MOST):
-            if isinstance(count := fields.get(name), int | float):
+            if isinstance(count := keywords.get(name), int | float):
                 repeated += int(min(count, MOST_REPEATED))
                 if count > MOST_REPEATED:
-                    fields |= {name: MOST_REPEATED} if name in _AT_LEAST else {name: None}
-        repeated += _fit_pattern(fields)
-        kept = {name: bound(field) for name, field in fields.items() if field is not None or name not in _AT_MOST}
-        if any(kept[name] != fields[name] for name in ("const", "enum") if name in fields):
-            raise ValueError("a value that looks like a bound")
-        return kept
+                    keywords |= {name: MOST_REPEATED} if name in _AT_LEAST else {name: None}
+        repeated += _fit_pattern(keywords)
+        return {name: part for name, part in keywords.items() if part is not None or name not in _AT_MOST}
 
-    bounded = bound(schema)
+    bounded = rebuilt(schema, bound)
     if repeated > _MOST_REPEATED_IN_ALL:
         raise ValueError(f"{repeated} repetitions")
     return bounded
@@ -88,20 +83,14 @@ def _named(schema: Any) -> Any:
     The converter knows references to parts only, and does not look for parts beside a reference.
     """
 
-    def name(value: Any) -> Any:
-        if isinstance(value, list):
-            return [name(each) for each in cast("list[Any]", value)]
-        if not isinstance(value, Mapping):
-            return value
-        given = cast("Mapping[str, Any]", value)
-        fields = {key: field if key in ("const", "enum") else name(field) for key, field in given.items()}
-        if not isinstance(reference := fields.get("$ref"), str):
-            return fields
-        parts: dict[str, Any] = {key: field for key, field in fields.items() if isinstance(field, Mapping)}
+    def name(keywords: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(reference := keywords.get("$ref"), str):
+            return keywords
+        parts: dict[str, Any] = {key: part for key, part in keywords.items() if isinstance(part, Mapping)}
         named = {"$ref": f"{_WHOLE}{reference.removeprefix('#')}"}
         return {**parts, "oneOf": [named]} if parts else named
 
-    return {"$defs": {_WHOLE.rpartition("/")[2]: name(schema)}, "oneOf": [{"$ref": _WHOLE}]}
+    return {"$defs": {_WHOLE.rpartition("/")[2]: rebuilt(schema, name)}, "oneOf": [{"$ref": _WHOLE}]}
 
 
 class Constrained:

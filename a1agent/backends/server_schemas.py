@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
+
+from a1agent.schema_parts import rebuilt
 
 __all__ = ["ServerSchemas"]
 
@@ -15,8 +17,6 @@ _MOST = 256
 """Schemas whose refusals are remembered."""
 _REFUSED = frozenset({"contains", "format", "maxContains", "minContains", "multipleOf", "propertyNames", "uniqueItems"})
 _LENGTHS = frozenset({"maxLength", "minLength"})
-_VALUES = frozenset({"const", "default", "enum", "examples"})
-_OF_NAMES = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 
 
 class ServerSchemas:
@@ -54,15 +54,10 @@ def _key(schema: Schema) -> str:
     return json.dumps(schema, sort_keys=True)
 
 
-def _less(value: Any, *, named: bool = False) -> Any:
-    """`named`: the keys are names."""
-    if isinstance(value, list):
-        return [_less(each) for each in cast("list[Any]", value)]
-    if not isinstance(value, Mapping):
-        return value
-    fields = cast("Mapping[str, Any]", value)
-    if named:
-        return {name: _less(part) for name, part in fields.items()}
-    left_out = _REFUSED | _LENGTHS if {"pattern", "format"} & fields.keys() else _REFUSED
-    kept = {name: part for name, part in fields.items() if name not in left_out}
-    return {name: part if name in _VALUES else _less(part, named=name in _OF_NAMES) for name, part in kept.items()}
+def _less(schema: Schema) -> Schema:
+    return rebuilt(schema, _taken)
+
+
+def _taken(keywords: dict[str, Any]) -> dict[str, Any]:
+    left_out = _REFUSED | _LENGTHS if {"pattern", "format"} & keywords.keys() else _REFUSED
+    return {name: part for name, part in keywords.items() if name not in left_out}

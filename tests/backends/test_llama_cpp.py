@@ -777,6 +777,9 @@ async def test_a_schema_without_a_grammar_leaves_the_model_free(models: Path, ca
         ({"type": "object", "properties": {"maxItems": {"type": "string", "maxLength": 30_000}}}, "{"),
         ({"type": "string", "pattern": "^[a-z]{1,100000}$"}, '"'),
         ({"type": "string", "pattern": "^(?=a)b$"}, '"'),
+        ({"const": {"pattern": "any text", "maxLength": 10**12}}, '{"pattern"'),
+        ({"properties": {"const": {"type": "string", "pattern": r"^\d+$"}}, "required": ["const"]}, '{"const"'),
+        ({"properties": {"enum": {"$ref": "#/$defs/a"}}, "$defs": {"a": {}}, "required": ["enum"]}, '{"enum"'),
     ],
 )
 async def test_what_no_grammar_counts_or_knows_leaves_the_model_held_to_the_rest(
@@ -841,6 +844,9 @@ async def test_a_schema_that_refers_to_itself_holds_the_model(
     [
         {"properties": {f"p{i}": {"type": "string", "maxLength": 1000} for i in range(1000)}},
         {"$ref": "#/const", "const": {"type": "string", "maxLength": 10**12}},
+        {"$ref": "#/$defs", "$defs": {"type": "string", "pattern": "^[a-z]{1,100000}$"}},
+        {"properties": {"enum": {"$ref": "#/properties/enum/enum", "enum": {"type": "string", "maxLength": 10**12}}}},
+        {"properties": {"$ref": "#/properties", "type": "string", "pattern": "^[a-z]{1,100000}$"}},
     ],
 )
 def test_lengths_that_would_fill_the_memory_make_no_grammar(schema: dict[str, object]) -> None:
