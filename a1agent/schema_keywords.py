@@ -40,7 +40,10 @@ _work = _Work()
 def first_error(validator: Any, value: Any) -> Any:
     """What is wrong with a value first, None: nothing; `limited` made the validator. Raises `TooMuch`."""
     _work.left, _work.seconds = _MOST_CHECKS, _MOST_SECONDS
-    return next(iter(validator.iter_errors(value)), None)
+    try:
+        return next(iter(validator.iter_errors(value)), None)
+    finally:
+        _work.left = _work.seconds = math.inf  # of what anyone else holds against this validator nothing is counted
 
 
 @cache
