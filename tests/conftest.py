@@ -12,6 +12,9 @@ from hypothesis import HealthCheck, settings
 
 from a1agent.backends.llama_options import linux_cores, physical_cores
 
+WINDOWS_FOLDERS = ("WIN_PD_OVERRIDE_APPDATA", "WIN_PD_OVERRIDE_LOCAL_APPDATA")
+"""Where platformdirs looks before it asks Windows, which does not go by variables."""
+
 # How fast a machine makes examples says nothing about the code: only what they show may fail a test. They are the same
 # in every run, so that a change is judged by what it changed; HYPOTHESIS_EXPLORE=1 looks for new ones.
 for profile, same in (("a1agent", True), ("explore", False)):
@@ -50,7 +53,7 @@ def anyio_backend() -> str:
 def user_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Calibration and configuration of a test never touch those of the user who runs it."""
     home = tmp_path_factory.mktemp("home")
-    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "APPDATA", "HOME"):
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "HOME", "USERPROFILE", *WINDOWS_FOLDERS):
         monkeypatch.setenv(name, str(home))
     for name in ("A1_CALIBRATION", "A1_CONFIG", "A1_DRAFT", "A1_TARGET"):
         monkeypatch.delenv(name, raising=False)

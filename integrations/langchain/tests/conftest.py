@@ -8,12 +8,15 @@ from blockbuster import BlockBuster
 
 from langchain_a1 import ChatA1
 
+WINDOWS_FOLDERS = ("WIN_PD_OVERRIDE_APPDATA", "WIN_PD_OVERRIDE_LOCAL_APPDATA")
+"""Where platformdirs looks before it asks Windows, which does not go by variables."""
+
 
 @pytest.fixture(autouse=True)
 def user_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Calibration of a test never touches that of the user who runs it."""
     home = tmp_path_factory.mktemp("home")
-    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "APPDATA", "HOME"):
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "HOME", "USERPROFILE", *WINDOWS_FOLDERS):
         monkeypatch.setenv(name, str(home))
     for name in ("A1_CALIBRATION", "A1_CONFIG", "A1_DRAFT", "A1_TARGET", "LANGSMITH_TRACING"):
         monkeypatch.delenv(name, raising=False)

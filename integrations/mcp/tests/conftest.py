@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+WINDOWS_FOLDERS = ("WIN_PD_OVERRIDE_APPDATA", "WIN_PD_OVERRIDE_LOCAL_APPDATA")
+"""Where platformdirs looks before it asks Windows, which does not go by variables."""
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -12,5 +15,5 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def user_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "APPDATA", "HOME"):
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "HOME", "USERPROFILE", *WINDOWS_FOLDERS):
         monkeypatch.setenv(name, str(tmp_path))
