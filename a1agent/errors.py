@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ __all__ = [
     "TimedOut",
     "UsageError",
     "nearest",
+    "unreadable",
 ]
 
 
@@ -176,6 +178,12 @@ class InvalidAnswer(SolveError):
 
 class TimedOut(SolveError):
     """The time limit passed before any chain could begin; later ones give the best answer so far instead."""
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """That a file cannot be read, and why: of a folder Windows says only that it denies access."""
+    reason = "it is a folder" if path.is_dir() else error.strerror if isinstance(error, OSError) else error
+    return f"{path} cannot be read: {reason}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from a1agent.errors import InvalidOption, MissingExtra, UsageError, nearest
+from a1agent.errors import InvalidOption, MissingExtra, UsageError, nearest, unreadable
 
 __all__ = ["DATASETS", "DataSet", "Problem", "from_file", "named"]
 
@@ -160,7 +160,7 @@ def from_file(path: Path, *, limit: int | None = None, skip_bad: bool = False, a
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", "a file of JSON lines, UTF-8") from None
+        raise UsageError(unreadable(path, error), "a file of JSON lines, UTF-8") from None
     found: list[Problem] = []
     bad: dict[int, str] = {}
     for number, line in enumerate(text.split("\n"), start=1):  # other line ends may stand in a JSON text

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from a1agent.cli.console import console, print_table
 from a1agent.config import CalibratorName, Coverage, help_of
-from a1agent.errors import InvalidOption, MissingExtra, UsageError
+from a1agent.errors import InvalidOption, MissingExtra, UsageError, unreadable
 
 if TYPE_CHECKING:
     from a1agent.conformal.replay import ReplayReport
@@ -67,7 +67,7 @@ def _read(read: Callable[[Path], T], path: Path) -> T:
     try:
         return read(path)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", "name a CSV file") from None
+        raise UsageError(unreadable(path, error), "name a CSV file") from None
     except ValueError as error:  # names file, line and column
         raise UsageError(str(error)) from None
 

@@ -16,7 +16,7 @@ from platformdirs import user_config_path
 
 from a1agent.backends.options import kind_name
 from a1agent.config import Options
-from a1agent.errors import InvalidOption, UsageError, nearest
+from a1agent.errors import InvalidOption, UsageError, nearest, unreadable
 
 __all__ = ["SETTINGS", "Setting", "Settings", "Value", "config_path", "read_settings"]
 
@@ -167,7 +167,7 @@ def _from_file(path: Path) -> dict[str, Value]:
             raise UsageError(f"there is no configuration file {path}", "A1_CONFIG names it") from None
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"the configuration file {path} cannot be read: {error}", "it is TOML, UTF-8") from None
+        raise UsageError(f"the configuration file {unreadable(path, error)}", "it is TOML, UTF-8") from None
     found: dict[str, Value] = {}
     for key, value in table.items():
         name = key.replace("-", "_")

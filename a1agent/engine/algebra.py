@@ -290,7 +290,7 @@ def _read(requests: SimpleQueue[str]) -> None:
 
 def _within(deadline_s: float, judge: Callable[[str, str], bool], a: str, b: str) -> bool | None:
     # Its watchdog needs no interpreter lock: it ends even a giant integer power whose parent died.
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         faulthandler.dump_traceback_later(deadline_s, exit=True, file=nowhere)
         try:
             return judge(a, b)

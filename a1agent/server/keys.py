@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from a1agent.errors import InvalidOption, UsageError
+from a1agent.errors import InvalidOption, UsageError, unreadable
 
 __all__ = ["VARIABLE", "Keys", "read_keys"]
 
@@ -57,7 +57,7 @@ def read_keys(path: Path | None = None) -> Keys:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"the key file {path} cannot be read: {error}", "it is text, name=key on a line") from None
+            raise UsageError(f"the key file {unreadable(path, error)}", "it is text, name=key on a line") from None
         _parse(text.splitlines(), str(path), found)
     _parse(re.split(r"[,\n]", os.environ.get(VARIABLE, "")), VARIABLE, found)
     return Keys(found)

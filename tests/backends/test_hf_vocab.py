@@ -148,7 +148,7 @@ def test_a_prompt_begins_with_bos_where_llama_cpp_puts_one(
     begun: list[str] = []
     for pre in cuts:
         words = replace(tiny.bpe_words(), pre=pre, add_bos=add_bos)
-        theirs, ours = prompts_by(tiny.write_random(tmp_path / "m.gguf", words), Question.of("the sum"))
+        theirs, ours = prompts_by(tiny.write_random(tmp_path / f"{pre}.gguf", words), Question.of("the sum"))
         assert ours == theirs, pre
         begun += [pre] if ours[0] == words.bos else []
     assert sorted(begun) == sorted(gguf_tokenizer.BEGUN if add_bos is None else cuts if add_bos else [])

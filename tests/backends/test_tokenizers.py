@@ -175,7 +175,7 @@ def stripping(folder: Path) -> Path:
 def spaced_once(folder: Path) -> Path:
     """A vocabulary that puts a space before the first text only, not after control tokens."""
     file = sentence_piece(folder)
-    stored = json.loads(file.read_text())
+    stored = json.loads(file.read_text(encoding="utf-8"))
     stored["normalizer"] = None
     stored["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
     file.write_text(json.dumps(stored))

@@ -21,7 +21,7 @@ import gguf
 import numpy as np
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from transformers import CONFIG_MAPPING
 
 from a1agent import A1, embedded
@@ -348,7 +348,7 @@ def test_a_missing_part_is_named(checkpoints: Path, tmp_path: Path) -> None:
 
 def test_a_missing_weight_is_an_error_and_not_drawn_at_random(checkpoints: Path, tmp_path: Path) -> None:
     folder = copy_of(checkpoints / "llama", tmp_path / "lacking")
-    weights = load_file(folder / "model.safetensors")
+    weights = load((folder / "model.safetensors").read_bytes())
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelLoadError, match="up_proj"):
@@ -357,7 +357,7 @@ def test_a_missing_weight_is_an_error_and_not_drawn_at_random(checkpoints: Path,
 
 def test_a_weight_of_another_shape_is_named(checkpoints: Path, tmp_path: Path) -> None:
     folder = copy_of(checkpoints / "llama", tmp_path / "bent")
-    weights = load_file(folder / "model.safetensors")
+    weights = load((folder / "model.safetensors").read_bytes())
     weights["model.norm.weight"] = torch.ones(65)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelLoadError, match=r"another shape, among them model\.norm\.weight"):
@@ -366,7 +366,7 @@ def test_a_weight_of_another_shape_is_named(checkpoints: Path, tmp_path: Path) -
 
 def test_weights_that_give_no_numbers_are_not_blamed_on_the_cache(checkpoints: Path, tmp_path: Path) -> None:
     folder = copy_of(checkpoints / "llama", tmp_path / "overflowing")
-    weights = load_file(folder / "model.safetensors")
+    weights = load((folder / "model.safetensors").read_bytes())
     weights["model.layers.1.mlp.down_proj.weight"] *= 1e6
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelLoadError, match=r"(?s)float16 are no numbers.*dtype=bfloat16"):
@@ -600,7 +600,7 @@ def test_without_torch_the_extra_is_named(checkpoints: Path, monkeypatch: pytest
 def test_fingerprints_tell_weights_apart(checkpoints: Path, tmp_path: Path) -> None:
     folder = copy_of(checkpoints / "llama", tmp_path / "same")
     one, same = read_files(checkpoints / "llama").fingerprint(), read_files(folder).fingerprint()
-    weights = load_file(folder / "model.safetensors")
+    weights = load((folder / "model.safetensors").read_bytes())
     weights["model.norm.weight"] += 1
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     assert one == same != read_files(folder).fingerprint()
@@ -640,7 +640,7 @@ def test_an_adapter_that_changes_nothing_or_does_not_fit_is_refused(checkpoints:
     with pytest.raises(ModelLoadError, match="size mismatch for"):
         hf.load(str(wide), adapter=str(folder))
     weights = folder / "adapter_model.safetensors"
-    save_file({f"vision.{name}": tensor for name, tensor in load_file(weights).items()}, weights)
+    save_file({f"vision.{name}": tensor for name, tensor in load(weights.read_bytes()).items()}, weights)
     with pytest.raises(ModelLoadError, match="missing adapter keys"):
         hf.load(str(checkpoints / "llama"), adapter=str(folder))
 

@@ -38,7 +38,7 @@ USAGE = {
     "a replay at an impossible rate": (["replay", "t.csv", "--rejection-rate", "2"], "--rejection-rate"),
     "a replay with an unknown calibrator": (["replay", "t.csv", "--calibrator", "magic"], "adaptive"),
     "a missing trace": (["replay", "nowhere.csv"], "nowhere.csv"),
-    "a folder for a trace": (["replay", "."], "directory"),
+    "a folder for a trace": (["replay", "."], "folder"),
     "statistics of no store": (["stats", "--calibration", "none"], "none"),
     "statistics of a missing file": (["stats", "--calibration", "nowhere.sqlite3"], "nowhere.sqlite3"),
 }

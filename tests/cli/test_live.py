@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -19,7 +20,8 @@ from a1agent.types import ChainResult, Step, Turn, Verdict
 
 
 def console(width: int = 80, height: int = 24) -> Console:
-    return Console(file=io.StringIO(), width=width, height=height, highlight=False, markup=False, color_system=None)
+    plain: Any = {"highlight": False, "markup": False, "color_system": None, "legacy_windows": False}
+    return Console(file=io.StringIO(), width=width, height=height, **plain)
 
 
 def drawn(view: LiveView, out: Console) -> list[str]:

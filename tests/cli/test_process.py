@@ -86,7 +86,7 @@ def test_what_goes_to_a_closed_stream_goes_nowhere_else() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_without_room_for_the_answer_is_an_error() -> None:
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "wb") as full:
         words = [*A1, "ask", "1 + 2", "--quiet", *FAST]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 1

@@ -1,9 +1,9 @@
 """The math worker judges in a process of its own, survives what that process does not, and leaves none behind."""
 
 import asyncio
+import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -74,12 +74,19 @@ async def worker(stub: Path) -> AsyncIterator[MathWorker]:
 
 def alive(pid: int) -> bool:
     """Whether a process runs (a zombie does not)."""
+    if sys.platform == "win32":  # where signal 0 is Ctrl-C
+        windows = ctypes.WinDLL("kernel32")
+        windows.OpenProcess.restype = ctypes.c_void_p
+        handle = ctypes.c_void_p(windows.OpenProcess(0x100000, False, pid))  # SYNCHRONIZE
+        waited = windows.WaitForSingleObject(handle, 0) if handle else 0
+        windows.CloseHandle(handle)
+        return waited == 0x102  # WAIT_TIMEOUT
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     stat = Path(f"/proc/{pid}/stat")
-    return not (stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+    return not (stat.exists() and stat.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z")
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -193,7 +200,6 @@ async def test_worker_sees_no_keys(worker: MathWorker, monkeypatch: pytest.Monke
     assert await worker.equal("secret", "none") is True
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL")
 @pytest.mark.parametrize("busy", ["nothing", "hang", "hold the lock"])
 def test_worker_dies_with_its_parent(stub: Path, busy: str) -> None:
     program = textwrap.dedent(
@@ -218,7 +224,7 @@ def test_worker_dies_with_its_parent(stub: Path, busy: str) -> None:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert alive(pid)
-        parent.send_signal(signal.SIGKILL)
+        parent.kill()
     wait_until(lambda: not alive(pid))
 
 

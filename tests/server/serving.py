@@ -5,10 +5,10 @@ import gc
 import json
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -67,6 +67,8 @@ async def serving(
     listener = bind("127.0.0.1", 0, chosen)
     if send_buffer is not None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        if sys.platform == "linux":  # nor does the kernel look to readers, which other systems leave to the server
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
     app = create_app(own, chosen)
     server = server_of(app, chosen)
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -139,8 +141,7 @@ async def leaving_nothing(running: Running) -> AsyncIterator[None]:
 
 def open_files() -> int:
     """Of this process; 0 where the system does not tell."""
-    folder = Path("/proc/self/fd")
-    return len(os.listdir(folder)) if folder.exists() else 0
+    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
 
 
 @dataclass

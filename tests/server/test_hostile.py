@@ -164,6 +164,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_request_leaves_nothing(
             connection = raw(running.address)
             connection.sendall(body()[:upto])
             connection.close()
+        assert await exchange(running, body()) == 200  # by then all of them were taken up
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /hea", posted(b"x" * 100, **{"content-length": MEGABYTES})])
@@ -204,10 +205,11 @@ async def test_half_closed_sockets_leave_nothing() -> None:
             connection.close()
 
 
-async def test_readers_that_never_read_are_cut_off_and_leave_nothing() -> None:
-    options: Any = {"early_stop": "off", "chains": 4, "turns": 64, "events": True}
+@pytest.mark.parametrize("stream", [True, False])
+async def test_readers_that_never_read_are_cut_off_and_leave_nothing(stream: bool) -> None:
+    options: Any = {"early_stop": "off", "chains": 4, "turns": 64, "events": stream}
     question = " + ".join(["1"] * 80)
-    asked = body(messages=[{"role": "user", "content": question}], a1=options, stream=True)
+    asked = body(messages=[{"role": "user", "content": question}], a1=options, stream=stream, n=1 if stream else 8)
     async with (
         A1(*sums_pair(), calibration=None, min_step_tokens=0) as agent,
         serving(agent, slow_reader_s=0.1, send_buffer=4096) as running,

@@ -1,6 +1,7 @@
 """A server under load, and with clients that leave: nothing is lost, nothing goes on for nobody."""
 
 import asyncio
+import shutil
 import socket
 import threading
 from pathlib import Path
@@ -59,7 +60,7 @@ async def test_a_request_that_waited_too_long_is_sent_away() -> None:
 async def test_a_deadline_returns_the_best_answer_so_far() -> None:
     gate = Gate()
     async with held_agent(gate, chains=1) as agent, serving(agent) as running, running.client() as client:
-        answer = await client.chat.completions.create(**ASKED, extra_body={"a1": {"timeout_s": 0.01}})
+        answer = await client.chat.completions.create(**ASKED, extra_body={"a1": {"timeout_s": 0.2}})
         await nothing_left(running)
     assert answer.choices[0].finish_reason == "length"
     assert answer.choices[0].model_extra["a1"]["complete"] is False
@@ -271,7 +272,7 @@ async def test_a_stream_is_kept_alive_while_nothing_happens() -> None:
                 gate.open.set()
                 break
         rest = [line async for line in lines]
-    assert rest[-2] == "data: [DONE]" or rest[-1] == "data: [DONE]"
+    assert [line for line in rest if line.startswith("data: ")][-1] == "data: [DONE]"
 
 
 async def test_requests_that_run_together_share_the_forwards_of_the_models() -> None:
@@ -329,7 +330,7 @@ async def test_models_that_a_later_request_loads_are_ready(tmp_path: Path) -> No
     service = app.state.service
     await service.load()
     assert service.problem == "the models do not load"
-    model.symlink_to(embedded.path("draft"))
+    shutil.copyfile(embedded.path("draft"), model)
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://localhost") as client:
         assert (await client.post("/v1/chat/completions", json=ASKED)).status_code == 200
         assert (await client.get("/readyz")).json() == {"status": "ready"}

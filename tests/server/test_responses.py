@@ -147,6 +147,9 @@ async def test_an_error_in_the_middle_of_a_stream_is_told_in_it() -> None:
     assert caught.value.code == "model_unavailable"
 
 
+LONG = "1 + " * 30000
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
@@ -165,8 +168,8 @@ async def test_an_error_in_the_middle_of_a_stream_is_told_in_it() -> None:
         ({"tools": [TOOL]}, "tools", "invalid_value"),  # the model has no template for them
         ({"tools": [TOOL | {"defer_loading": True}]}, "tools[0].defer_loading", "unsupported_parameter"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
-        ({"input": "1 + " * 30000}, "input", "context_length_exceeded"),
-        ({"input": "1 + " * 30000, "stream": True}, "input", "context_length_exceeded"),
+        pytest.param({"input": LONG}, "input", "context_length_exceeded", id="a long input"),
+        pytest.param({"input": LONG, "stream": True}, "input", "context_length_exceeded", id="a long input, streamed"),
         ({"n": None}, "n", "unknown_parameter"),
         ({"input": [{"role": "user", "content": "x", "output": "y"}]}, "input[0].output", "unknown_parameter"),
         ({"input": [{"role": "user", "content": "x", "output": None}]}, "input[0].output", "unknown_parameter"),

@@ -56,7 +56,7 @@ def _started(command: list[str], path: str, log: Path, environment: dict[str, st
         end = time.monotonic() + _START_S
         while not _answers(url + path):
             if process.poll() is not None or time.monotonic() > end:
-                pytest.fail(f"it did not start:\n{log.read_text(errors='replace')[-3000:]}")
+                pytest.fail(f"it did not start:\n{log.read_text(encoding='utf-8', errors='replace')[-3000:]}")
             time.sleep(0.3)
         yield url
     finally:
