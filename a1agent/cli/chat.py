@@ -26,10 +26,12 @@ from a1agent.types import Message, Question, Result
 
 __all__ = ["chat"]
 
+_END = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
+
 _COMMANDS = {
     "/stats": "statistics of the last answer",
     "/reset": "forget the conversation",
-    "/quit": "end (so does Ctrl-D)",
+    "/quit": f"end (so does {_END})",
     "/help": "this list",
 }
 
@@ -75,7 +77,7 @@ class _Talk:
         if self.interactive:
             with contextlib.suppress(ImportError):
                 importlib.import_module("readline")  # gives input() a line editor
-            print("ask, or /help; Ctrl-D ends")
+            print(f"ask, or /help; {_END} ends")
         while (line := self._read()) is not None:
             if line.startswith("/"):
                 if line == "/quit":
@@ -101,7 +103,7 @@ class _Talk:
             print()
             return None
         except KeyboardInterrupt:
-            print("\n/quit or Ctrl-D ends")
+            print(f"\n/quit or {_END} ends")
             return ""
 
     def _obey(self, line: str) -> None:
