@@ -7,6 +7,8 @@
 | GLM 4.5 on, Ling 3, Hunyuan 3 | in the same marks `NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>` |
 | Seed | `<seed:tool_call>`, and in it as Qwen 3.5 |
 | MiniMax M2 | `<minimax:tool_call><invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>` |
+| MiniMax M3 | in `<tool_call>` the same with `<KEY>VALUE</KEY>`, which may nest; before each tag a mark of its own |
+| dots | as MiniMax M2, in `<dots_function_call>` |
 | DeepSeek V3.2 on | the same in `<｜DSML｜function_calls>`; `string="true"` stands beside the key of a text |
 | DeepSeek R1 to V3.1 | `<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{...}<｜tool▁call▁end｜>` |
 | Kimi K2 | `<|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>{...}<|tool_call_end|>` |
@@ -16,6 +18,7 @@
 | Gemma 4 | `<|tool_call>call:NAME{KEY:<|"|>TEXT<|"|>}<tool_call|>` |
 | gpt-oss | `<|start|>assistant<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{...}` |
 | Command | `<|START_ACTION|>[{"tool_name": NAME, "parameters": {...}}]<|END_ACTION|>` |
+| GigaChat 3 | `<|function_call|>{"name": NAME, "arguments": {...}}` |
 | Apertus | `<|tools_prefix|>[{NAME: {...}}]<|tools_suffix|>` |
 | Granite 3, Phi 4, Nemotron 2 and others | JSON as of Mistral in `<|tool_call|>`, `<TOOLCALL>`, `<tool_calls>` |
 
@@ -31,6 +34,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+from a1agent.call_elements import TAG_MARK, nested_arguments
 from a1agent.call_literals import Literals
 from a1agent.prompts import MESSAGE_START
 
@@ -40,6 +44,8 @@ _MARKS = {
     "<tool_call>": "</tool_call>",
     "<seed:tool_call>": "</seed:tool_call>",
     "<minimax:tool_call>": "</minimax:tool_call>",
+    f"{TAG_MARK}<tool_call>": f"{TAG_MARK}</tool_call>",
+    "<dots_function_call>": "</dots_function_call>",
     "<longcat_tool_call>": "</longcat_tool_call>",
     "<tool_calls>": "</tool_calls>",
     "<TOOLCALL>": "</TOOLCALL>",
@@ -57,6 +63,7 @@ _MARKS = {
     "<|tools_prefix|>": "<|tools_suffix|>",
     "<|action_start|>": "<|action_end|>",
     "<|tool_call|>": "<|/tool_call|>",
+    "<|function_call|>": "<|message_sep|>",
     f"{MESSAGE_START} to=": "<|call|>",
     f"{MESSAGE_START}<|channel|>commentary to=": "<|call|>",
     f"{MESSAGE_START}<|channel|>analysis to=": "<|call|>",
@@ -66,7 +73,7 @@ _MARKS = {
 """What calls stand between. The last two have no close: the next call or the end of the message ends one."""
 _SEPARATORS = ("<｜tool▁sep｜>", "<|tool_call_argument_begin|>", "<|message|>")
 _INSIDE = (
-    *("[ARGS]", "[CALL_ID]", *_SEPARATORS, "<|plugin|>", "<tool_sep>"),
+    *("[ARGS]", "[CALL_ID]", *_SEPARATORS, "<|plugin|>", "<tool_sep>", TAG_MARK),
     *('<|"|>', "<escape>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "｜DSML｜"),
 )
 OPENINGS = (*_MARKS,)
@@ -117,7 +124,8 @@ _DECODER = json.JSONDecoder()
 class Written:
     """A call as a message has it. `unnamed`: arguments without a name, in the order of the tool's parameters.
 
-    `texts`: the names of those that are texts as they stand or other values in JSON, as the tool's parameters say;
+    `texts`: the names of those that are texts as they stand or other values in JSON, as the tool's parameters say, or
+    lists and objects of such;
     `error`: why it is none.
     """
 
@@ -262,6 +270,8 @@ def _invocations(body: str, closed: bool) -> Iterator[Written]:
             yield Written(text, start[1], error=_CUT)
         elif inside.lstrip().startswith("{"):
             yield from (Written(text, start[1], call.arguments, error=call.error) for call in _whole(inside))
+        elif "<" in inside and not _PARAMETER.search(inside):
+            yield _nested(start[1], inside, text)
         else:
             yield _tagged(start[1], inside, text)
 
@@ -295,6 +305,14 @@ def _tagged(name: str, inside: str, text: str) -> Written:
         elif start["text"] is None:
             open_.add(key)
     return Written(text, name, arguments, texts=frozenset(open_))
+
+
+def _nested(name: str, inside: str, text: str) -> Written:
+    try:
+        arguments = nested_arguments(inside.removesuffix(TAG_MARK))
+    except ValueError as error:
+        return Written(text, name, error=str(error))
+    return Written(text, name, arguments, texts=frozenset(arguments))
 
 
 def _paired(body: str, closed: bool) -> Written:

@@ -24,7 +24,7 @@ from a1agent.schema_keywords import TooMuch, first_error, limited, schema_checke
 from a1agent.schema_parts import rebuilt
 from a1agent.types import Question, is_deep
 
-__all__ = ["JsonFormat", "check_schema", "closed", "format_of", "mismatch", "validator_of"]
+__all__ = ["JsonFormat", "check_schema", "closed", "format_of", "mismatch", "validator_of", "wrong_part"]
 
 _TYPES = ("text", "json_object", "json_schema")
 _TOKENS = 512
@@ -197,6 +197,15 @@ def mismatch(validator: Any, value: Any) -> str | None:
     except TooMuch:
         return _TOO_MUCH
     return None if error is None else f"at {_cut(error.json_path)}: {_cut(error.message)}"
+
+
+def wrong_part(validator: Any, value: Any) -> list[Any] | None:
+    """The names and places that lead to where a value first differs; None: it matches, or nobody can tell."""
+    try:
+        error = first_error(validator, value)
+    except (RecursionError, TooMuch):
+        return None
+    return None if error is None else [*error.absolute_path]
 
 
 def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import reprlib
 import secrets
 import string
@@ -18,7 +20,7 @@ from a1agent.call_formats import Written, either, read_calls, tool_name
 from a1agent.engine.extract import Answer, canonical_json
 from a1agent.engine.statement import Statement
 from a1agent.errors import InvalidQuestion, nearest
-from a1agent.structured import check_schema, closed, mismatch, validator_of
+from a1agent.structured import check_schema, closed, mismatch, validator_of, wrong_part
 from a1agent.types import InvalidToolCall, Question, ToolCall
 
 __all__ = ["Calls", "call_id", "calls_in", "canonical_calls", "offer", "parse_calls", "tool_statement"]
@@ -27,6 +29,8 @@ _OPENING, _CLOSING = "<tool_call>\n", "\n</tool_call>"
 _WHOLE = '"$ref": "#"'
 """A reference to all of a schema, in its JSON text; inside a string its quotes would be escaped."""
 _STATEMENT_TOKENS = 512
+_MOST_FITTED = 100
+"""Texts within an argument that are tried as such where what they spell does not fit."""
 _ID_LETTERS = string.ascii_letters + string.digits
 
 
@@ -146,11 +150,45 @@ def _named(arguments: dict[str, Any], call: Written, parameters: Mapping[str, An
     if not call.texts:
         return arguments
     loose = validator_of({key: value for key, value in parameters.items() if key != "required"})
-    for name in call.texts:
-        text, value = arguments[name], either(arguments[name])
-        if mismatch(loose, {name: value}) is None or mismatch(loose, {name: text}) is not None:
-            arguments[name] = value
-    return arguments
+    return arguments | {name: _fitted(name, arguments[name], loose) for name in call.texts}
+
+
+def _fitted(name: str, written: Any, loose: Any) -> Any:
+    """An argument whose texts may spell other values, as its parameter has it; `loose` is the validator of all."""
+    value = _spelled(written)
+    candidates: list[Any] = [value, written, *([[], {}] if written == "" else [])]
+    for candidate in candidates:
+        if mismatch(loose, {name: candidate}) is None:
+            return candidate
+    fitted = {name: value}
+    for _ in range(_MOST_FITTED):
+        path = wrong_part(loose, fitted)
+        found = _text_on(path, {name: written}) if path else None
+        if found is None or _at(fitted, found[0]) == found[1]:
+            return value if path else fitted[name]
+        _at(fitted, found[0][:-1])[found[0][-1]] = found[1]
+    return value
+
+
+def _spelled(written: Any) -> Any:
+    if isinstance(written, str):
+        return either(written)
+    if isinstance(written, dict):
+        return {name: _spelled(part) for name, part in cast("dict[str, Any]", written).items()}
+    return [_spelled(part) for part in cast("list[Any]", written)]
+
+
+def _at(value: Any, path: list[Any]) -> Any:
+    return functools.reduce(operator.getitem, path, value)
+
+
+def _text_on(path: list[Any], written: Any) -> tuple[list[Any], str] | None:
+    """The text that a path leads to or through, and where it is; None: it leads to what holds texts."""
+    for steps in range(len(path) + 1):
+        part = _at(written, path[:steps])
+        if isinstance(part, str):
+            return path[:steps], part
+    return None
 
 
 def _matched(call: ToolCall, parameters: Mapping[str, Any]) -> ToolCall | InvalidToolCall:

@@ -111,6 +111,32 @@ def minimax(asked: Asked) -> str:
     return f"<minimax:tool_call>\n{''.join(one(*call) for call in asked)}</minimax:tool_call>"
 
 
+def dots(asked: Asked) -> str:
+    return minimax(asked).replace("minimax:tool_call>", "dots_function_call>")
+
+
+def minimax_3(asked: Asked, mark: str = "]<]minimax[>[") -> str:
+    def element(name: str, value: Any) -> str:
+        return f"{mark}<{name}>{content(value)}{mark}</{name}>"
+
+    def content(value: Any) -> str:
+        if isinstance(value, dict):
+            return "".join(element(name, part) for name, part in value.items())
+        if isinstance(value, list):
+            return "".join(element("item", part) for part in value)
+        return spelled(value)
+
+    def one(name: str, arguments: dict[str, Any]) -> str:
+        values = "".join(f"{element(key, value)}\n" for key, value in arguments.items())
+        return f'{mark}<invoke name="{name}">\n{values}{mark}</invoke>\n'
+
+    return f"{mark}<tool_call>\n{''.join(one(*call) for call in asked)}{mark}</tool_call>"
+
+
+def minimax_3_without_marks(asked: Asked) -> str:
+    return minimax_3(asked, mark="")
+
+
 def deepseek_32(asked: Asked, block: str = "function_calls") -> str:
     def one(name: str, arguments: dict[str, Any]) -> str:
         values = (
@@ -212,6 +238,10 @@ def gpt_oss_naming_first(asked: Asked) -> str:
     return f"<|start|>assistant to=functions.{name}<|channel|>commentary json<|message|>{json.dumps(arguments)}"
 
 
+def gigachat(asked: Asked) -> str:
+    return "".join(f"<|function_call|>{json.dumps({'name': n, 'arguments': a})}<|message_sep|>\n" for n, a in asked)
+
+
 FAMILIES: dict[str, Writer] = {
     "hermes": hermes,
     "qwen 3.5": qwen,
@@ -221,6 +251,9 @@ FAMILIES: dict[str, Writer] = {
     "glm 4.7": glm_on_one_line,
     "hunyuan 3": hunyuan_3,
     "minimax": minimax,
+    "minimax 3": minimax_3,
+    "minimax 3, without its marks": minimax_3_without_marks,
+    "dots": dots,
     "deepseek 3.2": deepseek_32,
     "deepseek 3.2, in JSON": deepseek_32_in_json,
     "deepseek 4": deepseek_4,
@@ -243,6 +276,7 @@ FAMILIES: dict[str, Writer] = {
     "gpt-oss, naming first": gpt_oss_naming_first,
     "command": in_json("<|START_ACTION|>[\n    ", "tool_name", "parameters", ",\n    ", "\n]<|END_ACTION|>"),
     "apertus": apertus,
+    "gigachat 3": gigachat,
     "granite 3": in_json("<|tool_call|>[", "name", "arguments", ", ", "]"),
     "phi 4": in_json("<|tool_call|>[", "name", "arguments", ", ", "]<|/tool_call|>"),
     "nemotron 2": in_json("<TOOLCALL>[", "name", "arguments", ", ", "]</TOOLCALL>"),
@@ -287,7 +321,8 @@ values = st.recursive(
 def test_whatever_the_arguments_are_they_are_read_as_written(
     family: str, what: str, tags: list[Any], sure: bool
 ) -> None:
-    asked: Asked = [("look_up", {"what": what, "tags": tags, "sure": sure})]
+    nested = family.startswith("minimax 3")  # what a text within a list spells is left to the tool's parameters there
+    asked: Asked = [("look_up", {"what": what, "tags": [] if nested else tags, "sure": sure})]
     assert asked_in(parse_calls(FAMILIES[family](asked), TOOLS)) == asked
 
 
@@ -318,16 +353,57 @@ def test_without_a_type_a_value_is_what_it_spells(text: str, value: Any) -> None
     assert asked_in(parse_calls(call, {"f": {"type": "object"}})) == [("f", {"x": value})]
 
 
+ORDERS = {
+    "type": "object",
+    "properties": {
+        "items": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "sku": {"type": "string"},
+                    "count": {"type": "integer"},
+                    "tags": {"type": "array", "items": {"type": "string"}},
+                    "sizes": {"type": "array", "items": {"type": "number"}},
+                },
+            },
+        },
+        "to": {"type": "object", "properties": {"zip": {"type": "string"}, "floor": {"type": "integer"}}},
+    },
+}
+
+
+@pytest.mark.parametrize("write", [minimax_3, minimax_3_without_marks])
+def test_what_nests_has_the_types_of_the_tool_s_parameters(write: Writer) -> None:
+    items = [
+        {"sku": "12", "count": 2, "tags": ["1", "two", "null"], "sizes": [1, 2.5]},
+        {"sku": "[1]", "count": 0, "tags": ["true"], "sizes": [3]},
+    ]
+    asked: Asked = [("order", {"items": items, "to": {"zip": "10115", "floor": 3}})]
+    assert asked_in(parse_calls(write(asked), {"order": ORDERS})) == asked
+
+
+def test_what_does_not_fit_is_what_it_spells_and_the_rest_fits() -> None:
+    (call,) = parse_calls(minimax_3([("order", {"items": [{"sku": "1", "count": "many"}]})]), {"order": ORDERS}).calls
+    assert call.arguments == {"items": [{"sku": "1", "count": "many"}]}
+
+
+def test_elements_that_nest_without_end_are_no_call() -> None:
+    text = minimax_3([("f", {"a": "x"})]).replace("x", "]<]minimax[>[<a>" * 200 + "x" + "]<]minimax[>[</a>" * 200)
+    (wrong,) = parse_calls(text, {"f": {"type": "object"}}).invalid
+    assert wrong.error == "it is nested too deep"
+
+
 @pytest.mark.parametrize("text", ["7", "true", "null", "[1]", '"quoted"', " spaced ", "\nline\n"])
 def test_a_text_stays_as_it_stands(text: str) -> None:
-    for write in (qwen, minimax, glm, deepseek_32):
+    for write in (qwen, minimax, minimax_3, glm, deepseek_32):
         assert asked_in(parse_calls(write([("look_up", {"what": text})]), TOOLS)) == [("look_up", {"what": text})]
 
 
 @pytest.mark.parametrize("text", ["<function=now>", '<invoke name="now">a</invoke>', "look_up(1)", "call:look_up{}"])
 @family
 def test_an_argument_that_looks_like_another_family_s_call_is_none(family: str, text: str) -> None:
-    if family.startswith(("qwen", "seed", "minimax", "deepseek 3.2", "deepseek 4", "llama 3.1")):
+    if family.startswith(("qwen", "seed", "minimax", "dots", "deepseek 3.2", "deepseek 4", "llama 3.1")):
         return  # they write calls like these, and have no way to quote one
     asked: Asked = [("look_up", {"what": text})]
     assert asked_in(parse_calls(FAMILIES[family](asked), TOOLS)) == asked

@@ -6,7 +6,7 @@ Thoughts stand between `<think>` and `</think>` in texts, however the model spel
 |---|---|
 | DeepSeek, Qwen and most others | `<think>` ... `</think>`; control tokens in some of them |
 | Mistral | `[THINK]` ... `[/THINK]` |
-| Seed | `<seed:think>` ... `</seed:think>` |
+| Seed, MiniMax M3 | `<seed:think>` ... `</seed:think>`, `<mm:think>` ... `</mm:think>` |
 | Cohere | `<|START_THINKING|>` ... `<|END_THINKING|><|START_RESPONSE|>` |
 | Apertus | `<|inner_prefix|>` ... `<|inner_suffix|>` |
 | Gemma 4 | `<|channel>thought` ... `<channel|>` |
@@ -84,6 +84,7 @@ SPELLINGS = (
     HARMONY,
     Spelling(("[THINK]",), ("[/THINK]",)),
     Spelling(("<seed:think>",), ("</seed:think>",)),
+    Spelling(("<mm:think>",), ("</mm:think>",)),
     Spelling(("<|START_THINKING|>",), ("<|END_THINKING|>", "<|START_RESPONSE|>")),
     Spelling(("<|START_THINKING|>",), ("<|END_THINKING|>", "<|START_TEXT|>")),
     Spelling(("<|inner_prefix|>",), ("<|inner_suffix|>",)),

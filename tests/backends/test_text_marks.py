@@ -32,6 +32,7 @@ pytest.importorskip("llama_cpp")
 PAIRS = {
     "mistral": (("[THINK]",), ("[/THINK]",)),
     "seed": (("<seed:think>",), ("</seed:think>",)),
+    "minimax 3": (("<mm:think>",), ("</mm:think>",)),
     "cohere": (("<|START_THINKING|>",), ("<|END_THINKING|>", "<|START_RESPONSE|>")),
     "command": (("<|START_THINKING|>",), ("<|END_THINKING|>", "<|START_TEXT|>")),
     "apertus": (("<|inner_prefix|>",), ("<|inner_suffix|>",)),
