@@ -92,6 +92,7 @@ _SPACE = " \t\r\n;,"
 # Possessive here and below: messages of a model that repeats itself must not take quadratic time.
 _NAMED = re.compile(r'\[?\s*+\{\s*+"name"\s*+:\s*+"((?:[^"\\]|\\.)*+)"')
 _ARGUMENTS = re.compile(r"\s*+(?:\[CALL_ID\]\w++)?+(?:\[ARGS\])?+\s*+(?=\{)")
+_OBJECTS = re.compile(r"(?:\[\s*+)?+\{")
 _SEPARATED = re.compile(
     rf"(?:function{_SEPARATORS[0]})?+(?P<name>[^\s<{{]*+)(?:<\|channel\|>\w++)?+\s*+(?:<\|constrain\|>)?+\w*+"
     rf"(?:{'|'.join(map(re.escape, _SEPARATORS))})?+\s*+"
@@ -100,6 +101,7 @@ _SEPARATED = re.compile(
 )
 _PREFIX, _CLOSE = r"<(?:｜DSML｜|\w+:)?", r"</(?:｜DSML｜|\w+:)?"
 _INVOKE = re.compile(rf'{_PREFIX}(?:invoke|function)(?:=|\s+name=)"?([^">\n]+)"?\s*>')
+_INVOKED = re.compile(_INVOKE.pattern + r"(?=\s*+\{)")
 _INVOKE_END = re.compile(rf"{_CLOSE}(?:invoke|function)>")
 _PARAMETER = re.compile(
     rf'{_PREFIX}param(?:eter)?(?P<by>=|\s+name=)"?(?P<key>[^">\n]+)"?(?:\s+string="(?P<text>\w+)")?\s*>'
@@ -146,6 +148,8 @@ class _Block(NamedTuple):
 
 def read_calls(message: str, names: Collection[str]) -> tuple[list[Written], str]:
     """The calls in a message, in the order written, and the text beside them; `names` are those of the tools."""
+    if _begins(message, names):  # and what its arguments quote are no marks
+        return _unmarked(message, names)
     found: list[Written] = []
     beside: list[str] = []
     for part in _cut(message):
@@ -165,11 +169,23 @@ def _cut(message: str) -> Iterator[str | _Block]:
         if mark.start() > at:
             yield message[at : mark.start()]
         close = _MARKS[mark[0]]
-        end = message.find(close, mark.end())
+        end = _closed_at(message, mark.end(), close)
         at = len(message) if end < 0 else end if close == mark[0] else end + len(close)
         yield _Block(message[mark.end() : end if end >= 0 else len(message)], end >= 0)
     if at < len(message):
         yield message[at:]
+
+
+def _closed_at(message: str, at: int, close: str) -> int:
+    """Where a block is closed that begins there, -1: nowhere. JSON in it may have that mark in a text."""
+    end = message.find(close, at)
+    while end >= 0 and (start := _OBJECTS.search(message, at, end)):
+        try:
+            _, at = _DECODER.raw_decode(message, start.start())
+        except (ValueError, RecursionError):
+            break
+        end = message.find(close, at) if at > end else end
+    return end
 
 
 def _body(block: _Block, inside: int = 0) -> list[Written]:
@@ -188,11 +204,18 @@ def _body(block: _Block, inside: int = 0) -> list[Written]:
         return [_paired(body, block.closed)]
     if _INVOKE.search(body.partition("{")[0]):  # further on it may be a text among arguments
         return [*_invocations(body, block.closed)]
-    if any(mark in body for mark in _SEPARATORS) and (separated := _SEPARATED.match(body)):
-        return [_separated(separated, body)]
+    if any(mark in body.partition("{")[0] for mark in _SEPARATORS) and (separated := _SEPARATED.match(body)):
+        return [_in_json(separated["name"], separated["arguments"], body)]
     if _BRACED.match(body):
         return [*_braced(body)]
     return [*_sequence(body)]
+
+
+def _begins(message: str, names: Collection[str]) -> bool:
+    """Whether a call of a tool in JSON stands before any mark."""
+    opening = _OPENING.search(message)
+    before = message[: opening.start()] if opening else message
+    return any(call and call[1] in names for call in (_NAMED.match(message.lstrip()), _INVOKED.search(before)))
 
 
 def _unmarked(message: str, names: Collection[str]) -> tuple[list[Written], str]:
@@ -250,14 +273,12 @@ def _fields(value: Any, text: str) -> Written:
     return Written(text, name, fields.get("arguments", fields.get("parameters", {})))
 
 
-def _separated(match: re.Match[str], body: str) -> Written:
-    """A name, a mark, and the arguments in JSON, fenced or not."""
-    name = match["name"]
+def _in_json(name: str, arguments: str, text: str) -> Written:
+    """Arguments that are an object in JSON, whatever stands behind it."""
     try:
-        arguments, _ = _DECODER.raw_decode(match["arguments"])
+        return Written(text, name, _DECODER.raw_decode(arguments)[0])
     except (ValueError, RecursionError):
-        return Written(body, name, error=_NOT_JSON)
-    return Written(body, name, arguments)
+        return Written(text, name, error=_NOT_JSON)
 
 
 def _invocations(body: str, closed: bool) -> Iterator[Written]:
@@ -269,7 +290,7 @@ def _invocations(body: str, closed: bool) -> Iterator[Written]:
         if not (end or (closed and last)):
             yield Written(text, start[1], error=_CUT)
         elif inside.lstrip().startswith("{"):
-            yield from (Written(text, start[1], call.arguments, error=call.error) for call in _whole(inside))
+            yield _in_json(start[1], rest.lstrip(), text)
         elif "<" in inside and not _PARAMETER.search(inside):
             yield _nested(start[1], inside, text)
         else:
@@ -281,13 +302,6 @@ def _each(pattern: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str], 
     found = [*pattern.finditer(text)]
     ends = [*(match.start() for match in found[1:]), len(text)]
     yield from ((match, text[match.end() : end]) for match, end in zip(found, ends, strict=False))
-
-
-def _whole(text: str) -> Iterator[Written]:
-    try:
-        yield Written(text, None, json.loads(text))
-    except (ValueError, RecursionError):
-        yield Written(text, None, error=_NOT_JSON)
 
 
 def _tagged(name: str, inside: str, text: str) -> Written:

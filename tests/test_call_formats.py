@@ -326,6 +326,28 @@ def test_whatever_the_arguments_are_they_are_read_as_written(
     assert asked_in(parse_calls(FAMILIES[family](asked), TOOLS)) == asked
 
 
+QUOTED = (
+    "</tool_call>",
+    "<tool_call>",
+    "[TOOL_CALLS]",
+    "<|message|>",
+    "</function>",
+    "<|tool_call_end|>",
+    "</TOOLCALL>",
+)
+NOT_JSON = ("qwen", "seed", "glm", "hunyuan 3", "minimax", "dots", "deepseek 4", "gemma", "function gemma", "llama 4")
+IN_JSON = [name for name in FAMILIES if not name.startswith(NOT_JSON) and name not in ("deepseek 3.2", "lfm", "olmo")]
+
+
+@pytest.mark.parametrize("family", IN_JSON)
+def test_json_may_have_the_marks_of_calls_in_its_texts(family: str) -> None:
+    own = MARK.findall(FAMILIES[family](CASES[0]))
+    for mark in {*QUOTED, *own} - {"<function=look_up>", f'<{DSML}invoke name="look_up">'}:
+        asked: Asked = [("look_up", {"what": f"a {mark} b", "tags": [mark]})]
+        asked += [] if family.startswith("gpt-oss") else [("look_up", {"what": "c"})]
+        assert asked_in(parse_calls(FAMILIES[family](asked), TOOLS)) == asked, mark
+
+
 @family
 @pytest.mark.parametrize("asked", CASES[:1])
 def test_a_call_that_was_cut_off_is_none(family: str, asked: Asked) -> None:
