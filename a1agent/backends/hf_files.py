@@ -18,7 +18,7 @@ from a1agent.errors import ModelLoadError, ModelNotFound
 
 __all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files", "read_json", "reason_of", "rope_kinds"]
 
-_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
+_WANTED = ["*.json", "*.model", "*.txt", "*.jinja", "tokenizer*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _LARGEST_HEADER = 100 << 20
 _LONG_ROPE = ("longrope", "su")

@@ -4,24 +4,66 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from a1agent.backends.gguf_info import parts_of
-from a1agent.errors import MissingExtra, ModelNotFound
+from a1agent.errors import MissingExtra, ModelError, ModelNotFound
 
-__all__ = ["find_gguf", "find_repository", "find_tokenizer", "is_gguf", "is_repository"]
+__all__ = [
+    "Fetched",
+    "find_gguf",
+    "find_repository",
+    "find_tokenizer",
+    "following",
+    "is_gguf",
+    "is_repository",
+]
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _GGUF = re.compile(rf"({_REPOSITORY.pattern}):(.+\.gguf)", re.I)
 _BESIDE = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+_INDEX = "model.safetensors.index.json"
+_WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
+_FOLDERS = "*/*"
+"""What lies in folders of a repository: weights in other formats and precisions, which may be as large again."""
+_MOST_LISTED = 12
+_LOG_IN = "`hf auth login`, or a token in HF_TOKEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """How far a download has come: of what, bytes so far, and bytes in all of the files that were begun."""
+
+    name: str
+    done: int
+    total: int
+
+
+Follow = Callable[[Fetched], None]
+_followers: list[Follow] = []
+
+
+@contextlib.contextmanager
+def following(follow: Follow) -> Generator[None]:
+    """Downloads of this process are told to `follow` meanwhile, from their threads, and show no bars of their own.
+
+    Of several that follow, the last alone is told.
+    """
+    _followers.append(follow)
+    try:
+        yield
+    finally:
+        _followers.remove(follow)
 
 
 def is_repository(path: str) -> bool:
     """Whether a path that is no file may be a repository: ORG/REPO."""
-    return _REPOSITORY.fullmatch(path) is not None and path[0] not in ".~"
+    return _REPOSITORY.fullmatch(path) is not None and path[0] not in ".~" and not path.lower().endswith(".gguf")
 
 
 def is_gguf(path: str) -> bool:
@@ -35,36 +77,85 @@ def find_gguf(path: str, revision: str = "", *, local: bool = False, extra: str 
     `extra`: which one to name where the hub's client is not installed. Raises `ModelNotFound`, `MissingExtra`.
     """
     name = _GGUF.fullmatch(path)
-    if name is None:
-        raise ModelNotFound(f"{path!r} names no file of the hub", "write ORG/REPO:FILE.gguf")
-    repository, file = name[1], name[2]
-    with _asking(f"file {file!r} of {repository!r}", revision, extra) as hub:
-        files = [hub.hf_hub_download(repository, part, **_how(revision, local)) for part in parts_of(file)]
+    repository, file = (name[1], name[2]) if name else (path, "")
+    with _asking(repository, f"file {file!r} of {repository!r}", revision, extra) as hub:
+        if not file:
+            what = f"there is no file {path!r}, and of a repository of the hub one file must be named"
+            raise ModelNotFound(what, _listed(hub, repository, revision, "write ORG/REPO:FILE.gguf"))
+        how = _how(revision, local) | _bar(path)
+        files = [hub.hf_hub_download(repository, part, **how) for part in parts_of(file)]
         return Path(files[0])
 
 
 def find_repository(name: str, patterns: list[str], revision: str = "", *, local: bool = False) -> Path:
-    """The folder of ORG/REPO with the files that match `patterns`. Raises as `find_gguf`."""
-    with _asking(f"model {name!r}", revision) as hub:
-        return Path(hub.snapshot_download(name, allow_patterns=patterns, **_how(revision, local)))
+    """The folder of ORG/REPO with its weights and the files that match `patterns`. Raises as `find_gguf`.
+
+    Of its weights those that are loaded: a repository may hold them in other formats beside.
+    """
+    with _asking(name, f"model {name!r}", revision) as hub:
+        how = _how(revision, local) | _bar(name)
+        folder = Path(hub.snapshot_download(name, allow_patterns=patterns, ignore_patterns=_FOLDERS, **how))
+        if local:
+            return folder
+        _expect(hub, name, revision, folder, "*config.json", "no config.json")
+        patterns = [*patterns, *_weights(folder)]
+        folder = Path(hub.snapshot_download(name, allow_patterns=patterns, ignore_patterns=_FOLDERS, **how))
+        _expect(hub, name, revision, folder, "*.safetensors", "no weights in safetensors format")
+        return folder
 
 
 def find_tokenizer(name: str) -> Path:
     """The `tokenizer.json` of ORG/REPO, with the files beside it that it has. Raises as `find_gguf`."""
-    with _asking(f"tokenizer of {name!r}", "") as hub:
-        file = Path(hub.hf_hub_download(name, "tokenizer.json"))
+    with _asking(name, f"tokenizer of {name!r}", "") as hub:
+        file = Path(hub.hf_hub_download(name, "tokenizer.json", **_bar(name)))
         for beside in _BESIDE:
             with contextlib.suppress(Exception):  # not every model has all of them
                 hub.hf_hub_download(name, beside)
         return file
 
 
+def _expect(hub: Any, name: str, revision: str, folder: Path, pattern: str, missing: str) -> None:
+    if not any(folder.glob(pattern)):
+        what = f"{name!r} has {missing}: it is no checkpoint that can be loaded"
+        raise ModelNotFound(what, _listed(hub, name, revision, "with a network all its files are fetched"))
+
+
+def _weights(folder: Path) -> list[str]:
+    """The files of weights that a checkpoint's index names, or what they are called where there is none."""
+    try:
+        return sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # what is damaged is told of when it is read
+        return [*_WEIGHTS]
+
+
 def _how(revision: str, local: bool) -> dict[str, Any]:
     return {"revision": revision or None, "local_files_only": local}
 
 
+def _bar(name: str) -> dict[str, Any]:
+    """The bar that tells whoever follows; nothing: the client shows its own."""
+    if not _followers:
+        return {}
+    base: Any = importlib.import_module("huggingface_hub.utils").tqdm
+
+    class Bar(base):
+        def __init__(self, *args: Any, **given: Any) -> None:
+            base.__init__(self, *args, **(given | {"disable": True}))
+            # What comes over the network and what is written are counted apart: one of them is enough.
+            self._counts = given.get("unit") == "B" and not str(given.get("name")).endswith(".transfer")
+            self._done = int(given.get("initial", 0))
+            self.update(0)
+
+        def update(self, n: float | None = 1) -> None:
+            self._done += int(n or 0)
+            if self._counts and _followers:
+                _followers[-1](Fetched(name, self._done, int(self.total or 0)))
+
+    return {"tqdm_class": Bar}
+
+
 @contextlib.contextmanager
-def _asking(what: str, revision: str, extra: str = "transformers") -> Generator[Any]:
+def _asking(repository: str, what: str, revision: str, extra: str = "transformers") -> Generator[Any]:
     """The hub's client; its errors in our words."""
     try:
         hub: Any = importlib.import_module("huggingface_hub")
@@ -72,8 +163,45 @@ def _asking(what: str, revision: str, extra: str = "transformers") -> Generator[
         raise MissingExtra(f"the {what} of the hub", extra) from error
     try:
         yield hub
+    except ModelError:
+        raise
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        at = f" at {revision!r}" if revision else ""
-        hint = "check the name; without a network it must be in the hub's cache, or name a file or folder"
-        raise ModelNotFound(f"the hub gave no {what}{at}: {reason}", hint) from error
+        raise _refused(hub, error, repository, what, revision) from error
+
+
+def _refused(hub: Any, error: Exception, repository: str, what: str, revision: str) -> ModelNotFound:
+    """What the hub's client raised. Gated repositories are a kind of missing ones there, and so are missing files."""
+    kinds = hub.errors
+    reason = str(error).strip().partition("\n")[0]
+    at = f" at {revision!r}" if revision else ""
+    if isinstance(error, kinds.GatedRepoError):
+        hint = f"accept them on its page, then {_LOG_IN}"
+        return ModelNotFound(f"the hub gives {repository!r} only to those who accepted its terms", hint)
+    if isinstance(error, kinds.RepositoryNotFoundError):
+        hint = f"check the name; for a private one {_LOG_IN}"
+        return ModelNotFound(f"the hub has no repository {repository!r}, or it is private", hint)
+    if isinstance(error, kinds.RevisionNotFoundError):
+        return ModelNotFound(f"{repository!r} has no revision {revision!r}", "name a branch, a tag or a commit")
+    if isinstance(error, kinds.LocalEntryNotFoundError):
+        hint = "check the network, and whether HF_HUB_OFFLINE is set; or name a file or folder"
+        return ModelNotFound(f"the hub's cache holds no {what}{at}, and the hub was not reached", hint)
+    if isinstance(error, kinds.EntryNotFoundError):
+        return ModelNotFound(f"the hub has no {what}{at}", _listed(hub, repository, revision, "check the name"))
+    if isinstance(error, OSError) and error.errno:
+        hint = f"the hub's cache is {hub.constants.HF_HUB_CACHE}; HF_HOME names another folder"
+        return ModelNotFound(f"the {what} cannot be kept: {error.strerror}", hint)
+    hint = "check the name; without a network it must be in the hub's cache, or name a file or folder"
+    return ModelNotFound(f"the hub gave no {what}{at}: {reason}", hint)
+
+
+def _listed(hub: Any, repository: str, revision: str, otherwise: str) -> str:
+    """What to name of a repository: the GGUF files that it has; `otherwise` where that is not to be known."""
+    try:
+        files: list[str] = hub.list_repo_files(repository, revision=revision or None)
+    except Exception:  # an error is under way: this only adds to it
+        return otherwise
+    found = sorted(file for file in files if file.lower().endswith(".gguf") and parts_of(file)[0] == file)
+    if not found:
+        return "it has no GGUF files either"
+    more = f" and {len(found) - _MOST_LISTED} more" if len(found) > _MOST_LISTED else ""
+    return f"GGUF files of it are named as {repository}:FILE.gguf; it has {', '.join(found[:_MOST_LISTED])}{more}"

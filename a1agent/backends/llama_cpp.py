@@ -24,7 +24,7 @@ from a1agent.backends.base import ModelInfo
 from a1agent.backends.batching.worker import Engine
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.gguf_info import GGUFInfo, read_gguf
-from a1agent.backends.hub import find_gguf, is_gguf
+from a1agent.backends.hub import find_gguf, is_gguf, is_repository
 from a1agent.backends.llama_check import check_header
 from a1agent.backends.llama_options import (
     AT_ONCE,
@@ -152,4 +152,5 @@ def _settled(options: LlamaOptions, header: GGUFInfo) -> LlamaOptions:
 def _locate(path: str) -> Path:
     """The file of a path or hub name. Raises `ModelNotFound`, `MissingExtra`."""
     file = Path(os.path.expanduser(path))
-    return find_gguf(path, extra="llama-cpp") if is_gguf(path) and not file.exists() else file
+    at_hub = not file.exists() and (is_gguf(path) or is_repository(path))
+    return find_gguf(path, extra="llama-cpp") if at_hub else file

@@ -125,7 +125,11 @@ def named(name: str, *, limit: int | None, seed: int) -> DataSet:
         return _embedded(EMBEDDED_COUNT if limit is None else limit, seed)
     if name not in DATASETS:
         raise InvalidOption(f"there is no data set {name!r}", nearest(name, ["embedded", *DATASETS]))
-    found = DATASETS[name].problems(_rows(DATASETS[name]))
+    try:
+        found = DATASETS[name].problems(_rows(DATASETS[name]))
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        what = f"the rows of {DATASETS[name].path} are not as they were: {type(error).__name__}: {error}"
+        raise UsageError(what, "pass a file of its problems: --data problems.jsonl") from error
     return DataSet(name=name, identity=_digest(found), problems=tuple(found[:limit]))
 
 
@@ -145,10 +149,13 @@ def _rows(source: Hub) -> Iterable[Row]:
         return cast("Iterable[Row]", datasets.load_dataset(source.path, source.config, split=source.split))
     except Exception as error:  # the library raises what its many parts raise: one cause is as good as another here
         first = (str(error).splitlines() or [""])[0]
-        raise UsageError(
-            f"the data set {source.path} cannot be loaded: {type(error).__name__}: {first}",
-            'without a network pass a file: --data problems.jsonl, a line is {"question": ..., "answer": ...}',
-        ) from error
+        file = 'pass a file: --data problems.jsonl, a line is {"question": ..., "answer": ...}'
+        refused = type(error).__name__ == "DatasetNotFoundError"  # so are those whose terms are not accepted
+        hint = (
+            "accept its terms on its page, if it has some, then `hf auth login`; or" if refused else "without a network"
+        )
+        what = f"the data set {source.path} cannot be loaded: {type(error).__name__}: {first}"
+        raise UsageError(what, f"{hint} {file}") from error
 
 
 def from_file(path: Path, *, limit: int | None = None, skip_bad: bool = False, answers: bool = True) -> DataSet:

@@ -15,8 +15,10 @@ import typer
 from typer.core import TyperGroup
 
 from a1agent.backends._llama_api import LLAMA_LOG
+from a1agent.backends.hub import following
 from a1agent.cli import ask, bench, calibrate, chat, config, models, problems, replay, serve, stats
 from a1agent.cli.console import fail, silence_broken_pipe, warn
+from a1agent.cli.fetching import FetchLines
 from a1agent.cli.flags import with_settings
 from a1agent.conformal.store import CalibrationWarning
 from a1agent.errors import UsageError
@@ -33,7 +35,7 @@ class _Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         words, debug = _without_debug(list(sys.argv[1:] if args is None else args))
         extra["standalone_mode"] = False
-        with _warnings_as_lines(debug):
+        with _warnings_as_lines(debug), following(FetchLines()):
             try:
                 code = super().main(words, *rest, **extra)
                 sys.stdout.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -13,9 +14,11 @@ from rich.status import Status
 from rich.text import Text
 
 from a1agent.agent import A1
+from a1agent.backends.hub import following
 from a1agent.cli.ask import make_question
 from a1agent.cli.calls import Call, Loop, make_agent
 from a1agent.cli.console import at_terminal, console, counted, fail, one_line, piped, printable, shown
+from a1agent.cli.fetching import fetch_text
 from a1agent.cli.progress import Progress
 from a1agent.cli.report import print_stats, stats_line
 from a1agent.cli.settings import Settings
@@ -49,7 +52,7 @@ def chat(
     with Loop() as loop:
         talk = _Talk(agent, loop, system, raw)
         try:
-            with talk.status("loading the models"):
+            with talk.status("loading the models") as status, talk.fetching(status):
                 loop.run(agent.load())
             code = talk.run()
         except Exception:  # an interrupt ends at once instead
@@ -92,6 +95,13 @@ class _Talk:
         out = console(stderr=True)
         out.quiet = not (self.interactive and out.is_terminal)
         return Status(Text(text), console=out, spinner="line")
+
+    def fetching(self, status: Status) -> AbstractContextManager[None]:
+        """Downloads are told in that line meanwhile, where there is one."""
+        if status.console.quiet:
+            return contextlib.nullcontext()
+        loading = status.status
+        return following(lambda f: status.update(loading if f.done >= f.total else Text(fetch_text(f))))
 
     def _read(self) -> str | None:
         """The next line; None at the end of input."""

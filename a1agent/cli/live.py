@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from a1agent.backends.hub import Fetched, following
 from a1agent.cli.console import Glyphs, counted, glyphs, one_line
+from a1agent.cli.fetching import fetch_text
 from a1agent.cli.progress import Cell, ChainRow, Progress, ending
 from a1agent.events import Event
 
@@ -40,14 +43,21 @@ class LiveView:
         self._spinner = Spinner("line" if self._glyphs.ascii else "dots", style="cyan")
         self._running = True
         self._live = Live(self, console=console, refresh_per_second=8)
+        self._fetched: Fetched | None = None
+        self._open = ExitStack()
 
     def __enter__(self) -> LiveView:
+        self._open.enter_context(following(self._fetch))
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._running = False
+        self._open.close()
         self._live.stop()
+
+    def _fetch(self, fetched: Fetched) -> None:
+        self._fetched = None if fetched.done >= fetched.total else fetched
 
     def add(self, event: Event) -> None:
         """Takes one event in; the next frame shows it."""
@@ -71,7 +81,7 @@ class LiveView:
         seconds = time.monotonic() - self._started
         progress = self.progress
         if not progress.opened:
-            what = f"loading {self._models}"
+            what = f"loading {self._models}" if self._fetched is None else fetch_text(self._fetched)
         else:
             rate = f", {progress.rejected} taken over" if progress.verified else ""
             done = f"{progress.finished} of {len(progress.rows)} chains finished"

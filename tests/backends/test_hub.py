@@ -75,8 +75,12 @@ def test_a_file_in_parts_is_fetched_whole(cache: Path) -> None:
 def test_a_repository_is_a_folder_in_the_cache(cache: Path) -> None:
     folder = repository(cache, "some/model")
     (folder / "config.json").write_text("{}")
+    with pytest.raises(ModelNotFound, match="no weights in safetensors format") as caught:
+        locate("some/model")
+    assert "with a network" in caught.value.hint
+    (folder / "model-00001-of-00002.safetensors").touch()
     assert locate("some/model") == find_files("some/model") == folder
-    with pytest.raises(ModelNotFound, match=r"model\.safetensors"):
+    with pytest.raises(ModelNotFound, match=r"no file model\.safetensors"):
         read_files(locate("some/model"))
 
 
@@ -93,7 +97,8 @@ def test_without_a_network_the_error_says_what_to_do(cache: Path, path: str) -> 
     for look in (lambda: locate(path, "v2"), lambda: load_tokenizer(path)):
         with pytest.raises(ModelNotFound, match="some/other") as caught:
             look()
-        assert "cache" in caught.value.hint
+        assert "cache" in caught.value.what
+        assert "network" in caught.value.hint
         assert "\n" not in caught.value.what
 
 
