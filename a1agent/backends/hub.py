@@ -16,6 +16,7 @@ from a1agent.errors import MissingExtra, ModelError, ModelNotFound
 
 __all__ = [
     "Fetched",
+    "bytes_ahead",
     "find_gguf",
     "find_repository",
     "find_tokenizer",
@@ -76,8 +77,7 @@ def find_gguf(path: str, revision: str = "", *, local: bool = False, extra: str 
 
     `extra`: which one to name where the hub's client is not installed. Raises `ModelNotFound`, `MissingExtra`.
     """
-    name = _GGUF.fullmatch(path)
-    repository, file = (name[1], name[2]) if name else (path, "")
+    repository, file = _named(path)
     with _asking(repository, f"file {file!r} of {repository!r}", revision, extra) as hub:
         if not file:
             what = f"there is no file {path!r}, and of a repository of the hub one file must be named"
@@ -85,6 +85,24 @@ def find_gguf(path: str, revision: str = "", *, local: bool = False, extra: str 
         how = _how(revision, local) | _bar(path)
         files = [hub.hf_hub_download(repository, part, **how) for part in parts_of(file)]
         return Path(files[0])
+
+
+def _named(path: str) -> tuple[str, str]:
+    """Repository and file of ORG/REPO:FILE.gguf; no file where it is no such name."""
+    name = _GGUF.fullmatch(path)
+    return (name[1], name[2]) if name else (path, "")
+
+
+def bytes_ahead(path: str, extra: str = "transformers") -> int:
+    """Bytes that `find_gguf` would fetch, 0 where all is in the cache. Raises as `find_gguf`."""
+    try:
+        find_gguf(path, local=True, extra=extra)
+    except ModelNotFound:
+        repository, file = _named(path)
+        with _asking(repository, f"file {file!r} of {repository!r}", "", extra) as hub:
+            found = [hub.hf_hub_download(repository, part, dry_run=True) for part in parts_of(file)]
+            return sum(each.file_size or 0 for each in found if each.will_download)
+    return 0
 
 
 def find_repository(name: str, patterns: list[str], revision: str = "", *, local: bool = False) -> Path:

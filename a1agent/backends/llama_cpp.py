@@ -18,13 +18,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from a1agent.backends import llama_amx
+from a1agent.backends import hub, llama_amx
 from a1agent.backends._llama_api import first_error, forget_errors, llama_api
 from a1agent.backends.base import ModelInfo
 from a1agent.backends.batching.worker import Engine
 from a1agent.backends.chat_template import ChatTemplate
 from a1agent.backends.gguf_info import GGUFInfo, read_gguf
-from a1agent.backends.hub import find_gguf, is_gguf, is_repository
 from a1agent.backends.llama_check import check_header
 from a1agent.backends.llama_options import (
     AT_ONCE,
@@ -40,7 +39,7 @@ from a1agent.backends.llama_options import (
 from a1agent.backends.prompted import PromptedBackend
 from a1agent.errors import ModelLoadError
 
-__all__ = ["OPTIONS", "LlamaCppBackend", "estimate_memory", "load"]
+__all__ = ["OPTIONS", "LlamaCppBackend", "bytes_ahead", "estimate_memory", "load"]
 
 _log = logging.getLogger(__name__)
 _TINY = 8 * 2**20
@@ -73,6 +72,15 @@ def estimate_memory(path: str, **options: Any) -> int:
     """Bytes that the model would take (weights, KV cache, buffers), read from the file's header without loading it."""
     checked = LlamaOptions.of(options)
     return memory_of(read_gguf(_locate(path)), checked, has_gpu=checked.n_gpu_layers != 0 and _has_gpu_memory())
+
+
+def bytes_ahead(path: str, **options: Any) -> int:
+    """Bytes of main memory that a model takes at least whose file the hub's cache has not yet; 0 for others."""
+    checked = LlamaOptions.of(options)
+    to_fetch = hub.is_gguf(path) and not os.path.exists(os.path.expanduser(path))
+    if not to_fetch or (checked.n_gpu_layers != 0 and _has_gpu_memory()):
+        return 0
+    return hub.bytes_ahead(path, "llama-cpp")
 
 
 def _has_gpu_memory() -> bool:
@@ -152,5 +160,5 @@ def _settled(options: LlamaOptions, header: GGUFInfo) -> LlamaOptions:
 def _locate(path: str) -> Path:
     """The file of a path or hub name. Raises `ModelNotFound`, `MissingExtra`."""
     file = Path(os.path.expanduser(path))
-    at_hub = not file.exists() and (is_gguf(path) or is_repository(path))
-    return find_gguf(path, extra="llama-cpp") if at_hub else file
+    at_hub = not file.exists() and (hub.is_gguf(path) or hub.is_repository(path))
+    return hub.find_gguf(path, extra="llama-cpp") if at_hub else file

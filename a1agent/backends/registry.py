@@ -136,8 +136,16 @@ class Address:
 
     def memory(self) -> int:
         """Bytes it would take, as far as that can be told before loading; 0 when unknown."""
-        estimate: Callable[..., int] | None = getattr(_module(self.scheme), "estimate_memory", None)
-        return estimate(self.file, **self.keywords) if estimate else 0
+        return self._told("estimate_memory")
+
+    def bytes_ahead(self) -> int:
+        """Bytes that it takes at least where they are still to be fetched; 0 where they are here, or unknown."""
+        return self._told("bytes_ahead")
+
+    def _told(self, name: str) -> int:
+        """What a function of the scheme's module tells of the model; 0 without such a function."""
+        tell: Callable[..., int] | None = getattr(_module(self.scheme), name, None)
+        return tell(self.file, **self.keywords) if tell else 0
 
 
 def _module(scheme: str) -> ModuleType:
@@ -210,9 +218,17 @@ def _convert(key: str, value: str, kind: type, meaning: str) -> Any:
 def check_memory(addresses: list[Address], available: int | None) -> None:
     """Raises `NotEnoughMemory` when the models and their caches do not fit together; `available` in bytes.
 
-    Raises `ModelNotFound` that names every model that is not there, and what else reading their files raises.
+    What does not fit by its weights alone is not fetched. Raises `ModelNotFound` that names every model that is not
+    there, and what else reading their files raises.
     """
-    needs = _needs(addresses)
+    ahead = _needs(addresses, Address.bytes_ahead)
+    here = [address for address in addresses if not ahead[str(address)]]
+    if len(here) < len(addresses):
+        _fit(ahead | _needs(here, Address.memory), available)
+    _fit(_needs(addresses, Address.memory), available)
+
+
+def _fit(needs: dict[str, int], available: int | None) -> None:
     if available is None or sum(needs.values()) <= available:
         return
     parts = " + ".join(f"{need / 2**30:.1f} GiB for {name}" for name, need in needs.items())
@@ -222,12 +238,12 @@ def check_memory(addresses: list[Address], available: int | None) -> None:
     )
 
 
-def _needs(addresses: list[Address]) -> dict[str, int]:
+def _needs(addresses: list[Address], measure: Callable[[Address], int]) -> dict[str, int]:
     needs: dict[str, int] = {}
     missing: list[ModelNotFound] = []
     for address in addresses:
         try:
-            needs[str(address)] = address.memory()
+            needs[str(address)] = measure(address)
         except ModelNotFound as error:
             missing.append(error)
     if missing:

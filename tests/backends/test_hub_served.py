@@ -92,6 +92,17 @@ def test_a_long_download_tells_how_far_it_is_and_an_interrupt_ends_it(hub: Hub, 
         assert time.monotonic() - asked < 60
 
 
+def test_what_cannot_fit_is_not_fetched(hub: Hub, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    put(hub, "some/pair", {"small.gguf": embedded.path("draft"), "huge.gguf": b""})
+    hub.sizes["huge.gguf"] = 1 << 40
+    models = ("--draft", "llama-cpp:some/pair:small.gguf", "--target", "llama-cpp:some/pair:huge.gguf")
+    done = run(hub, tmp_path / "home", *ASK, *models)
+    assert done.returncode == 1
+    assert "1024.0 GiB for llama-cpp:some/pair:huge.gguf + 0.0 GiB for llama-cpp:some/pair:small.gguf" in done.stderr
+    assert hub.sent == {}
+
+
 def test_of_a_checkpoint_only_what_is_loaded_is_fetched(hub: Hub, tmp_path: Path) -> None:
     wanted = {
         "config.json": b"{}",

@@ -33,7 +33,7 @@ class Hub:
     """What the hub has and what was asked of it.
 
     `gated`: repositories that want a token. `broken`: how many bytes of a file go out before the connection breaks,
-    once each. `pause_s`: before each megabyte.
+    once each. `pause_s`: before each megabyte. `sizes`: of files that are said to be larger than they are.
     """
 
     folder: Path
@@ -43,6 +43,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     broken: dict[str, int] = field(default_factory=dict)
     pause_s: float = 0.0
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def files(self, kind: str, name: str) -> dict[str, Path]:
         """The files of a repository by their names in it."""
@@ -121,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", str(self.hub.sizes.get(file, len(content) - start)))
         self.send_header("ETag", f'"{_oid(content)}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Accept-Ranges", "bytes")
