@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.process import interruptible
+
 A1 = [sys.executable, "-W", "error", "-m", "a1agent"]
 SLOW = ["--draft", "scripted:sums?jitter=5000", "--target", "scripted:sums", "--calibration", "none", "--turns", "999"]
 FAST = ["--draft", "scripted:sums", "--target", "scripted:sums", "--calibration", "none"]
@@ -104,11 +106,6 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     process.stderr.close()
     assert process.wait(timeout=60) == 1
     assert errors == b""
-
-
-def interruptible() -> None:
-    """What a shell starts in the background ignores interrupts, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @POSIX

@@ -1,6 +1,7 @@
 """Servers of other makers, most of them in processes of their own."""
 
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-__all__ = ["RealServer", "free_port", "running"]
+__all__ = ["RealServer", "free_port", "interruptible", "running"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,11 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def interruptible() -> None:
+    """What a shell starts in the background ignores interrupts, and so would its children: for `preexec_fn`."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
