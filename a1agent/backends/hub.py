@@ -32,6 +32,8 @@ _INDEX = "model.safetensors.index.json"
 _WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 _FOLDERS = "*/*"
 """What lies in folders of a repository: weights in other formats and precisions, which may be as large again."""
+_RECEIVED = "transfer"
+"""How the client calls bars of what comes over the network, beside those of what is written."""
 _MOST_LISTED = 12
 _LOG_IN = "`hf auth login`, or a token in HF_TOKEN"
 
@@ -155,21 +157,49 @@ def _bar(name: str) -> dict[str, Any]:
     if not _followers:
         return {}
     base: Any = importlib.import_module("huggingface_hub.utils").tqdm
+    tally = _Tally(name)
 
     class Bar(base):
         def __init__(self, *args: Any, **given: Any) -> None:
             base.__init__(self, *args, **(given | {"disable": True}))
-            # What comes over the network and what is written are counted apart: one of them is enough.
-            self._counts = given.get("unit") == "B" and not str(given.get("name")).endswith(".transfer")
-            self._done = int(given.get("initial", 0))
-            self.update(0)
+            self._kind = str(given.get("name")).rpartition(".")[2] if given.get("unit") == "B" else ""
+            tally.begin(self, self._kind, int(given.get("initial", 0)))
 
         def update(self, n: float | None = 1) -> None:
-            self._done += int(n or 0)
-            if self._counts and _followers:
-                _followers[-1](Fetched(name, self._done, int(self.total or 0)))
+            tally.add(self._kind, int(n or 0))
 
     return {"tqdm_class": Bar}
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What the client's bars say of one download: bytes written, and where they come in pieces, bytes received.
+
+    Pieces are written when many are there, and may be received packed: the larger of both is how far it is.
+    """
+
+    name: str
+    written: int = 0
+    received: int = 0
+    bar: Any = None
+
+    def begin(self, bar: Any, kind: str, done: int) -> None:
+        """A bar of some kind, "" for one that counts no bytes."""
+        if kind and kind != _RECEIVED:
+            self.bar, self.written, self.received = bar, done, 0
+        self.add(kind, 0)
+
+    def add(self, kind: str, count: int) -> None:
+        """More bytes of a kind."""
+        if not kind:
+            return
+        if kind == _RECEIVED:
+            self.received += count
+        else:
+            self.written += count
+        total = int(getattr(self.bar, "total", 0) or 0)
+        if _followers and total:
+            _followers[-1](Fetched(self.name, max(self.written, min(self.received, total - 1)), total))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -100,6 +101,27 @@ def test_without_a_network_the_error_says_what_to_do(cache: Path, path: str) -> 
         assert "cache" in caught.value.what
         assert "network" in caught.value.hint
         assert "\n" not in caught.value.what
+
+
+def test_what_comes_in_pieces_tells_how_far_it_is_before_they_are_written() -> None:
+    reporting = pytest.importorskip("huggingface_hub.utils._xet_progress_reporting")  # no server here speaks Xet
+    told: list[tuple[int, int]] = []
+    with hub.following(lambda fetched: told.append((fetched.done, fetched.total))):
+        bar = hub._bar("some/repo")["tqdm_class"]
+        with reporting.XetDownloadProgressReporter(
+            reconstruction_desc="m.gguf", total=1000, log_level=30, name="huggingface_hub.xet_get", tqdm_class=bar
+        ) as progress:
+            for received, written in ((400, 0), (700, 512), (900, 1000)):
+                progress.update_progress(
+                    SimpleNamespace(
+                        total_bytes=1000,
+                        total_bytes_completed=written,
+                        total_bytes_completion_rate=1.0,
+                        total_transfer_bytes_completed=received,
+                        total_transfer_bytes_completion_rate=1.0,
+                    )
+                )
+    assert [*dict.fromkeys(told)] == [(0, 1000), (400, 1000), (512, 1000), (700, 1000), (1000, 1000)]
 
 
 def test_a_path_that_names_nothing_is_not_asked_of_the_hub(cache: Path) -> None:
