@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 _SURE = 0.05
 _MARGIN = 0.05
-"""A way is called as good as another when it cannot well be right on a larger share of questions less."""
+"""A way is called as good as another when it cannot well be right on a larger share of questions less, and may be
+right on as many."""
 _MANY = 200
 
 
@@ -59,11 +60,11 @@ def _better(found: Figures, best: WayFigures, target: WayFigures) -> str:
     fast = f"{_speedup(best):.2f} times as fast as the target alone, and {_right(best, target)}"
     if _more_right(found, best, target) < _SURE:
         return f"the better choice: {fast}, which is more than chance makes."
-    if apart.low >= -_MARGIN:
+    if apart.low >= -_MARGIN and apart.high >= 0:
         return f"the better choice: {fast}, a difference that this run cannot tell from chance."
     return (
         f"the faster choice: {fast}; whether it is right as often takes more questions to tell (the difference lies "
-        f"between {apart.low:+.2f} and {apart.high:+.2f})."
+        f"between {apart.low:+.3f} and {apart.high:+.3f})."
     )
 
 
