@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from a1agent.backends.gguf_info import GGUFInfo, read_gguf, sample
-from a1agent.backends.hub import find_gguf, find_repository, is_gguf, is_repository
+from a1agent.backends.hub import bytes_ahead, find_gguf, find_repository, is_gguf, is_repository, weights_ahead
 from a1agent.errors import ModelLoadError, ModelNotFound
 
-__all__ = ["ModelFiles", "ModelShape", "find_files", "locate", "read_files", "read_json", "reason_of", "rope_kinds"]
+__all__ = ["ModelFiles", "ModelShape", "ahead", "locate", "read_files", "read_json", "reason_of", "rope_kinds"]
 
 _WANTED = ["*.json", "*.model", "*.txt", "*.jinja", "tokenizer*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -76,8 +76,8 @@ class ModelFiles:
         return digest.hexdigest()
 
 
-def locate(path: str, revision: str = "", code: bool = False, *, local: bool = False) -> Path:
-    """The folder or file of a path or hub name, fetched by the hub's client unless `local`; `code`: Python files too.
+def locate(path: str, revision: str = "", code: bool = False) -> Path:
+    """The folder or file of a path or hub name, fetched by the hub's client; `code`: Python files too.
 
     Raises `ModelNotFound`, `MissingExtra`.
     """
@@ -85,18 +85,26 @@ def locate(path: str, revision: str = "", code: bool = False, *, local: bool = F
     if found.exists():
         return found
     if is_gguf(path):
-        return find_gguf(path, revision, local=local)
+        return find_gguf(path, revision)
     if not is_repository(path):
         raise ModelNotFound(f"there is no folder or file {path!r}", "check the path of the model")
-    return find_repository(path, [*_WANTED, *(["*.py"] if code else [])], revision, local=local)
+    return find_repository(path, _wanted(code), revision)
 
 
-def find_files(path: str, revision: str = "") -> Path | None:
-    """As `locate`, but fetches nothing: None for a hub name that is not in the cache."""
-    try:
-        return locate(path, revision, local=True)
-    except ModelNotFound:
-        return None
+def ahead(path: str, revision: str = "", code: bool = False) -> tuple[int, Json]:
+    """Bytes of weights that `locate` would fetch, and what config.json holds, empty for a GGUF file. Raises as it."""
+    if Path(os.path.expanduser(path)).exists():
+        return 0, {}
+    if is_gguf(path):
+        return bytes_ahead(path, revision), {}
+    if not is_repository(path):
+        return 0, {}
+    folder, count = weights_ahead(path, _wanted(code), revision)
+    return count, read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+
+
+def _wanted(code: bool) -> list[str]:
+    return [*_WANTED, *(["*.py"] if code else [])]
 
 
 def read_files(path: Path) -> ModelFiles:

@@ -15,6 +15,7 @@ from a1agent.backends.gguf_info import parts_of
 from a1agent.errors import MissingExtra, ModelError, ModelNotFound
 
 __all__ = [
+    "REVISION",
     "Fetched",
     "bytes_ahead",
     "find_gguf",
@@ -23,7 +24,10 @@ __all__ = [
     "following",
     "is_gguf",
     "is_repository",
+    "weights_ahead",
 ]
+
+REVISION: tuple[type, str] = (str, "branch, tag or commit of a hub repository")
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _GGUF = re.compile(rf"({_REPOSITORY.pattern}):(.+\.gguf)", re.I)
@@ -74,8 +78,8 @@ def is_gguf(path: str) -> bool:
     return _GGUF.fullmatch(path) is not None
 
 
-def find_gguf(path: str, revision: str = "", *, local: bool = False, extra: str = "transformers") -> Path:
-    """The file that ORG/REPO:FILE.gguf names, its other parts fetched too; `local`: from the cache only.
+def find_gguf(path: str, revision: str = "", extra: str = "transformers") -> Path:
+    """The file that ORG/REPO:FILE.gguf names, its other parts fetched too.
 
     `extra`: which one to name where the hub's client is not installed. Raises `ModelNotFound`, `MissingExtra`.
     """
@@ -84,7 +88,7 @@ def find_gguf(path: str, revision: str = "", *, local: bool = False, extra: str 
         if not file:
             what = f"there is no file {path!r}, and of a repository of the hub one file must be named"
             raise ModelNotFound(what, _listed(hub, repository, revision, "write ORG/REPO:FILE.gguf"))
-        how = _how(revision, local) | _bar(path)
+        how = _how(revision) | _bar(path)
         files = [hub.hf_hub_download(repository, part, **how) for part in parts_of(file)]
         return Path(files[0])
 
@@ -95,33 +99,58 @@ def _named(path: str) -> tuple[str, str]:
     return (name[1], name[2]) if name else (path, "")
 
 
-def bytes_ahead(path: str, extra: str = "transformers") -> int:
+def bytes_ahead(path: str, revision: str = "", extra: str = "transformers") -> int:
     """Bytes that `find_gguf` would fetch, 0 where all is in the cache. Raises as `find_gguf`."""
-    try:
-        find_gguf(path, local=True, extra=extra)
-    except ModelNotFound:
-        repository, file = _named(path)
-        with _asking(repository, f"file {file!r} of {repository!r}", "", extra) as hub:
-            found = [hub.hf_hub_download(repository, part, dry_run=True) for part in parts_of(file)]
-            return sum(each.file_size or 0 for each in found if each.will_download)
-    return 0
+    repository, file = _named(path)
+    with _asking(repository, f"file {file!r} of {repository!r}", revision, extra) as hub:
+        with contextlib.suppress(hub.errors.LocalEntryNotFoundError):
+            for part in parts_of(file):
+                hub.hf_hub_download(repository, part, **_how(revision, local=True))
+            return 0
+        found = [hub.hf_hub_download(repository, part, dry_run=True, **_how(revision)) for part in parts_of(file)]
+        return _to_fetch(found)
 
 
-def find_repository(name: str, patterns: list[str], revision: str = "", *, local: bool = False) -> Path:
+def find_repository(name: str, patterns: list[str], revision: str = "") -> Path:
     """The folder of ORG/REPO with its weights and the files that match `patterns`. Raises as `find_gguf`.
 
     Of its weights those that are loaded: a repository may hold them in other formats beside.
     """
     with _asking(name, f"model {name!r}", revision) as hub:
-        how = _how(revision, local) | _bar(name)
-        folder = Path(hub.snapshot_download(name, allow_patterns=patterns, ignore_patterns=_FOLDERS, **how))
-        if local:
-            return folder
-        _expect(hub, name, revision, folder, "*config.json", "no config.json")
-        patterns = [*patterns, *_weights(folder)]
-        folder = Path(hub.snapshot_download(name, allow_patterns=patterns, ignore_patterns=_FOLDERS, **how))
+        folder = _described(hub, name, patterns, revision)
+        wanted, how = [*patterns, *_weights(folder)], _how(revision) | _bar(name)
+        folder = Path(hub.snapshot_download(name, allow_patterns=wanted, ignore_patterns=_FOLDERS, **how))
         _expect(hub, name, revision, folder, "*.safetensors", "no weights in safetensors format")
         return folder
+
+
+def weights_ahead(name: str, patterns: list[str], revision: str = "") -> tuple[Path, int]:
+    """The folder of ORG/REPO with the files that match `patterns`, and bytes of its weights that are not in the cache.
+
+    Raises as `find_gguf`.
+    """
+    with _asking(name, f"model {name!r}", revision) as hub:
+        with contextlib.suppress(hub.errors.LocalEntryNotFoundError):
+            folder = Path(hub.snapshot_download(name, **_how(revision, local=True)))
+            if _is_whole(folder):
+                return folder, 0
+        folder = _described(hub, name, patterns, revision)
+        wanted, how = _weights(folder), _how(revision) | _bar(name)
+        found = hub.snapshot_download(name, allow_patterns=wanted, ignore_patterns=_FOLDERS, dry_run=True, **how)
+        return folder, _to_fetch(found)
+
+
+def _described(hub: Any, name: str, patterns: list[str], revision: str) -> Path:
+    """The folder of a repository with the files that match: what a checkpoint says of itself, but for its weights."""
+    how = _how(revision) | _bar(name)
+    folder = Path(hub.snapshot_download(name, allow_patterns=patterns, ignore_patterns=_FOLDERS, **how))
+    _expect(hub, name, revision, folder, "*config.json", "no config.json")
+    return folder
+
+
+def _to_fetch(files: list[Any]) -> int:
+    """Bytes, of what the client tells of files instead of fetching them."""
+    return sum(file.file_size or 0 for file in files if file.will_download)
 
 
 def find_tokenizer(name: str) -> Path:
@@ -148,7 +177,13 @@ def _weights(folder: Path) -> list[str]:
         return [*_WEIGHTS]
 
 
-def _how(revision: str, local: bool) -> dict[str, Any]:
+def _is_whole(folder: Path) -> bool:
+    """Whether the cache has the weights of a checkpoint: a download that was cut off leaves a part of them."""
+    there = [(folder / name).is_file() for name in _weights(folder)]
+    return all(there) if (folder / _INDEX).is_file() else any(there)
+
+
+def _how(revision: str, local: bool = False) -> dict[str, Any]:
     return {"revision": revision or None, "local_files_only": local}
 
 
@@ -207,6 +242,7 @@ def _asking(repository: str, what: str, revision: str, extra: str = "transformer
     """The hub's client; its errors in our words."""
     try:
         hub: Any = importlib.import_module("huggingface_hub")
+        importlib.import_module("huggingface_hub.errors")
     except ModuleNotFoundError as error:
         raise MissingExtra(f"the {what} of the hub", extra) from error
     try:

@@ -56,7 +56,7 @@ def load(path: str, **options: Any) -> LlamaCppBackend:
     Raises `InvalidOption`, `MissingExtra`, `ModelNotFound`, `ModelLoadError`.
     """
     checked = LlamaOptions.of(options)
-    file = _locate(path)
+    file = _locate(path, checked)
     header = read_gguf(file)
     check_header(header)
     api = llama_api(checked.verbose)
@@ -71,7 +71,8 @@ def load(path: str, **options: Any) -> LlamaCppBackend:
 def estimate_memory(path: str, **options: Any) -> int:
     """Bytes that the model would take (weights, KV cache, buffers), read from the file's header without loading it."""
     checked = LlamaOptions.of(options)
-    return memory_of(read_gguf(_locate(path)), checked, has_gpu=checked.n_gpu_layers != 0 and _has_gpu_memory())
+    has_gpu = checked.n_gpu_layers != 0 and _has_gpu_memory()
+    return memory_of(read_gguf(_locate(path, checked)), checked, has_gpu=has_gpu)
 
 
 def bytes_ahead(path: str, **options: Any) -> int:
@@ -80,7 +81,7 @@ def bytes_ahead(path: str, **options: Any) -> int:
     to_fetch = hub.is_gguf(path) and not os.path.exists(os.path.expanduser(path))
     if not to_fetch or (checked.n_gpu_layers != 0 and _has_gpu_memory()):
         return 0
-    return hub.bytes_ahead(path, "llama-cpp")
+    return hub.bytes_ahead(path, checked.revision, "llama-cpp")
 
 
 def _has_gpu_memory() -> bool:
@@ -157,8 +158,8 @@ def _settled(options: LlamaOptions, header: GGUFInfo) -> LlamaOptions:
     )
 
 
-def _locate(path: str) -> Path:
+def _locate(path: str, options: LlamaOptions) -> Path:
     """The file of a path or hub name. Raises `ModelNotFound`, `MissingExtra`."""
     file = Path(os.path.expanduser(path))
     at_hub = not file.exists() and (hub.is_gguf(path) or hub.is_repository(path))
-    return hub.find_gguf(path, extra="llama-cpp") if at_hub else file
+    return hub.find_gguf(path, options.revision, "llama-cpp") if at_hub else file

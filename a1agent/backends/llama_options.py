@@ -14,6 +14,7 @@ from typing import Any
 from a1agent.backends.chat_options import CHAT_CHOICES, CHAT_OPTIONS, ChatOptions
 from a1agent.backends.control_groups import processors
 from a1agent.backends.gguf_info import GGUFInfo
+from a1agent.backends.hub import REVISION
 from a1agent.backends.memory import DEFAULT_CONTEXT, cells_in_memory
 from a1agent.backends.options import check_names, check_values
 from a1agent.errors import InvalidOption
@@ -61,6 +62,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
         "most sequences in the cache at once, more wait; 0: 256, or twice at_once where kv is apart",
     ),
     "at_once": (int, "chains that run at a time, further questions wait in line; 0: 16 on a CPU, else all that fit"),
+    "revision": REVISION,
     **CHAT_OPTIONS,
     "verbose": (bool, "show llama.cpp's log"),
 }
@@ -109,6 +111,7 @@ class LlamaOptions(ChatOptions):
     type_v: str = "f16"
     max_sequences: int = 0
     at_once: int = 0
+    revision: str = ""
     verbose: bool = False
 
     @classmethod

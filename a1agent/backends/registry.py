@@ -224,18 +224,25 @@ def check_memory(addresses: list[Address], available: int | None) -> None:
     ahead = _needs(addresses, Address.bytes_ahead)
     here = [address for address in addresses if not ahead[str(address)]]
     if len(here) < len(addresses):
-        _fit(ahead | _needs(here, Address.memory), available)
-    _fit(_needs(addresses, Address.memory), available)
+        _fit(ahead | _needs(here, Address.memory), available, addresses)
+    _fit(_needs(addresses, Address.memory), available, addresses)
 
 
-def _fit(needs: dict[str, int], available: int | None) -> None:
+def _fit(needs: dict[str, int], available: int | None, addresses: list[Address]) -> None:
     if available is None or sum(needs.values()) <= available:
         return
     parts = " + ".join(f"{need / 2**30:.1f} GiB for {name}" for name, need in needs.items())
     raise NotEnoughMemory(
         f"the models and their caches need {parts}, this machine has {available / 2**30:.1f} GiB free",
-        "lower n_ctx or kv_tokens, quantize the cache (type_k=q8_0&type_v=q8_0), or use smaller models",
+        f"lower n_ctx or kv_tokens, {_saving(addresses)}or use smaller models",
     )
+
+
+def _saving(addresses: list[Address]) -> str:
+    """The options of these models that take less memory."""
+    known = {option for address in addresses for option in _module(address.scheme).OPTIONS}
+    ways = {"type_k": "quantize the cache (type_k=q8_0&type_v=q8_0), ", "dtype": "use dtype=bfloat16, "}
+    return "".join(way for option, way in ways.items() if option in known)
 
 
 def _needs(addresses: list[Address], measure: Callable[[Address], int]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from a1agent.backends.base import ModelInfo
 from a1agent.backends.batching.worker import Engine
 from a1agent.backends.gguf_info import sample
-from a1agent.backends.hf_files import ModelFiles, find_files, locate, read_files
+from a1agent.backends.hf_files import ModelFiles, ahead, locate, read_files
 from a1agent.backends.llama_options import physical_cores
 from a1agent.backends.memory import available_memory
 from a1agent.backends.prompted import PromptedBackend
@@ -33,6 +33,7 @@ from a1agent.backends.transformers_options import (
     context_of,
     gpu_weights_of,
     is_lengthened,
+    least_memory_of,
     memory_of,
     outputs_of,
 )
@@ -41,7 +42,7 @@ from a1agent.errors import MissingExtra, NotEnoughMemory
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OPTIONS", "TransformersBackend", "estimate_memory", "load", "load_before"]
+__all__ = ["OPTIONS", "TransformersBackend", "bytes_ahead", "estimate_memory", "load", "load_before"]
 
 _NEEDED = ("torch", "transformers", "tokenizers", "safetensors")
 _turn = threading.RLock()  # transformers sets torch's global defaults while it reads a model
@@ -63,9 +64,7 @@ def load(path: str, **options: Any) -> TransformersBackend:
 def load_before(path: str, others: Sequence[tuple[str, Mapping[str, Any]]], **options: Any) -> TransformersBackend:
     """As `load`; a cache on a GPU leaves room for the `others`, paths and options of models that are loaded next."""
     checked = TransformersOptions.of(options)
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtra(f"the model {path}", "transformers")
+    _expect_library(path)
     files = _read(locate(path, checked.revision, checked.trust_remote_code))
     context = context_of(files.shape, checked)
     import torch
@@ -77,17 +76,37 @@ def load_before(path: str, others: Sequence[tuple[str, Mapping[str, Any]]], **op
 def estimate_memory(path: str, **options: Any) -> int:
     """Bytes of main memory that the model would take (weights, KV cache, buffers), read from its files alone.
 
-    0 for a hub name that was not fetched yet, and for a model that goes to a GPU.
+    0 for a model that goes to a GPU. Those of a hub name are fetched.
     """
     checked = TransformersOptions.of(options)
-    found = find_files(path, checked.revision)
-    return 0 if found is None or _leaves_memory(checked) else memory_of(_read(found).shape, checked)
+    if _leaves_memory(checked):
+        return 0
+    return memory_of(_read(locate(path, checked.revision, checked.trust_remote_code)).shape, checked)
+
+
+def bytes_ahead(path: str, **options: Any) -> int:
+    """Bytes of main memory that a model takes at least whose weights the hub's cache has not yet; 0 for others."""
+    checked = TransformersOptions.of(options)
+    _expect_library(path)
+    if _leaves_memory(checked):
+        return 0
+    count, config = ahead(path, checked.revision, checked.trust_remote_code)
+    return least_memory_of(count, config, checked)
+
+
+def _expect_library(path: str) -> None:
+    if not _has_library():
+        raise MissingExtra(f"the model {path}", "transformers")
+
+
+def _has_library() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in _NEEDED)
 
 
 def _read(path: Path) -> ModelFiles:
     """What a checkpoint says of itself, completed by the library where that is there."""
     files = read_files(path)
-    if files.gguf is not None or any(importlib.util.find_spec(name) is None for name in _NEEDED):
+    if files.gguf is not None or not _has_library():
         return files
     from a1agent.backends.hf_model import complete
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from a1agent.backends.chat_options import CHAT_CHOICES, CHAT_OPTIONS, ChatOptions
 from a1agent.backends.hf_files import ModelShape
+from a1agent.backends.hub import REVISION
 from a1agent.backends.memory import DEFAULT_CONTEXT, cells_in_memory
 from a1agent.backends.options import check_names, check_values
 from a1agent.errors import InvalidOption
@@ -21,6 +22,7 @@ __all__ = [
     "context_of",
     "gpu_weights_of",
     "is_lengthened",
+    "least_memory_of",
     "memory_of",
     "outputs_of",
 ]
@@ -46,7 +48,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "device": (str, "where it runs: auto, cpu, cuda, cuda:1, ..."),
     "device_map": (str, "spread over devices by accelerate: auto, balanced, sequential; empty: one device"),
     "cache": (str, "slots: all sequences in one forward; lanes: a forward each, for any model; auto: slots if it can"),
-    "revision": (str, "branch, tag or commit of a hub repository"),
+    "revision": REVISION,
     "adapter": (str, "a PEFT adapter, folder or hub name, merged into the weights"),
     **CHAT_OPTIONS,
     "trust_remote_code": (bool, "run Python code that comes with the model"),
@@ -146,6 +148,14 @@ def memory_of(shape: ModelShape, options: TransformersOptions) -> int:
         weights += shape.vocabulary * shape.width * width
     cache = cells_of(shape, options, width) * shape.cell_values * width
     return _LIBRARY_BYTES + weights + cache + buffers_of(shape, batch, "cpu", width)
+
+
+def least_memory_of(stored: int, config: Mapping[str, Any], options: TransformersOptions) -> int:
+    """Bytes that weights take at least of which only their size in files is known, and what config.json says."""
+    if "quantization_config" in config:
+        return stored
+    kept = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return stored * DTYPES.get(options.dtype, 4) // DTYPES.get(kept, 4)
 
 
 def gpu_weights_of(shape: ModelShape, options: TransformersOptions) -> tuple[int, int]:

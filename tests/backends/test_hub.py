@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from a1agent import embedded
 from a1agent.backends import hub, llama_cpp
 from a1agent.backends.gguf_info import read_gguf
-from a1agent.backends.hf_files import find_files, locate, read_files
+from a1agent.backends.hf_files import locate, read_files
 from a1agent.backends.local_tokenizer import load_tokenizer
 from a1agent.errors import MissingExtra, ModelNotFound
 from tests.backends.test_tokenizers import byte_level
@@ -40,10 +40,12 @@ def repository(cache: Path, name: str, branch: str = "main") -> Path:
     return folder / "snapshots" / COMMIT
 
 
-def test_a_gguf_file_of_the_hub_loads_in_llama_cpp(cache: Path) -> None:
-    shutil.copy(embedded.path("draft"), repository(cache, "some/repo") / "tiny.gguf")
-    assert llama_cpp.estimate_memory("some/repo:tiny.gguf") == llama_cpp.estimate_memory(str(embedded.path("draft")))
-    backend = llama_cpp.load("some/repo:tiny.gguf", n_threads=1)
+@pytest.mark.parametrize("revision", ["", "v2"])
+def test_a_gguf_file_of_the_hub_loads_in_llama_cpp(cache: Path, revision: str) -> None:
+    shutil.copy(embedded.path("draft"), repository(cache, "some/repo", revision or "main") / "tiny.gguf")
+    expected = llama_cpp.estimate_memory(str(embedded.path("draft")))
+    assert llama_cpp.estimate_memory("some/repo:tiny.gguf", revision=revision) == expected
+    backend = llama_cpp.load("some/repo:tiny.gguf", n_threads=1, revision=revision)
     assert backend.info.fingerprint == read_gguf(embedded.path("draft")).fingerprint()
     asyncio.run(backend.aclose())
 
@@ -80,7 +82,7 @@ def test_a_repository_is_a_folder_in_the_cache(cache: Path) -> None:
         locate("some/model")
     assert "with a network" in caught.value.hint
     (folder / "model-00001-of-00002.safetensors").touch()
-    assert locate("some/model") == find_files("some/model") == folder
+    assert locate("some/model") == folder
     with pytest.raises(ModelNotFound, match=r"no file model\.safetensors"):
         read_files(locate("some/model"))
 
@@ -94,7 +96,6 @@ def test_a_tokenizer_comes_with_the_files_beside_it(cache: Path) -> None:
 
 @pytest.mark.parametrize("path", ["some/other", "some/other:tiny.gguf"])
 def test_without_a_network_the_error_says_what_to_do(cache: Path, path: str) -> None:
-    assert find_files(path, "v2") is None
     for look in (lambda: locate(path, "v2"), lambda: load_tokenizer(path)):
         with pytest.raises(ModelNotFound, match="some/other") as caught:
             look()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("huggingface_hub")
@@ -116,6 +117,59 @@ def test_what_cannot_fit_is_not_fetched(hub: Hub, tmp_path: Path) -> None:
     assert hub.sent == {}
 
 
+def test_a_checkpoint_that_cannot_fit_is_not_fetched(hub: Hub, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    files = {"config.json": b'{"dtype": "bfloat16"}', "tokenizer.json": b"{}", "model.safetensors": b"1"}
+    put(hub, "some/huge", files)
+    hub.sizes["model.safetensors"] = 1 << 40
+    for options, need in {"": 2048, "?dtype=float16": 1024}.items():
+        done = run(hub, tmp_path / "home", *ASK, "--target", f"hf:some/huge{options}", CUDA_VISIBLE_DEVICES="")
+        assert done.returncode == 1
+        assert f"{need}.0 GiB for hf:some/huge" in done.stderr
+        assert "dtype=bfloat16" in done.stderr
+    assert set(hub.sent) == {"config.json", "tokenizer.json"}
+
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "vocab_size": 32,
+}
+
+
+def test_a_checkpoint_of_which_the_cache_has_a_part_is_completed(hub: Hub, tmp_path: Path) -> None:
+    """The tokenizer alone, as for a model on a server; then what a download that was cut off left behind."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    save = pytest.importorskip("safetensors.numpy").save
+    shards = {name: save({key: np.zeros((32, 8), np.float32)}) for name, key in zip(SHARDS, "ab", strict=True)}
+    index = json.dumps({"weight_map": dict(zip("ab", SHARDS, strict=True))})
+    tokenizer = {"tokenizer.json": b"[]", "tokenizer_config.json": b"{}"}
+    put(hub, "some/model", {"config.json": json.dumps(CONFIG).encode(), **tokenizer, **shards})
+    put(hub, "some/model", {"model.safetensors.index.json": index.encode()})
+    code = """if True:
+        import json
+        from pathlib import Path
+        from a1agent.backends.hub import find_tokenizer
+        from a1agent.backends.registry import check_memory, parse_address
+        address = parse_address("hf:some/model?device=cpu")
+        folder = find_tokenizer("some/model").parent
+        first = [address.bytes_ahead(), address.memory(), address.bytes_ahead()]
+        shard = sorted(folder.glob("*.safetensors"))[1]
+        shard.resolve().unlink(), shard.unlink()
+        check_memory([address], 64 << 30)
+        print(json.dumps([*first, shard.is_file()]))
+    """
+    before, memory, after, completed = found(hub, tmp_path / "home", code)
+    assert before == sum(map(len, shards.values())) < memory
+    assert (after, completed) == (0, True)
+    assert hub.sent[SHARDS[1]] == 2 * hub.sent[SHARDS[0]]
+
+
 def test_of_a_checkpoint_only_what_is_loaded_is_fetched(hub: Hub, tmp_path: Path) -> None:
     wanted = {
         "config.json": b"{}",
@@ -155,6 +209,7 @@ ERRORS = {
     "llama-cpp:some/gguf": ("of a repository of the hub one file must be named", "some/gguf:FILE.gguf; it has a.gguf"),
     "llama-cpp:gone/model.gguf": ("there is no file", "check the path"),
     "llama-cpp:some/gated:m.gguf": ("'some/gated' only to those who accepted its terms", "hf auth login"),
+    "llama-cpp:some/gguf:a.gguf?revision=v9": ("'some/gguf' has no revision 'v9'", "a branch, a tag or a commit"),
     "hf:some/gguf:a.gguf?revision=v9": ("'some/gguf' has no revision 'v9'", "a branch, a tag or a commit"),
     "hf:some/gguf": ("no config.json", "it has a.gguf"),
     "hf:some/pickled": ("no weights in safetensors format", "no GGUF files either"),
@@ -179,7 +234,7 @@ def test_what_the_hub_refuses_is_told_in_a_line_with_what_to_do(hub: Hub, tmp_pa
             scheme, _, rest = address.partition(":")
             path, _, revision = rest.partition("?revision=")
             try:
-                estimate_memory(path) if scheme == "llama-cpp" else locate(path, revision)
+                estimate_memory(path, revision=revision) if scheme == "llama-cpp" else locate(path, revision)
             except ModelNotFound as error:
                 told[address] = [error.what, error.hint]
         print(json.dumps(told))
