@@ -5,7 +5,7 @@
 | Hermes, Qwen 2.5 and 3, Granite 4 | `<tool_call>{"name": NAME, "arguments": {...}}</tool_call>` |
 | Qwen 3.5 on, Qwen Coder, MiMo | in the same marks `<function=NAME><parameter=KEY>VALUE</parameter></function>` |
 | GLM 4.5 on, Ling 3, Hunyuan 3 | in the same marks `NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>` |
-| Seed | `<seed:tool_call>`, and in it as Qwen 3.5 |
+| Seed, iQuest | as Qwen 3.5 in `<seed:tool_call>`, as GLM in `<iquest_tool_call>` |
 | MiniMax M2 | `<minimax:tool_call><invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>` |
 | MiniMax M3 | in `<tool_call>` the same with `<KEY>VALUE</KEY>`, which may nest; before each tag a mark of its own |
 | dots | as MiniMax M2, in `<dots_function_call>` |
@@ -35,14 +35,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from a1agent.call_elements import TAG_MARK, nested_arguments
-from a1agent.call_literals import Literals
+from a1agent.call_literals import Literals, either
+from a1agent.call_quotes import hidden, shown
 from a1agent.prompts import MESSAGE_START
 
-__all__ = ["CALL_TOKENS", "CHANNEL_TOKENS", "OPENINGS", "Written", "either", "read_calls", "tool_name"]
+__all__ = ["CALL_TOKENS", "CHANNEL_TOKENS", "OPENINGS", "Written", "read_calls", "tool_name"]
 
 _MARKS = {
     "<tool_call>": "</tool_call>",
     "<seed:tool_call>": "</seed:tool_call>",
+    "<iquest_tool_call>": "</iquest_tool_call>",
     "<minimax:tool_call>": "</minimax:tool_call>",
     f"{TAG_MARK}<tool_call>": f"{TAG_MARK}</tool_call>",
     "<dots_function_call>": "</dots_function_call>",
@@ -112,6 +114,7 @@ _VALUE, _VALUE_END = re.compile(r"\s*+<arg_value>"), "</arg_value>"
 _PAIRED = re.compile(r"[^\s<{\[(]++\s*+(?:<tool_sep>\s*+)?(?:<arg_key>|\Z)")
 _BRACED = re.compile(r"call:([\w.-]+)\{")
 _PYTHON = re.compile(r"\[?\s*+[A-Za-z_][\w.]*+\s*+\(")
+_LISTED = re.compile(r"\[\s*+([A-Za-z_][\w.]*+)\s*+\(")
 _FENCE = "```"
 _ORDINAL = re.compile(r":\d+\Z")
 _NAMESPACE = "functions."
@@ -126,9 +129,8 @@ _DECODER = json.JSONDecoder()
 class Written:
     """A call as a message has it. `unnamed`: arguments without a name, in the order of the tool's parameters.
 
-    `texts`: the names of those that are texts as they stand or other values in JSON, as the tool's parameters say, or
-    lists and objects of such;
-    `error`: why it is none.
+    `texts`: the names of those that are texts as they stand or other values in JSON, or lists and objects of such, as
+    the tool's parameters say; `error`: why it is none.
     """
 
     text: str
@@ -148,6 +150,12 @@ class _Block(NamedTuple):
 
 def read_calls(message: str, names: Collection[str]) -> tuple[list[Written], str]:
     """The calls in a message, in the order written, and the text beside them; `names` are those of the tools."""
+    plain = hidden(message)
+    found = _read(plain, names)
+    return found if plain == message else shown(found)
+
+
+def _read(message: str, names: Collection[str]) -> tuple[list[Written], str]:
     if _begins(message, names):  # and what its arguments quote are no marks
         return _unmarked(message, names)
     found: list[Written] = []
@@ -212,10 +220,12 @@ def _body(block: _Block, inside: int = 0) -> list[Written]:
 
 
 def _begins(message: str, names: Collection[str]) -> bool:
-    """Whether a call of a tool in JSON stands before any mark."""
+    """Whether a call of a tool in JSON, Python or braces stands before any mark."""
     opening = _OPENING.search(message)
     before = message[: opening.start()] if opening else message
-    return any(call and call[1] in names for call in (_NAMED.match(message.lstrip()), _INVOKED.search(before)))
+    first = message.lstrip()
+    found = (_NAMED.match(first), _INVOKED.search(before), _LISTED.match(first), _BRACED.match(first))
+    return any(call and call[1] in names for call in found)
 
 
 def _unmarked(message: str, names: Collection[str]) -> tuple[list[Written], str]:
@@ -383,16 +393,6 @@ def _calls(body: str) -> Iterator[Written]:
             yield Written(body[start:], name, error=str(error))
             return
         yield Written(body[start : reader.at], name, named, tuple(unnamed))
-
-
-def either(text: str) -> Any:
-    """A text as the number, list or other value that it spells in JSON or Python, or as it is."""
-    try:
-        reader = Literals(text)
-        value = reader.value()
-    except ValueError:
-        return text
-    return value if reader.ends() and not isinstance(value, str) else text
 
 
 def tool_name(name: str, names: Collection[str]) -> str:

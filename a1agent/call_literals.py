@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["Literals"]
+__all__ = ["Literals", "either"]
 
 _SPACE = re.compile(r"\s*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?(?![\w.])")
@@ -150,3 +150,13 @@ def _character(match: re.Match[str]) -> str:
     if len(match[1]) == 1:
         return _ESCAPED.get(match[1], match[0])
     return chr(int(match[1][1:], 16))
+
+
+def either(text: str) -> Any:
+    """A text as the number, list or other value that it spells in JSON or Python, or as it is."""
+    try:
+        reader = Literals(text)
+        value = reader.value()
+    except ValueError:
+        return text
+    return value if reader.ends() and not isinstance(value, str) else text

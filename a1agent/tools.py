@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from a1agent.call_formats import Written, either, read_calls, tool_name
+from a1agent.call_formats import Written, read_calls, tool_name
+from a1agent.call_literals import either
 from a1agent.engine.extract import Answer, canonical_json
 from a1agent.engine.statement import Statement
 from a1agent.errors import InvalidQuestion, nearest

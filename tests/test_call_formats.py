@@ -68,10 +68,10 @@ def hermes(asked: Asked) -> str:
     )
 
 
-def qwen(asked: Asked, mark: str = "tool_call") -> str:
+def qwen(asked: Asked, mark: str = "tool_call", opening: str = "<{}>\n") -> str:
     def one(name: str, arguments: dict[str, Any]) -> str:
         values = "".join(f"<parameter={key}>\n{spelled(value)}\n</parameter>\n" for key, value in arguments.items())
-        return f"<{mark}>\n<function={name}>\n{values}</function>\n</{mark}>"
+        return f"{opening.format(mark)}<function={name}>\n{values}</function>\n</{mark}>"
 
     return "\n".join(one(*call) for call in asked)
 
@@ -81,18 +81,22 @@ def seed(asked: Asked) -> str:
 
 
 def qwen_without_its_opening(asked: Asked) -> str:
-    return qwen(asked).replace("<tool_call>\n", "")
+    return qwen(asked, opening="")
 
 
-def glm(asked: Asked, line: str = "\n", after: str = "") -> str:
+def glm(asked: Asked, line: str = "\n", after: str = "", mark: str = "tool_call") -> str:
     def one(name: str, arguments: dict[str, Any]) -> str:
         values = (
             f"<arg_key>{key}</arg_key>{line}<arg_value>{spelled(value)}</arg_value>{line}"
             for key, value in arguments.items()
         )
-        return f"<tool_call>{name}{after}{line}{''.join(values)}</tool_call>"
+        return f"<{mark}>{name}{after}{line}{''.join(values)}</{mark}>"
 
     return line.join(one(*call) for call in asked)
+
+
+def iquest(asked: Asked) -> str:
+    return glm(asked, mark="iquest_tool_call")
 
 
 def glm_on_one_line(asked: Asked) -> str:
@@ -249,6 +253,7 @@ FAMILIES: dict[str, Writer] = {
     "seed": seed,
     "glm 4.5": glm,
     "glm 4.7": glm_on_one_line,
+    "iquest": iquest,
     "hunyuan 3": hunyuan_3,
     "minimax": minimax,
     "minimax 3": minimax_3,
@@ -306,7 +311,7 @@ def test_a_family_s_calls_are_read_in_order_and_apart_from_the_text(family: str,
 
 MARK = re.compile(r"<[^>]*>|\[[A-Z_]+\]|｜DSML｜|```")
 texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20).filter(
-    lambda text: not MARK.search(text)  # what quotes its own marks ends early, as in every parser of these families
+    lambda text: not MARK.search(text)  # these are tried below
 )
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-99, 99) | st.floats(-9, 9) | texts,
@@ -335,7 +340,19 @@ QUOTED = (
     "<|tool_call_end|>",
     "</TOOLCALL>",
 )
-NOT_JSON = ("qwen", "seed", "glm", "hunyuan 3", "minimax", "dots", "deepseek 4", "gemma", "function gemma", "llama 4")
+NOT_JSON = (
+    "qwen",
+    "seed",
+    "glm",
+    "iquest",
+    "hunyuan 3",
+    "minimax",
+    "dots",
+    "deepseek 4",
+    "gemma",
+    "function gemma",
+    "llama 4",
+)
 IN_JSON = [name for name in FAMILIES if not name.startswith(NOT_JSON) and name not in ("deepseek 3.2", "lfm", "olmo")]
 
 
@@ -346,6 +363,35 @@ def test_json_may_have_the_marks_of_calls_in_its_texts(family: str) -> None:
         asked: Asked = [("look_up", {"what": f"a {mark} b", "tags": [mark]})]
         asked += [] if family.startswith("gpt-oss") else [("look_up", {"what": "c"})]
         assert asked_in(parse_calls(FAMILIES[family](asked), TOOLS)) == asked, mark
+
+
+IN_TAGS = [name for name in FAMILIES if name not in IN_JSON and not name.startswith("minimax 3")]
+ENDS_A_TEXT = re.compile(rf"</(?:{DSML})?parameter>|<(?:{DSML})?parameter[^>]*>|</?arg_value>|<[|]\"[|]>|<escape>")
+
+
+@pytest.mark.parametrize("family", IN_TAGS)
+def test_texts_that_stand_between_tags_or_quotes_may_have_the_marks_of_calls(family: str) -> None:
+    write = FAMILIES[family]
+    whole = write([("look_up", {"what": "x", "sure": True})])
+    marks = {*QUOTED, *MARK.findall(write(CASES[0]))}
+    for text in [*sorted(mark for mark in marks if not ENDS_A_TEXT.search(mark)), whole]:
+        if "gemma" in family and text == whole:
+            continue  # it cannot quote its quotes
+        asked: Asked = [("look_up", {"what": f"a {text} b", "sure": False}), ("look_up", {"what": text})]
+        assert asked_in(parse_calls(write(asked), TOOLS)) == asked, text
+
+
+@pytest.mark.parametrize("family", ["qwen 3.5", "glm 4.7", "deepseek 4", "lfm", "gemma"])
+def test_a_text_that_has_what_marks_are_hidden_by_is_as_it_was(family: str) -> None:
+    asked: Asked = [("look_up", {"what": "\ue0a1 a"})]
+    assert asked_in(parse_calls(FAMILIES[family](asked), TOOLS)) == asked
+
+
+def test_arguments_whose_tags_nothing_closes_end_where_the_next_begin() -> None:
+    text = "<tool_call><function=look_up><parameter=what>{}<parameter=sure>true{}</function></tool_call>"
+    for messages in ((text.format("a", ""),), (text.format("a", ""), text.format("b", "</parameter>"))):
+        asked = [("look_up", {"what": what, "sure": True}) for what in "ab"[: len(messages)]]
+        assert asked_in(parse_calls("".join(messages), TOOLS)) == asked
 
 
 @family
